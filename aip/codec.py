@@ -1,0 +1,132 @@
+"""Frames to messages and back.
+
+Decoding accepts every spelling that AIP.md section 1 names (aliases, upper case, the documents' request/response form)
+and raises nothing but `ProtocolError`, whatever the bytes. Encoding writes the one form that UFO's clients parse.
+"""
+
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from aip.errors import ProtocolError
+from aip.messages import ClientMessage, ClientMessageType, Command, Result, ResultStatus, ServerMessage
+
+__all__ = ["decode_client", "decode_server", "encode", "encode_payload_command", "loads"]
+
+# orjson reads deeper than it writes (254 levels): what we could not pass on is refused at the door.
+MAX_DEPTH = 200
+_UNDERLYING_NULLS = ("status", "client_type")
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def loads(raw: bytes | str) -> Any:
+    """JSON bytes to Python values. Raises ProtocolError if `raw` is not JSON, or nested over 200 levels."""
+    try:
+        value = orjson.loads(raw)
+    except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
+        reason = exc.msg if isinstance(exc, orjson.JSONDecodeError) else type(exc).__name__
+        raise ProtocolError(f"the frame is not valid JSON ({reason})") from None
+    brackets = raw.count(b"[") + raw.count(b"{") if isinstance(raw, bytes) else raw.count("[") + raw.count("{")
+    if brackets > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ProtocolError(f"the frame is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def _depth(value: object) -> int:
+    """Levels of nesting, found without recursion: the value may be nested up to orjson's 1,024."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+    return depth
+
+
+def _validate(model: type[_M], data: dict[str, Any]) -> _M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        path = ""
+        for part in first["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+        raise ProtocolError(first["msg"], field=path or None) from None
+
+
+def _object(raw: bytes | str) -> dict[str, Any]:
+    data = loads(raw)
+    if not isinstance(data, dict):
+        raise ProtocolError("the frame must be a JSON object")
+    # Absent and null are the same, also where a field has a default.
+    for field in _UNDERLYING_NULLS:
+        if field in data and data[field] is None:
+            del data[field]
+    return data
+
+
+def decode_client(raw: bytes | str) -> ClientMessage:
+    """A frame from a client.
+
+    The documents' `{"type": "result", "request_id", "payload"}` becomes `command_results` with one Result and
+    `prev_response_id = request_id`. Raises ProtocolError, naming the field, for anything else.
+    """
+    data = _object(raw)
+    kind = data.get("type", data.get("message_type"))
+    if isinstance(kind, str) and kind.lower() == "result":
+        return _from_payload(data)
+    return _validate(ClientMessage, data)
+
+
+def decode_server(raw: bytes | str) -> ServerMessage:
+    """A frame from a server. Raises ProtocolError, naming the field, if it is not one."""
+    return _validate(ServerMessage, _object(raw))
+
+
+def encode(message: ClientMessage | ServerMessage) -> bytes:
+    """The message as one JSON object without its null fields.
+
+    Raises ProtocolError if `result`, `metadata` or a parameter holds a value that JSON cannot carry.
+    """
+    try:
+        return orjson.dumps(message.model_dump(exclude_none=True))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ProtocolError(f"the message cannot be written as JSON ({exc})") from None
+
+
+def encode_payload_command(command: Command, request_id: str, timestamp: str) -> bytes:
+    """One command in the documents' request/response form; its answer repeats `request_id`."""
+    payload = {"function": command.tool_name, "arguments": command.parameters or {}}
+    return orjson.dumps({"type": "command", "request_id": request_id, "timestamp": timestamp, "payload": payload})
+
+
+def _from_payload(data: dict[str, Any]) -> ClientMessage:
+    payload, request_id = data.get("payload"), data.get("request_id")
+    if not isinstance(payload, dict):
+        raise ProtocolError("must be an object", field="payload")
+    if not isinstance(request_id, str):
+        raise ProtocolError("must be a string", field="request_id")
+    status, error = payload.get("status"), payload.get("error")
+    status = status.lower() if isinstance(status, str) else status
+    if status not in {"success", "error"}:
+        raise ProtocolError("must be 'success' or 'error'", field="payload.status")
+    result = Result(
+        status=ResultStatus.SUCCESS if status == "success" else ResultStatus.FAILURE,
+        result=payload.get("data"),
+        error=None if error is None else str(error),
+    )
+    client_id, timestamp = data.get("client_id"), data.get("timestamp")
+    return ClientMessage(
+        type=ClientMessageType.COMMAND_RESULTS,
+        client_id=client_id if isinstance(client_id, str) else None,
+        request_id=request_id,
+        prev_response_id=request_id,
+        timestamp=timestamp if isinstance(timestamp, str) else None,
+        action_results=[result],
+    )

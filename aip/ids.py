@@ -1,0 +1,92 @@
+"""Identifiers and time stamps as they appear on the wire, and the rules that names given by others must keep."""
+
+import os
+import re
+import time
+from datetime import UTC, datetime
+
+from aip.errors import ProtocolError
+
+__all__ = [
+    "check_client_id",
+    "check_session_id",
+    "check_task_name",
+    "check_task_path",
+    "new_id",
+    "now_ms",
+    "utc_now",
+]
+
+MAX_ID_CHARS = 256
+
+# Braces would move a key to another Redis Cluster slot; control characters would let an id forge log lines and headers.
+_ID = re.compile(
+    r"[^\x00-\x20\x7f-\xa0{}\u2028\u2029\ud800-\udfff](?:[^\x00-\x1f\x7f-\x9f{}\u2028\u2029\ud800-\udfff]*)"
+)
+_TASK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_TASK_SEGMENT = re.compile(r"[^\x00-\x1f\x7f-\x9f{}\\/:%\u2028\u2029\ud800-\udfff]+")
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) in its canonical form: sorts by creation time, 74 random bits."""
+    value = (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def utc_now() -> str:
+    """The current time in UTC as ISO 8601, the form of every `timestamp` field."""
+    return datetime.now(UTC).isoformat()
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def _check(value: str, field: str, pattern: re.Pattern[str], rule: str) -> str:
+    if len(value) > MAX_ID_CHARS:
+        raise ProtocolError(f"is longer than {MAX_ID_CHARS} characters", field=field)
+    if not pattern.fullmatch(value):
+        raise ProtocolError(rule, field=field)
+    return value
+
+
+def check_client_id(value: str, field: str = "client_id") -> str:
+    """Return `value` if it may name a client: 1 to 256 characters, no control characters, no braces.
+
+    Raises ProtocolError, naming `field`, otherwise.
+    """
+    return _check(value, field, _ID, "must not be empty, start with a space, or hold control characters or braces")
+
+
+def check_session_id(value: str, field: str = "session_id") -> str:
+    """Return `value` if it may name a session; the rule is that of a client id."""
+    return check_client_id(value, field)
+
+
+def check_task_name(value: str, field: str = "task_name") -> str:
+    """Return `value` if it keeps UFO's rule for task names: `[A-Za-z0-9._-]`, no leading dot.
+
+    Raises ProtocolError, naming `field`, otherwise.
+    """
+    return _check(value, field, _TASK_NAME, "may hold only letters, digits, '.', '_' and '-', and no leading dot")
+
+
+def check_task_path(value: str, field: str = "task_name") -> str:
+    """Return `value` if it may be a task name on the wire, where orchestrators write paths (`galaxy/run/step`).
+
+    No empty segment, none with a leading dot, no backslash, colon, percent sign, brace or control character, so that
+    no reader of the name can be led to another folder. Raises ProtocolError, naming `field`, otherwise.
+    """
+    if len(value) > MAX_ID_CHARS:
+        raise ProtocolError(f"is longer than {MAX_ID_CHARS} characters", field=field)
+    for segment in value.split("/"):
+        if segment.startswith(".") or not _TASK_SEGMENT.fullmatch(segment):
+            raise ProtocolError(
+                "must be plain names joined by '/': no empty part, no leading dot, none of \\ : % { }",
+                field=field,
+            )
+    return value

@@ -1,0 +1,147 @@
+"""The messages of the Agent Interaction Protocol, version of UFO³ (`microsoft/UFO`, `aip/messages.py`).
+
+Every message is one flat JSON object. Unknown fields are ignored; absent and null are the same. Fields, names and
+values here are fixed by the clients in the field: adding one is harmless, changing one breaks them.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "ClientMessage",
+    "ClientMessageType",
+    "ClientType",
+    "Command",
+    "Result",
+    "ResultStatus",
+    "ServerMessage",
+    "ServerMessageType",
+    "TaskStatus",
+]
+
+
+class ClientType(StrEnum):
+    """Who is speaking: one that executes, or one that orchestrates."""
+
+    DEVICE = "device"
+    CONSTELLATION = "constellation"
+
+
+class TaskStatus(StrEnum):
+    """The `status` of a message."""
+
+    CONTINUE = "continue"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    OK = "ok"
+    ERROR = "error"
+
+
+class ResultStatus(StrEnum):
+    """How one command ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    SKIPPED = "skipped"
+    NONE = "none"
+
+
+class ClientMessageType(StrEnum):
+    """What a client may say."""
+
+    REGISTER = "register"
+    TASK = "task"
+    HEARTBEAT = "heartbeat"
+    COMMAND_RESULTS = "command_results"
+    TASK_END = "task_end"
+    ERROR = "error"
+    DEVICE_INFO_REQUEST = "device_info_request"
+    DEVICE_INFO_RESPONSE = "device_info_response"
+
+
+class ServerMessageType(StrEnum):
+    """What a server may say."""
+
+    TASK = "task"
+    COMMAND = "command"
+    TASK_END = "task_end"
+    HEARTBEAT = "heartbeat"
+    DEVICE_INFO_REQUEST = "device_info_request"
+    DEVICE_INFO_RESPONSE = "device_info_response"
+    ERROR = "error"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+# The published documents write enumerated values in upper case; clients in the field write them in lower case.
+_Lower = BeforeValidator(_lower)
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", validate_by_name=True, validate_by_alias=True, strict=False)
+
+
+class Command(_Wire):
+    """One tool call: `call_id` comes back with its Result."""
+
+    tool_name: str
+    parameters: dict[str, Any] | None = None
+    tool_type: Annotated[Literal["action", "data_collection"], _Lower] = "action"
+    call_id: str | None = None
+
+
+class Result(_Wire):
+    """The outcome of one Command. `result` is whatever the tool returned."""
+
+    status: Annotated[ResultStatus, _Lower]
+    result: Any = None
+    error: str | None = None
+    namespace: str | None = None
+    call_id: str | None = None
+
+
+class ClientMessage(_Wire):
+    """A message from a client to the server. `message_type` is accepted for `type`."""
+
+    type: Annotated[ClientMessageType, _Lower] = Field(validation_alias=AliasChoices("type", "message_type"))
+    status: Annotated[TaskStatus, _Lower] = TaskStatus.OK
+    client_type: Annotated[ClientType, _Lower] = ClientType.DEVICE
+    client_id: str | None = None
+    target_id: str | None = None
+    session_id: str | None = None
+    task_name: str | None = None
+    request: str | None = None
+    action_results: list[Result] | None = None
+    request_id: str | None = None
+    prev_response_id: str | None = None
+    timestamp: str | None = None
+    error: str | None = None
+    metadata: dict[str, Any] | None = None
+    # Not in UFO's model: a device that works on its own may give its answer, and its log lines, beside or
+    # instead of `action_results`.
+    result: Any = None
+    messages: list[str] | None = None
+
+
+class ServerMessage(_Wire):
+    """A message from the server to a client. `response_id` is always set and unique."""
+
+    type: Annotated[ServerMessageType, _Lower] = Field(validation_alias=AliasChoices("type", "message_type"))
+    status: Annotated[TaskStatus, _Lower] = TaskStatus.OK
+    user_request: str | None = None
+    agent_name: str | None = None
+    process_name: str | None = None
+    root_name: str | None = None
+    actions: list[Command] | None = None
+    messages: list[str] | None = None
+    error: str | None = None
+    session_id: str | None = None
+    task_name: str | None = None
+    timestamp: str | None = None
+    response_id: str | None = None
+    result: Any = None
+    metadata: dict[str, Any] | None = None

@@ -1,0 +1,39 @@
+"""Clients and nodes over REST: who is connected, and where."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from node.api.context import Context, answer
+from node.api.errors import ApiError
+from node.api.requests import flag
+from node.api.schemas import ClientDetail, ClientsAnswer, NodeDetail, NodesAnswer
+
+__all__ = ["get_client", "list_clients", "list_nodes"]
+
+
+async def list_clients(context: Context, request: Request) -> Response:
+    """`GET /api/clients`."""
+    if not flag(request, "detail"):
+        ids = await context.state.clients.online_ids()
+        return answer(ClientsAnswer(online_clients=ids), without_none=True)
+    found = await context.state.clients.online()
+    return answer(
+        ClientsAnswer(online_clients=[r.client_id for r in found], clients=[ClientDetail.of(r) for r in found])
+    )
+
+
+async def get_client(context: Context, request: Request) -> Response:
+    """`GET /api/clients/{client_id}`."""
+    found = await context.state.clients.get(request.path_params["client_id"])
+    if found is None:
+        raise ApiError(404, "Client not online")
+    return answer(ClientDetail.of(found))
+
+
+async def list_nodes(context: Context, request: Request) -> Response:  # noqa: ARG001
+    """`GET /api/nodes`."""
+    nodes = await context.state.nodes.describe()
+    fields = set(NodeDetail.model_fields) - {"node_id"}
+    return answer(
+        NodesAnswer(nodes=[NodeDetail(node_id=n.node_id, **{f: n.info.get(f) for f in fields}) for n in nodes])
+    )

@@ -1,0 +1,36 @@
+"""What every handler gets, and how it answers."""
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from node.api.requests import dump
+from node.gateway.hub import Hub
+from node.membership import Membership
+from node.sessions.service import SessionService
+from node.settings import Settings
+from node.telemetry.metrics import Metrics
+from shared_state import State
+from shared_state.bus import Bus
+
+__all__ = ["Context", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of the node that REST uses."""
+
+    settings: Settings
+    node_id: str
+    state: State
+    bus: Bus
+    hub: Hub
+    service: SessionService
+    membership: Membership
+    metrics: Metrics
+
+
+def answer(model: BaseModel, status: int = 200, *, without_none: bool = False) -> Response:
+    """A model as a JSON response."""
+    return Response(dump(model, without_none=without_none), status, media_type="application/json")

@@ -1,0 +1,53 @@
+"""How a request fails: `{"detail": "…"}`, the right status, and nothing of our insides."""
+
+import orjson
+from starlette.responses import Response
+
+from shared_state.errors import (
+    InboxFull,
+    NotRegistered,
+    SessionExists,
+    SessionNotFound,
+    StateError,
+    StateUnavailable,
+    TaskNameTaken,
+)
+
+__all__ = ["ApiError", "failure", "from_state"]
+
+
+class ApiError(Exception):
+    """A request that cannot be served: `status`, and a sentence for its sender."""
+
+    def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+
+
+_STATUS: dict[type[StateError], int] = {
+    NotRegistered: 404,
+    SessionNotFound: 404,
+    TaskNameTaken: 409,
+    SessionExists: 409,
+    InboxFull: 429,
+}
+
+
+def from_state(exc: StateError) -> ApiError:
+    """The answer to a failure of the shared state."""
+    if isinstance(exc, StateUnavailable):
+        return ApiError(503, f"The cluster cannot serve this now: {exc}", headers={"Retry-After": "1"})
+    status = _STATUS.get(type(exc))
+    if status is None:
+        return ApiError(500, "Internal error")
+    headers = {"Retry-After": "1"} if status == 429 else {}
+    detail = "Client not online" if isinstance(exc, NotRegistered) else str(exc)
+    return ApiError(status, detail, headers=headers)
+
+
+def failure(error: ApiError) -> Response:
+    """The response that says what went wrong."""
+    body = orjson.dumps({"detail": error.detail})
+    return Response(body, error.status, headers=error.headers, media_type="application/json")

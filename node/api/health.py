@@ -1,0 +1,67 @@
+"""Is it well: for people (`/api/health`), for orchestrators (`/livez`, `/readyz`), for Prometheus (`/metrics`).
+
+`/livez` never looks at Redis: an outage must not have every node restarted, and every device disconnected, together.
+"""
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from node.api.context import Context, answer
+from node.api.schemas import HealthAnswer, ReadyAnswer
+from node.telemetry.metrics import package_version
+from shared_state.errors import StateError
+
+__all__ = ["health", "livez", "metrics", "readyz"]
+
+
+async def health(context: Context, request: Request) -> Response:  # noqa: ARG001
+    """`GET /api/health`."""
+    reason, online = None, sorted(c.client_id for c in context.hub)
+    try:
+        online = await context.state.clients.online_ids()
+    except StateError as exc:
+        # Then the clients of this node are what is known.
+        reason = str(exc)
+    reason = reason or _own_trouble(context)
+    status = "unhealthy" if reason else "healthy"
+    body = HealthAnswer(
+        status=status,
+        online_clients=online,
+        node_id=context.node_id,
+        version=package_version(),
+        reason=reason,
+    )
+    return answer(body, 503 if reason else 200, without_none=True)
+
+
+async def livez(context: Context, request: Request) -> Response:  # noqa: ARG001
+    """`GET /livez`."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(context: Context, request: Request) -> Response:  # noqa: ARG001
+    """`GET /readyz`."""
+    reason = "the node is shutting down" if context.service.stopping else None
+    if reason is None:
+        try:
+            await context.state.connection.ping()
+        except StateError as exc:
+            reason = str(exc)
+    reason = reason or _own_trouble(context)
+    if reason:
+        return answer(ReadyAnswer(status="not ready", reason=reason), 503)
+    return answer(ReadyAnswer(status="ready"), without_none=True)
+
+
+def _own_trouble(context: Context) -> str | None:
+    if not context.membership.is_member:
+        return "the node holds no lease"
+    if not context.bus.subscribed:
+        return "the node does not hear the bus"
+    return None
+
+
+async def metrics(context: Context, request: Request) -> Response:  # noqa: ARG001
+    """`GET /metrics`."""
+    return Response(context.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,64 @@
+"""Around every request: its id, the key, and the time it took."""
+
+import re
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aip import new_id
+from node.api.errors import ApiError, failure
+from node.auth import Auth
+from node.telemetry.metrics import Metrics
+
+__all__ = ["OPEN_PATHS", "Shell"]
+
+REQUEST_ID = b"x-request-id"
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Without the key: what probes and people who have none yet may read.
+OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
+
+
+class Shell:
+    """The outermost layer of REST. Sockets pass it untouched."""
+
+    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics) -> None:
+        self._app = app
+        self._auth = auth
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        started, status = time.perf_counter(), 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_id, request_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.http_seconds.labels(
+                scope["method"] if route != "none" else "none", route, str(status)
+            ).observe(time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+        if scope["path"] not in OPEN_PATHS and not self._auth.allows(scope["headers"]):
+            await failure(ApiError(401, "Missing or wrong API key"))(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        await self._app(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID and _GIVEN_ID.fullmatch(value):
+            return bytes(value)
+    return new_id().encode()

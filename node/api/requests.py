@@ -1,0 +1,93 @@
+"""Reading requests: bodies and parameters, with errors that name the field."""
+
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from aip import ProtocolError
+from aip.codec import loads
+from node.api.errors import ApiError
+
+__all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+async def read_json(request: Request, max_bytes: int) -> dict[str, object]:
+    """The body as a JSON object. Raises ApiError 400, 413 or 415."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "Content-Type must be application/json")
+    too_large = ApiError(413, f"The body is larger than {max_bytes} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise ApiError(400, "The body ended early") from None
+    try:
+        data = loads(bytes(body))
+    except ProtocolError as exc:
+        raise ApiError(400, str(exc).replace("frame", "body")) from None
+    if not isinstance(data, dict):
+        raise ApiError(400, "The body must be a JSON object")
+    return data
+
+
+def validate(model: type[_M], data: dict[str, object]) -> _M:
+    """`data` as `model`. Raises ApiError 400 that names every field at fault."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as exc:
+        faults = []
+        for error in exc.errors(include_url=False, include_input=False, include_context=False)[:10]:
+            where = ".".join(str(part) for part in error["loc"])
+            message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
+            faults.append(f"{where}: {message}")
+        raise ApiError(400, "; ".join(faults)) from None
+
+
+def flag(request: Request, name: str) -> bool:
+    """A yes-or-no query parameter. Raises ApiError 400."""
+    value = request.query_params.get(name, "0").lower()
+    if value in {"1", "true", "yes", ""}:
+        return True
+    if value in {"0", "false", "no"}:
+        return False
+    raise ApiError(400, f"{name}: must be 1 or 0")
+
+
+def seconds(request: Request, name: str, *, most: float) -> float:
+    """A duration in seconds, 0 if absent, cut to `most`. Raises ApiError 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ApiError(400, f"{name}: must be a number of seconds, 0 or more")
+    return min(value, most)
+
+
+def integer(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A whole number. Raises ApiError 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+        raise ApiError(400, f"{name}: must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def dump(model: BaseModel, *, without_none: bool = False) -> bytes:
+    """A model as JSON bytes."""
+    return orjson.dumps(model.model_dump(mode="json", exclude_none=without_none))

@@ -1,0 +1,68 @@
+"""From the table of routes to an ASGI application in which nothing fails without a plain answer."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Lifespan
+
+from node.api.context import Context
+from node.api.errors import ApiError, failure, from_state
+from node.api.openapi import document, page
+from node.api.routes import ROUTES, Handler
+from shared_state.errors import StateError
+
+__all__ = ["application"]
+
+log = logging.getLogger(__name__)
+
+
+def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlette]) -> Starlette:
+    """REST from the table, the documents about it, and `/ws`."""
+    openapi = orjson.dumps(document())
+    docs = page()
+
+    async def openapi_json(request: Request) -> Response:  # noqa: ARG001
+        return Response(openapi, media_type="application/json")
+
+    async def docs_page(request: Request) -> Response:  # noqa: ARG001
+        return HTMLResponse(docs)
+
+    async def home(request: Request) -> Response:  # noqa: ARG001
+        return RedirectResponse("docs")
+
+    routes: list[Route | WebSocketRoute] = [
+        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES
+    ]
+    routes += [
+        Route("/openapi.json", openapi_json),
+        Route("/docs", docs_page),
+        Route("/", home),
+        WebSocketRoute("/ws", websocket),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
+
+
+def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handler(context, request)
+        except ApiError as exc:
+            return failure(exc)
+        except StateError as exc:
+            return failure(from_state(exc))
+        except Exception:
+            log.exception("a request failed", extra={"request_id": request.state.request_id})
+            return failure(ApiError(500, "Internal error"))
+
+    return endpoint
+
+
+async def _not_routed(request: Request, exc: Exception) -> Response:  # noqa: ARG001
+    assert isinstance(exc, HTTPException)  # noqa: S101 - registered for nothing else
+    return failure(ApiError(exc.status_code, exc.detail, headers=dict(exc.headers or {})))

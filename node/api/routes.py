@@ -1,0 +1,145 @@
+"""The table of REST: one row an operation. The router and the OpenAPI document are both made from it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from node.api import clients, health, schemas, sessions, tasks
+from node.api.context import Context
+
+__all__ = ["ROUTES", "Operation", "Parameter"]
+
+Handler = Callable[[Context, Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query parameter."""
+
+    name: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation: where, who handles it, what it takes and gives."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    gives: type[BaseModel] | None = None
+    takes: type[BaseModel] | None = None
+    parameters: tuple[Parameter, ...] = ()
+    # Failures, by status; 401 and 503 are added where they apply.
+    fails: dict[int, str] = field(default_factory=dict)
+    # `unhealthy` and `not ready` come with a body of their own.
+    fails_as_given: bool = False
+    guarded: bool = True
+
+
+_WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
+_DETAIL = Parameter("detail", "boolean", "1: with type, platform, node, times and profile")
+
+ROUTES: tuple[Operation, ...] = (
+    Operation(
+        "POST",
+        "/api/dispatch",
+        tasks.dispatch,
+        "Send a task to a device",
+        gives=schemas.DispatchAnswer,
+        takes=schemas.DispatchRequest,
+        fails={
+            400: "a field is missing or wrong; the text names it",
+            404: "Client not online",
+            409: "a task of this name is running",
+            413: "the body is too large",
+            415: "the body is not JSON",
+            422: "no planner can run the task",
+            429: "too many messages wait for the device",
+        },
+    ),
+    Operation(
+        "GET",
+        "/api/task_result/{task_name:path}",
+        tasks.task_result,
+        "The result of a task, by its name",
+        gives=schemas.TaskResultAnswer,
+        parameters=(_WAIT,),
+        fails={400: "a parameter is wrong", 404: "nobody dispatched such a task"},
+    ),
+    Operation(
+        "GET",
+        "/api/clients",
+        clients.list_clients,
+        "Who is connected, on any node",
+        gives=schemas.ClientsAnswer,
+        parameters=(_DETAIL,),
+        fails={400: "a parameter is wrong"},
+    ),
+    Operation(
+        "GET",
+        "/api/clients/{client_id:path}",
+        clients.get_client,
+        "One connected client",
+        gives=schemas.ClientDetail,
+        fails={404: "Client not online"},
+    ),
+    Operation(
+        "GET",
+        "/api/sessions",
+        sessions.list_sessions,
+        "Sessions, newest first",
+        gives=schemas.SessionsAnswer,
+        parameters=(
+            Parameter("client_id", "string", "only those of this device"),
+            Parameter("state", "string", "only those in this state"),
+            Parameter("limit", "integer", "how many, 1 to 500; 50 if absent"),
+            Parameter("cursor", "string", "next_cursor of the page before"),
+        ),
+        fails={400: "a parameter is wrong"},
+    ),
+    Operation(
+        "POST",
+        "/api/sessions/{session_id:path}/cancel",
+        sessions.cancel_session,
+        "Cancel a session, wherever it runs",
+        gives=schemas.CancelAnswer,
+        fails={404: "no such session"},
+    ),
+    Operation(
+        "GET",
+        "/api/sessions/{session_id:path}",
+        sessions.get_session,
+        "One session: state, times, steps, result",
+        gives=schemas.SessionDetail,
+        fails={404: "no such session"},
+    ),
+    Operation("GET", "/api/nodes", clients.list_nodes, "The live nodes", gives=schemas.NodesAnswer),
+    Operation(
+        "GET",
+        "/api/health",
+        health.health,
+        "Is this node well",
+        gives=schemas.HealthAnswer,
+        fails={503: "unhealthy; `reason` says why"},
+        fails_as_given=True,
+        guarded=False,
+    ),
+    Operation("GET", "/livez", health.livez, "Is this process alive; never looks at Redis", guarded=False),
+    Operation(
+        "GET",
+        "/readyz",
+        health.readyz,
+        "Should this node get traffic",
+        gives=schemas.ReadyAnswer,
+        fails={503: "not ready; `reason` says why"},
+        fails_as_given=True,
+        guarded=False,
+    ),
+    Operation("GET", "/metrics", health.metrics, "Metrics for Prometheus", guarded=False),
+)

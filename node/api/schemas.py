@@ -1,0 +1,205 @@
+"""The shapes of REST: what is taken, what is given. The OpenAPI document is made from these."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aip import Command
+from node.sessions.planners import AUTO, PLANNERS
+from shared_state.clients import Registration
+from shared_state.sessions import Session, SessionState
+
+__all__ = [
+    "CancelAnswer",
+    "ClientDetail",
+    "ClientsAnswer",
+    "DispatchAnswer",
+    "DispatchRequest",
+    "ErrorAnswer",
+    "HealthAnswer",
+    "NodesAnswer",
+    "ReadyAnswer",
+    "SessionDetail",
+    "SessionSummary",
+    "SessionsAnswer",
+    "TaskResultAnswer",
+]
+
+COMMANDS_BOUND = 256
+
+
+class GivenCommand(Command):
+    """A command as a dispatch gives it: unknown fields are mistakes here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tool_name: str = Field(min_length=1, max_length=256, description="name of the tool, or `namespace.tool`")
+
+
+class DispatchRequest(BaseModel):
+    """A task for a device."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    client_id: str = Field(description="the device")
+    request: str = Field(description="the task in words")
+    task_name: str | None = Field(
+        None,
+        description="a name for the result: letters, digits, '.', '_', '-', no leading dot; the session id if absent",
+    )
+    commands: list[GivenCommand] | None = Field(
+        None, max_length=COMMANDS_BOUND, description="commands to execute in order; the rest is skipped after a failure"
+    )
+    timeout_s: float | None = Field(None, gt=0, description="seconds until the session ends as timed out", strict=False)
+    planner: str | None = Field(None, description=f"one of {AUTO}, {', '.join(PLANNERS)}; {AUTO} if absent")
+    metadata: dict[str, Any] | None = Field(
+        None, description="passed on; `agent_name`, `process_name`, `root_name` choose the device's tool set"
+    )
+
+
+class DispatchAnswer(BaseModel):
+    """The task is stored and on its way."""
+
+    status: Literal["dispatched"] = "dispatched"
+    session_id: str
+    task_name: str
+    client_id: str
+
+
+class TaskResultAnswer(BaseModel):
+    """`pending`, or `done` with how it ended: failed, cancelled and timed out are done too."""
+
+    status: Literal["pending", "done"]
+    result: Any = None
+    state: SessionState | None = None
+    error: str | None = None
+    session_id: str | None = None
+
+
+class ClientDetail(BaseModel):
+    """A connected client."""
+
+    client_id: str
+    client_type: str
+    platform: str
+    node_id: str
+    target_id: str | None
+    features: list[str]
+    since_ms: int = Field(description="registered at, ms since the epoch")
+    last_seen_ms: int | None = Field(description="last heard at, ms since the epoch; up to 5 s old")
+    profile: dict[str, Any] | None = Field(description="what the client said of itself")
+
+    @classmethod
+    def of(cls, r: Registration) -> "ClientDetail":
+        """From a registration."""
+        return cls(
+            client_id=r.client_id,
+            client_type=r.client_type,
+            platform=r.platform,
+            node_id=r.node_id,
+            target_id=r.target_id or None,
+            features=sorted(r.features),
+            since_ms=r.since_ms,
+            last_seen_ms=max(r.last_seen_ms, r.since_ms) if r.last_seen_ms is not None else None,
+            profile=r.profile,
+        )
+
+
+class ClientsAnswer(BaseModel):
+    """Who is connected, anywhere in the cluster."""
+
+    online_clients: list[str]
+    clients: list[ClientDetail] | None = Field(None, description="with `?detail=1`")
+
+
+class SessionSummary(BaseModel):
+    """A session without its result."""
+
+    session_id: str
+    task_name: str
+    client_id: str
+    state: SessionState
+    planner: str
+    request: str
+    owner: str | None = Field(description="the client that asked for it; null for REST")
+    node_id: str | None = Field(description="the node that runs or ran it")
+    timeout_s: float
+    created_ms: int
+    dispatched_ms: int | None
+    started_ms: int | None
+    ended_ms: int | None
+    error: str | None
+
+
+class SessionDetail(SessionSummary):
+    """A session with its steps and its result."""
+
+    result: Any = None
+    metadata: dict[str, Any] = {}
+    steps: list[dict[str, Any]] = Field(description="what happened, in order; `at_ms` is the time")
+
+    @classmethod
+    def of(cls, session: Session, steps: list[dict[str, Any]]) -> "SessionDetail":
+        """From a stored session and its events."""
+        return cls(**summary_fields(session), result=session.result, metadata=session.metadata, steps=steps)
+
+
+def summary_fields(s: Session) -> dict[str, Any]:
+    """The fields of SessionSummary."""
+    names = set(SessionSummary.model_fields) - {"owner", "node_id"}
+    return {**{n: getattr(s, n) for n in names}, "owner": s.owner or None, "node_id": s.node_id or None}
+
+
+class SessionsAnswer(BaseModel):
+    """Sessions, newest first."""
+
+    sessions: list[SessionSummary]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
+
+
+class CancelAnswer(BaseModel):
+    """`cancelled` says whether this call did it; `state` is what the session is in now."""
+
+    session_id: str
+    state: SessionState
+    cancelled: bool
+
+
+class NodeDetail(BaseModel):
+    """A live node."""
+
+    node_id: str
+    url: str | None
+    version: str | None
+    started_ms: int | None
+    connections: int | None
+    sessions: int | None
+
+
+class NodesAnswer(BaseModel):
+    """The nodes that hold a lease."""
+
+    nodes: list[NodeDetail]
+
+
+class HealthAnswer(BaseModel):
+    """The node and its view of the cluster; status 503 when `status` is `unhealthy`."""
+
+    status: Literal["healthy", "unhealthy"]
+    online_clients: list[str]
+    node_id: str
+    version: str
+    reason: str | None = None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether the node should get traffic; status 503 when it should not."""
+
+    status: Literal["ready", "not ready"]
+    reason: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """What went wrong, in a sentence."""
+
+    detail: str

@@ -1,0 +1,88 @@
+"""Tasks over REST, in UFO's shapes: dispatch one, read its result."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aip import ProtocolError
+from aip.ids import check_client_id, check_task_name
+from node.api.context import Context, answer
+from node.api.errors import ApiError, from_state
+from node.api.requests import read_json, seconds, validate
+from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
+from node.sessions.planners import AUTO, PLANNERS, PlannerRefused
+from shared_state.errors import StateError
+from shared_state.sessions import TERMINAL
+
+__all__ = ["dispatch", "task_result"]
+
+
+async def dispatch(context: Context, request: Request) -> Response:
+    """`POST /api/dispatch`."""
+    outcome = "invalid"
+    try:
+        task = _read(await read_json(request, context.settings.max_body_bytes), context)
+        session = await context.service.dispatch(
+            client_id=task.client_id,
+            request=task.request,
+            task_name=task.task_name,
+            commands=task.commands or [],
+            timeout_s=task.timeout_s or context.settings.session_timeout_s,
+            planner=task.planner,
+            metadata=task.metadata or {},
+        )
+        outcome = "accepted"
+    except PlannerRefused as exc:
+        outcome = "no_planner"
+        raise ApiError(422, str(exc)) from None
+    except StateError as exc:
+        refused = from_state(exc)
+        outcome = {404: "not_online", 409: "name_taken", 429: "inbox_full", 503: "unavailable"}.get(
+            refused.status, "error"
+        )
+        raise refused from exc
+    finally:
+        context.metrics.dispatches.labels(outcome).inc()
+    return answer(
+        DispatchAnswer(session_id=session.session_id, task_name=session.task_name, client_id=session.client_id)
+    )
+
+
+def _read(data: dict[str, object], context: Context) -> DispatchRequest:
+    # UFO's order and texts: the task first, then the client.
+    if not data.get("request") or (isinstance(data["request"], str) and not data["request"].strip()):
+        raise ApiError(400, "Empty task content")
+    if not data.get("client_id"):
+        raise ApiError(400, "Empty client ID")
+    task = validate(DispatchRequest, data)
+    try:
+        check_client_id(task.client_id)
+        if task.task_name is not None:
+            check_task_name(task.task_name)
+    except ProtocolError as exc:
+        raise ApiError(400, str(exc)) from None
+    if task.planner is not None and task.planner != AUTO and task.planner not in PLANNERS:
+        raise ApiError(400, f"planner: must be one of {AUTO}, {', '.join(PLANNERS)}")
+    if task.timeout_s is not None and task.timeout_s > context.settings.max_session_timeout_s:
+        raise ApiError(400, f"timeout_s: must be at most {context.settings.max_session_timeout_s:g}")
+    return task
+
+
+async def task_result(context: Context, request: Request) -> Response:
+    """`GET /api/task_result/{task_name}`."""
+    name = request.path_params["task_name"]
+    wait_s = seconds(request, "wait", most=context.settings.max_wait_s)
+    session = await context.service.current(await context.state.sessions.find_by_task(name))
+    if session is not None:
+        session = await context.service.wait(session, wait_s)
+    if session is None:
+        raise ApiError(404, "Unknown task: no task of this name was dispatched, or its result has expired")
+    if session.state not in TERMINAL:
+        return answer(TaskResultAnswer(status="pending"), without_none=True)
+    done = TaskResultAnswer(
+        status="done",
+        result=session.result,
+        state=session.state,
+        error=session.error,
+        session_id=session.session_id,
+    )
+    return answer(done)

@@ -1,0 +1,171 @@
+"""A node, put together: one object that owns every part, and the ASGI application in front of it.
+
+Start: lease, bus, then traffic; Redis may be away, the node is then alive and not ready. Stop: nothing new is taken,
+those who wait are answered, sockets are told to come back elsewhere (uvicorn closes them with 1012), what they held is
+given up, the lease last.
+"""
+
+import gc
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from aip.ids import now_ms
+from node.api.context import Context
+from node.api.middleware import Shell
+from node.api.router import application
+from node.auth import Auth
+from node.background import Background
+from node.gateway.delivery import Deliverer
+from node.gateway.endpoint import Endpoint
+from node.gateway.handlers import Handlers
+from node.gateway.hub import Hub
+from node.gateway.registrar import Registrar
+from node.membership import Membership
+from node.sessions.runner import Runner
+from node.sessions.service import SessionService
+from node.sessions.waiters import Waiters
+from node.settings import Settings
+from node.telemetry.metrics import Metrics, package_version
+from shared_state import State
+
+__all__ = ["Node"]
+
+log = logging.getLogger(__name__)
+
+BUS_WAIT_S = 2.0
+BACKGROUND_GRACE_S = 2.0
+
+
+class Node:
+    """One node. `app` is its ASGI application; its lifespan starts and stops the node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # Unique per start: what an earlier process of this name held is void, whatever it held.
+        self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
+        self.metrics = Metrics()
+        self.state = State(
+            settings.redis_url,
+            prefix=settings.key_prefix,
+            lease_ttl_s=settings.lease_ttl_s,
+            result_ttl_s=settings.result_ttl_s,
+            timeout_s=settings.redis_timeout_s,
+            observer=self.metrics.observe_redis,
+        )
+        self._started_ms = now_ms()
+        self._waiters = Waiters()
+        self._background = Background()
+        self.hub = Hub(self.metrics)
+        self.bus = self.state.bus(self.node_id)
+        self.service = SessionService(self.state, self.bus, self.metrics, self._waiters, self.node_id)
+        self.runner = Runner(
+            self.state,
+            self.service,
+            self.metrics,
+            self._background,
+            node_id=self.node_id,
+            echo_wait_s=settings.echo_wait_s,
+            platform=settings.platform,
+        )
+        self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, self._background)
+        self._registrar = Registrar(self.state, self.hub, self._deliverer, self.runner, node_id=self.node_id)
+        self.membership = Membership(
+            self.state,
+            self._registrar,
+            self._deliverer,
+            self.service,
+            self.metrics,
+            node_id=self.node_id,
+            renew_s=settings.lease_renew_s,
+            describe=self._describe,
+        )
+        auth = Auth(settings.api_key)
+        handlers = Handlers(self.state, self._registrar, self.runner, self.service, self.metrics, settings)
+        self._endpoint = Endpoint(
+            self._registrar,
+            handlers,
+            auth,
+            self.metrics,
+            register_timeout_s=settings.register_timeout_s,
+            send_queue_bytes=settings.send_queue_bytes,
+        )
+        context = Context(
+            settings=settings,
+            node_id=self.node_id,
+            state=self.state,
+            bus=self.bus,
+            hub=self.hub,
+            service=self.service,
+            membership=self.membership,
+            metrics=self.metrics,
+        )
+        self.app: ASGIApp = Shell(application(context, self._endpoint, self._lifespan), auth, self.metrics)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Join the cluster. Does not fail when Redis is away."""
+        await self.bus.start(on_frame=self._on_frame, on_gap=self._on_gap, wait_s=BUS_WAIT_S)
+        await self.membership.start()
+        self.state.events.start()
+        # What lives from now until the end is not worth walking through at every collection.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        log.info("node started", extra={"node_id": self.node_id, "version": package_version()})
+
+    def begin_stop(self) -> None:
+        """Take nothing new, and let go of requests that only wait. Sockets go next."""
+        self._endpoint.draining = True
+        self._registrar.stopping = True
+        self._waiters.stop()
+
+    async def stop(self) -> None:
+        """Give up what is left, the lease last."""
+        self.begin_stop()
+        await self._background.close(grace_s=BACKGROUND_GRACE_S)
+        await self.bus.close()
+        await self.membership.close()
+        await self.state.close()
+        log.info("node stopped", extra={"node_id": self.node_id})
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:  # noqa: ARG002
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "url": f"http://{self.settings.bind_host}:{self.settings.port}",
+            "version": package_version(),
+            "started_ms": self._started_ms,
+            "connections": len(self.hub),
+            "sessions": len(self.runner),
+        }
+
+    # -- the bus ---------------------------------------------------------------------------------------------------
+    def _on_frame(self, kind: bytes, rest: bytes) -> None:
+        if kind == b"inbox":
+            self.metrics.bus_frames.labels("inbox").inc()
+            self._deliverer.on_wakeup(rest)
+        elif kind == b"ended":
+            self.metrics.bus_frames.labels("ended").inc()
+            session_id = rest.decode()
+            self._waiters.wake(session_id)
+            if self.runner.holds(session_id):
+                self._background.spawn(self.runner.on_ended_elsewhere(session_id), "ended-elsewhere")
+        else:
+            self.metrics.bus_frames.labels("unknown").inc()
+
+    async def _on_gap(self) -> None:
+        self.metrics.bus_gaps.inc()
+        self._waiters.wake_all()
+        await self._deliverer.drain_all()

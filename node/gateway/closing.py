@@ -1,0 +1,30 @@
+"""Why a socket is closed: codes and reasons, in one place.
+
+1012 and 1013 are RFC 6455's registry (service restart, try again later): come back, soon or later. Codes of 4000 and
+above are this project's: up to 4099 it is worth coming back after mending what the reason says, from 4100 at once.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["Close", "CloseReason"]
+
+
+class CloseReason(NamedTuple):
+    """What goes into the close frame; `label` is its name in the metrics."""
+
+    code: int
+    text: str
+    label: str
+
+
+class Close(Enum):
+    """Every close that this node may begin."""
+
+    RESTART = CloseReason(1012, "the node is restarting, reconnect", "restart")
+    UNAVAILABLE = CloseReason(1013, "the cluster cannot serve you now, try again later", "unavailable")
+    NOT_REGISTERED_IN_TIME = CloseReason(4001, "no registration in time", "register_timeout")
+    BAD_REGISTRATION = CloseReason(4002, "the registration was refused", "bad_registration")
+    DUPLICATE_ID = CloseReason(4009, "the client id is already registered", "duplicate_id")
+    SLOW_CONSUMER = CloseReason(4100, "too slow in reading, reconnect", "slow_consumer")
+    LOST_REGISTRATION = CloseReason(4101, "the registration was lost, reconnect", "lost_registration")

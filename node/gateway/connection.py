@@ -1,0 +1,167 @@
+"""One registered socket: who it is, and the bounded queue of what is still to be sent to it.
+
+Sending never waits: frames go into a queue that one short-lived task empties, so that a slow reader delays nobody. A
+queue over its bound closes the socket with its own code, and the client's messages wait in its inbox.
+The identity given at registration holds for the socket's life.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from enum import Enum, auto
+from typing import Any
+
+from aip import ClientType, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
+from aip.ids import now_ms
+from node.gateway.closing import Close
+from node.telemetry.metrics import Metrics
+
+__all__ = ["Connection", "Delivery", "Receive", "Send"]
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+
+ENDED_TASKS_BOUND = 64
+
+
+class Delivery(Enum):
+    """How messages from the inbox reach this socket."""
+
+    NOT_YET = auto()  # not registered: what comes is read from the inbox later
+    DRAINING = auto()  # the inbox is being read: wake-ups only say that there is more
+    LIVE = auto()  # wake-ups carry the messages
+    STALLED = auto()  # the inbox could not be read: to be drained again
+
+
+class Connection:
+    """A client's socket on this node."""
+
+    __slots__ = (
+        "_bytes",
+        "_flusher",
+        "_metrics",
+        "_outbox",
+        "_queue_bound",
+        "_send",
+        "client_id",
+        "client_type",
+        "closing",
+        "connection_id",
+        "delivery",
+        "ended_tasks",
+        "features",
+        "inbox_grew",
+        "last_seen_ms",
+        "payload_format",
+        "platform",
+        "profile",
+        "since_ms",
+        "taken",
+        "target_id",
+    )
+
+    def __init__(self, send: Send, *, metrics: Metrics, queue_bound: int) -> None:
+        self._send = send
+        self._metrics = metrics
+        self._queue_bound = queue_bound
+        self._outbox: deque[str] | None = None
+        self._bytes = 0
+        self._flusher: asyncio.Task[None] | None = None
+        self.connection_id = new_id()
+        self.client_id = ""
+        self.client_type = ClientType.DEVICE
+        self.target_id = ""
+        self.platform = ""
+        self.features: frozenset[str] = frozenset()
+        self.payload_format = False
+        # As JSON, which is a fraction of the size of the objects: needed again only if Redis loses its data.
+        self.profile = b"{}"
+        self.since_ms = self.last_seen_ms = now_ms()
+        self.closing: Close | None = None
+        self.delivery = Delivery.NOT_YET
+        self.inbox_grew = False
+        # Inbox entries handed over whose removal from the stream is not confirmed yet.
+        self.taken: set[str] = set()
+        # Names of tasks that ended lately: a late echo of one must not start it again.
+        self.ended_tasks: deque[str] = deque(maxlen=ENDED_TASKS_BOUND)
+
+    @property
+    def is_device(self) -> bool:
+        """Whether tasks may be run on this client."""
+        return self.client_type is ClientType.DEVICE
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+    def send(self, message: ServerMessage) -> None:
+        """Queue a message; sets `response_id` and `timestamp` where they are missing. Never waits, never raises."""
+        if message.response_id is None:
+            message.response_id = new_id()
+        if message.timestamp is None:
+            message.timestamp = utc_now()
+        self._metrics.ws_messages.labels("out", message.type.value).inc()
+        self.send_raw(encode(message))
+
+    def send_error(self, error: str, *, session_id: str | None = None, request_id: str | None = None) -> None:
+        """Tell the client what it did wrong."""
+        self.send(
+            ServerMessage(
+                type=ServerMessageType.ERROR,
+                status=TaskStatus.ERROR,
+                error=error,
+                session_id=session_id,
+                response_id=request_id,
+            )
+        )
+
+    def send_raw(self, frame: bytes) -> None:
+        """Queue bytes that are a message already. Never waits, never raises."""
+        if self.closing is not None:
+            return
+        if self._outbox is None:
+            self._outbox = deque()
+        self._outbox.append(frame.decode())
+        self._bytes += len(frame)
+        if self._bytes > self._queue_bound:
+            log.warning("slow consumer", extra={"client_id": self.client_id, "queued_bytes": self._bytes})
+            self._outbox.clear()
+            self.close(Close.SLOW_CONSUMER)
+        elif self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")
+
+    def close(self, why: Close) -> None:
+        """Close the socket after what is queued. The receive loop then sees the disconnect. Safe to repeat."""
+        if self.closing is None:
+            self.closing = why
+            self._metrics.ws_closes.labels(why.value.label).inc()
+            if self._flusher is None:
+                self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")
+
+    async def flushed(self) -> None:
+        """Wait until nothing is left to send, or the socket is gone."""
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+
+    def abandon(self) -> None:
+        """Stop sending: the socket is gone."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+
+    async def _flush(self) -> None:
+        try:
+            while self._outbox:
+                frame = self._outbox.popleft()
+                await self._send({"type": "websocket.send", "text": frame})
+                self._bytes -= len(frame)
+            if self.closing is not None:
+                reason = self.closing.value
+                await self._send({"type": "websocket.close", "code": reason.code, "reason": reason.text})
+        except (OSError, RuntimeError):
+            # uvicorn raises ClientDisconnected, an OSError, once the peer is gone; the receive loop tells the rest.
+            self.closing = self.closing or Close.UNAVAILABLE
+        finally:
+            self._flusher = None
+            self._outbox = None
+            self._bytes = 0

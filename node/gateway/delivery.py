@@ -1,0 +1,110 @@
+"""From the inbox to the socket: in order, at least once, and once as long as the socket lives.
+
+Usually a wake-up brings the message itself. When a client registers, and after the bus was away, the inbox is read
+instead, oldest first; wake-ups that arrive meanwhile only say that there is more to read. An entry is removed from the
+inbox once it was handed to the socket; until Redis confirms that, the connection remembers it and skips it.
+"""
+
+import logging
+
+from node.background import Background
+from node.gateway.connection import Connection, Delivery
+from node.gateway.hub import Hub
+from node.sessions.orders import TaskOrder
+from node.sessions.runner import Runner
+from shared_state.errors import StateError, StateUnavailable
+from shared_state.inbox import Entry, Inbox
+
+__all__ = ["Deliverer"]
+
+log = logging.getLogger(__name__)
+
+FRAME = b"frame\n"
+TASK = b"task\n"
+
+
+class Deliverer:
+    """Hands messages from the inboxes of this node's clients to their sockets."""
+
+    def __init__(self, inbox: Inbox, hub: Hub, runner: Runner, background: Background) -> None:
+        self._inbox = inbox
+        self._hub = hub
+        self._runner = runner
+        self._background = background
+
+    def on_wakeup(self, rest: bytes) -> None:
+        """A frame `<client>\\n<entry>\\n<message>` from the bus."""
+        client_id, _, rest = rest.partition(b"\n")
+        entry_id, _, message = rest.partition(b"\n")
+        connection = self._hub.get(client_id.decode())
+        if connection is None:
+            return  # gone: the message waits in the inbox
+        if connection.delivery is Delivery.LIVE:
+            self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
+        else:
+            connection.inbox_grew = True
+
+    async def drain(self, connection: Connection) -> None:
+        """Hand over all that waits in the client's inbox, then go live.
+
+        Raises StateUnavailable; the connection is then stalled until `resume`.
+        """
+        if connection.delivery is Delivery.DRAINING:
+            connection.inbox_grew = True
+            return
+        connection.delivery = Delivery.DRAINING
+        try:
+            after = ""
+            while connection.closing is None:
+                connection.inbox_grew = False
+                entries = await self._inbox.read(connection.client_id, after=after)
+                for entry in entries:
+                    after = entry.entry_id
+                    self._hand_over(connection, entry, verify=True)
+                if not entries and not connection.inbox_grew:
+                    break
+            connection.delivery = Delivery.LIVE
+        except StateError:
+            connection.delivery = Delivery.STALLED
+            raise
+
+    async def drain_all(self) -> None:
+        """The bus was away: look into the inbox of every client here."""
+        for connection in self._hub:
+            if connection.delivery is Delivery.LIVE:
+                try:
+                    await self.drain(connection)
+                except StateUnavailable as exc:
+                    log.warning("inboxes not read; trying again with the next renewal", extra={"reason": str(exc)})
+                    return
+
+    async def resume(self) -> None:
+        """Drain those whose last drain failed. Raises StateUnavailable."""
+        for connection in self._hub:
+            if connection.delivery is Delivery.STALLED:
+                await self.drain(connection)
+
+    def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
+        fresh = entry.entry_id not in connection.taken
+        connection.taken.add(entry.entry_id)
+        if fresh:
+            if entry.message.startswith(FRAME):
+                connection.send_raw(entry.message[len(FRAME) :])
+            elif entry.message.startswith(TASK):
+                self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+            else:
+                log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
+        self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")
+
+    async def _confirm(self, connection: Connection, entry_id: str) -> None:
+        await connection.flushed()
+        if connection.closing is not None:
+            return  # perhaps not sent: it stays for the client's next socket
+        try:
+            await self._inbox.take(connection.client_id, entry_id)
+        except StateUnavailable:
+            # Still in the stream: the next drain finds it, skips it, and removes it.
+            if connection.delivery is Delivery.LIVE:
+                connection.delivery = Delivery.STALLED
+            return
+        connection.taken.discard(entry_id)

@@ -1,0 +1,146 @@
+"""`/ws`: a socket's life from upgrade to close.
+
+The first frame must be a registration; nothing is answered before it, and a socket that does not register in time is
+closed. Then frames are handled one after another, in order, so that a flood slows only its sender. When the socket is
+gone, for whatever reason, its registration is voided and its sessions are settled, also if Redis is away just then.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from aip import ClientMessageType, ProtocolError, decode_client
+from aip.ids import now_ms
+from node.auth import Auth
+from node.gateway.closing import Close
+from node.gateway.connection import Connection, Receive, Send
+from node.gateway.handlers import Handlers
+from node.gateway.registrar import Registrar, RegistrationRefused
+from node.telemetry.metrics import Metrics
+from shared_state.errors import StateUnavailable
+
+__all__ = ["Endpoint"]
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """The ASGI application of `/ws`."""
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        handlers: Handlers,
+        auth: Auth,
+        metrics: Metrics,
+        *,
+        register_timeout_s: float,
+        send_queue_bytes: int,
+    ) -> None:
+        self._registrar = registrar
+        self._handlers = handlers
+        self._auth = auth
+        self._metrics = metrics
+        self._register_timeout_s = register_timeout_s
+        self._send_queue_bytes = send_queue_bytes
+        self.draining = False
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """One socket."""
+        await receive()  # websocket.connect
+        if not self._auth.allows(scope["headers"], scope["query_string"] or b"token="):
+            log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
+            await _deny(send, 401, b'{"detail":"Missing or wrong API key"}')
+            return
+        if self.draining:
+            await _deny(send, 503, b'{"detail":"The node is shutting down"}')
+            return
+        await send({"type": "websocket.accept"})
+        connection = Connection(send, metrics=self._metrics, queue_bound=self._send_queue_bytes)
+        try:
+            if await self._register(connection, receive):
+                await self._serve(connection, receive)
+        except OSError:
+            log.debug("the peer is gone", extra={"client_id": connection.client_id})
+        finally:
+            connection.closing = connection.closing or Close.UNAVAILABLE
+            connection.abandon()
+            await asyncio.shield(self._registrar.leave(connection))
+
+    async def _register(self, connection: Connection, receive: Receive) -> bool:
+        try:
+            async with asyncio.timeout(self._register_timeout_s):
+                frame = await _next_frame(receive)
+        except TimeoutError:
+            self._metrics.registrations.labels("timeout").inc()
+            return await self._refuse(
+                connection, f"No registration within {self._register_timeout_s:g} s", Close.NOT_REGISTERED_IN_TIME
+            )
+        if frame is None:
+            return False
+        try:
+            message = decode_client(frame)
+            if message.type is not ClientMessageType.REGISTER:
+                raise ProtocolError("The first message must be a registration", field="type")
+            self._metrics.ws_messages.labels("in", message.type.value).inc()
+            async with asyncio.timeout(self._register_timeout_s):
+                await self._registrar.register(connection, message)
+        except ProtocolError as exc:
+            self._metrics.registrations.labels("invalid").inc()
+            return await self._refuse(connection, str(exc), Close.BAD_REGISTRATION)
+        except RegistrationRefused as exc:
+            self._metrics.registrations.labels(exc.label).inc()
+            return await self._refuse(connection, str(exc), exc.close)
+        except (StateUnavailable, TimeoutError) as exc:
+            self._metrics.registrations.labels("unavailable").inc()
+            why = str(exc) or "it took too long"
+            return await self._refuse(connection, f"The cluster cannot register you now: {why}", Close.UNAVAILABLE)
+        self._metrics.registrations.labels("accepted").inc()
+        return True
+
+    @staticmethod
+    async def _refuse(connection: Connection, error: str, why: Close) -> bool:
+        log.info("registration refused", extra={"client_id": connection.client_id, "error": error})
+        connection.send_error(error)
+        connection.close(why)
+        await connection.flushed()
+        return False
+
+    async def _serve(self, connection: Connection, receive: Receive) -> None:
+        while True:
+            frame = await _next_frame(receive)
+            if frame is None:
+                return
+            connection.last_seen_ms = now_ms()
+            try:
+                message = decode_client(frame)
+            except ProtocolError as exc:
+                self._metrics.ws_messages.labels("in", "invalid").inc()
+                connection.send_error(str(exc))
+                continue
+            self._metrics.ws_messages.labels("in", message.type.value).inc()
+            try:
+                await self._handlers.handle(connection, message)
+            except StateUnavailable as exc:
+                connection.send_error(f"The cluster cannot serve this now: {exc}", session_id=message.session_id)
+            except Exception:
+                log.exception("a message could not be handled", extra={"client_id": connection.client_id})
+                connection.send_error("The message could not be handled", session_id=message.session_id)
+
+
+async def _next_frame(receive: Receive) -> bytes | str | None:
+    """The next message of the peer, None once it is gone."""
+    message = await receive()
+    if message["type"] != "websocket.receive":
+        return None
+    text: str | None = message.get("text")
+    data: bytes | None = message.get("bytes")
+    return text if text is not None else data
+
+
+async def _deny(send: Send, status: int, body: bytes) -> None:
+    with contextlib.suppress(OSError):
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})

@@ -1,0 +1,62 @@
+"""The sockets that this node holds, by client id.
+
+One socket per client: `add` refuses a second. What happens to one client (registering, going, coming back) is done
+under that client's lock, so that the end of an old socket and the start of a new one never mix on this node; across
+nodes the registration's fencing does the same.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from node.gateway.connection import Connection
+from node.telemetry.metrics import Metrics
+
+__all__ = ["Hub"]
+
+
+class Hub:
+    """Connections by client id."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._connections: dict[str, Connection] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._metrics = metrics
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections.values()))
+
+    def get(self, client_id: str) -> Connection | None:
+        """The client's socket, if this node holds it."""
+        return self._connections.get(client_id)
+
+    def add(self, connection: Connection) -> bool:
+        """Hold a socket. False, and nothing changes, if another holds the client id."""
+        if self._connections.setdefault(connection.client_id, connection) is not connection:
+            return False
+        self._metrics.connections.labels(connection.client_type.value).inc()
+        return True
+
+    def remove(self, connection: Connection) -> bool:
+        """Let a socket go. False if it was not the one held."""
+        if self._connections.get(connection.client_id) is not connection:
+            return False
+        del self._connections[connection.client_id]
+        self._metrics.connections.labels(connection.client_type.value).dec()
+        return True
+
+    @asynccontextmanager
+    async def lock(self, client_id: str) -> AsyncIterator[None]:
+        """Alone with a client. Cancelling while waiting is safe."""
+        lock, users = self._locks.get(client_id, (asyncio.Lock(), 0))
+        self._locks[client_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(client_id)
+            if users > 1:
+                self._locks[client_id] = (lock, users - 1)

@@ -1,0 +1,149 @@
+"""The node among nodes: its lease, what depends on the lease, and the settling of nodes that died.
+
+Every `lease_renew_s` the lease is renewed. A lease found gone means that this node was away too long, or that Redis
+lost its data: every registration is claimed anew. Nodes whose lease has ended are settled by one live node at a time:
+their clients' registrations are voided, the sessions of their devices cancelled. A node reaps only after it has held
+its own lease for a full term, so that nobody is declared dead because Redis was away for everybody.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from node.gateway.delivery import Deliverer
+from node.gateway.registrar import Registrar
+from node.sessions.service import DEVICE_GONE, SessionService
+from node.telemetry.metrics import Metrics
+from shared_state import State
+from shared_state.errors import StateError, StateUnavailable
+from shared_state.sessions import SessionState
+
+__all__ = ["Membership"]
+
+log = logging.getLogger(__name__)
+
+SIGNS_OF_LIFE_EVERY_S = 5.0
+KEEP_ALIVE_EVERY_S = 300.0
+CHUNK = 50
+
+
+class Membership:
+    """Keeps this node a member, and removes those that are none any more. One task, owned by `start`."""
+
+    def __init__(
+        self,
+        state: State,
+        registrar: Registrar,
+        deliverer: Deliverer,
+        service: SessionService,
+        metrics: Metrics,
+        *,
+        node_id: str,
+        renew_s: float,
+        describe: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._state = state
+        self._registrar = registrar
+        self._deliverer = deliverer
+        self._service = service
+        self._metrics = metrics
+        self._node_id = node_id
+        self._renew_s = renew_s
+        self._describe = describe
+        self._task: asyncio.Task[None] | None = None
+        self._held_since: float | None = None
+        self._renewed_at: float | None = None
+        self._was_member = False
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the lease stands, as far as this node can know."""
+        return self._renewed_at is not None and time.monotonic() - self._renewed_at < self._state.nodes.lease_ttl_s
+
+    async def start(self) -> None:
+        """Try to become a member, and go on being one in the background; Redis may be away at start."""
+        await self._renew_quietly()
+        self._task = asyncio.create_task(self._run(), name="membership")
+
+    async def close(self) -> None:
+        """Stop renewing, and give the lease up."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        try:
+            await self._state.nodes.release(self._node_id)
+            await self._state.clients.drop_node_list(self._node_id)
+        except StateError as exc:
+            log.warning("lease left to run out", extra={"reason": str(exc)})
+        self._renewed_at = None
+
+    async def _run(self) -> None:
+        next_signs = time.monotonic() + SIGNS_OF_LIFE_EVERY_S
+        next_touch = time.monotonic() + KEEP_ALIVE_EVERY_S
+        while True:
+            await asyncio.sleep(self._renew_s)
+            if not await self._renew_quietly():
+                continue
+            try:
+                await self._deliverer.resume()
+                if time.monotonic() >= next_signs:
+                    next_signs = time.monotonic() + SIGNS_OF_LIFE_EVERY_S
+                    await self._registrar.note_signs_of_life()
+                if time.monotonic() >= next_touch:
+                    next_touch = time.monotonic() + KEEP_ALIVE_EVERY_S
+                    await self._registrar.keep_alive()
+            except StateUnavailable as exc:
+                log.warning("upkeep postponed", extra={"reason": str(exc)})
+            except Exception:
+                log.exception("upkeep failed")
+
+    async def _renew_quietly(self) -> bool:
+        asked_at = time.monotonic()
+        try:
+            lease = await self._state.nodes.renew(self._node_id, self._describe())
+            if not lease.held:
+                self._held_since = asked_at
+                if self._was_member:
+                    self._metrics.leases_lost.inc()
+                    log.warning("the lease was gone; registering every client anew")
+                    await self._registrar.claim_again()
+            # Counted from before the call: the lease in Redis cannot have begun earlier than that.
+            self._renewed_at = asked_at
+            self._was_member = True
+            if lease.dead and time.monotonic() - (self._held_since or asked_at) >= self._state.nodes.lease_ttl_s:
+                await self._reap(lease.dead)
+        except StateUnavailable as exc:
+            self._held_since = None
+            log.warning("lease not renewed", extra={"reason": str(exc)})
+            return False
+        except Exception:
+            log.exception("renewing the lease failed")
+            return False
+        return True
+
+    async def _reap(self, dead: tuple[str, ...]) -> None:
+        if not await self._state.nodes.try_reap(self._node_id):
+            return
+        try:
+            for node_id in dead:
+                await self._settle(node_id)
+        finally:
+            await self._state.nodes.reaped()
+
+    async def _settle(self, node_id: str) -> None:
+        clients = list(await self._state.clients.on_node(node_id))
+        for start in range(0, len(clients), CHUNK):
+            await asyncio.gather(*(self._settle_client(c, node_id) for c in clients[start : start + CHUNK]))
+        await self._state.clients.drop_node_list(node_id)
+        await self._state.nodes.release(node_id)
+        self._metrics.reaped_nodes.inc()
+        self._state.events.append("node_died", node_id=node_id, clients=len(clients))
+        log.warning("settled a dead node", extra={"dead_node": node_id, "clients": len(clients)})
+
+    async def _settle_client(self, client_id: str, node_id: str) -> None:
+        sessions = await self._state.clients.reap(client_id, node_id)
+        for session_id in sessions or ():
+            await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE)

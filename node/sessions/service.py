@@ -1,0 +1,272 @@
+"""Sessions for the whole cluster: made, ended, waited for, from any node.
+
+`dispatch` leaves either a session that is on its way to its device, or nothing. `end` is final wherever it is called:
+whoever asked for the task is told once, through its inbox. When Redis is away every call raises StateUnavailable; an
+end that must not be lost is repeated by `end_surely`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aip import ClientType, Command, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
+from aip.ids import now_ms
+from node.sessions.orders import TaskOrder
+from node.sessions.planners import Planner, choose
+from node.sessions.waiters import Waiters
+from node.telemetry.metrics import Metrics
+from shared_state import State
+from shared_state.bus import Bus
+from shared_state.clients import Registration
+from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
+from shared_state.inbox import Posted, SessionRef
+from shared_state.sessions import TERMINAL, Ended, Session, SessionState
+
+__all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
+
+log = logging.getLogger(__name__)
+
+DEVICE_GONE = "Task was cancelled because target device disconnected"
+CANCELLED = "Task was cancelled on request"
+RETRY_BASE_S = 0.2
+RETRY_CAP_S = 2.0
+RETRY_FOR_S = 600.0
+
+
+def task_end(session_id: str, task_name: str, state: SessionState, result: Any, error: str | None) -> ServerMessage:
+    """The message that tells of an end. UFO's clients know two outcomes: completed, and failed with a reason."""
+    completed = state is SessionState.COMPLETED
+    return ServerMessage(
+        type=ServerMessageType.TASK_END,
+        status=TaskStatus.COMPLETED if completed else TaskStatus.FAILED,
+        session_id=session_id,
+        task_name=task_name,
+        result=result,
+        error=None if completed else error or f"Task {state.value}",
+        response_id=new_id(),
+        timestamp=utc_now(),
+    )
+
+
+class SessionService:
+    """What REST, sockets and the reaper do with sessions."""
+
+    def __init__(self, state: State, bus: Bus, metrics: Metrics, waiters: Waiters, node_id: str) -> None:
+        self._state = state
+        self._bus = bus
+        self._metrics = metrics
+        self._waiters = waiters
+        self._node_id = node_id
+
+    # -- beginning -----------------------------------------------------------------------------------------------
+    async def dispatch(
+        self,
+        *,
+        client_id: str,
+        request: str,
+        task_name: str | None,
+        commands: Sequence[Command],
+        timeout_s: float,
+        planner: str | None,
+        metadata: dict[str, Any],
+        owner: str = "",
+        session_id: str | None = None,
+    ) -> Session:
+        """Send a task to a device, wherever it is connected.
+
+        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused, InboxFull or StateUnavailable, and then no
+        session is left behind.
+        """
+        created_ms = now_ms()
+        sid = session_id or new_id()
+        name = task_name or sid
+        # The look-up and the claim travel together; both are awaited before anything is decided.
+        found, claimed = await asyncio.gather(
+            self._state.clients.find(client_id),
+            self._state.sessions.claim_task(name, sid, timeout_s=timeout_s),
+            return_exceptions=True,
+        )
+        if isinstance(claimed, BaseException):
+            raise claimed
+        try:
+            if isinstance(found, BaseException):
+                raise found
+            chosen = self._check(client_id, found, planner, commands)
+            session = Session(
+                session_id=sid,
+                client_id=client_id,
+                task_name=name,
+                request=request,
+                planner=chosen.name,
+                owner=owner,
+                created_ms=created_ms,
+                deadline_ms=created_ms + int(timeout_s * 1000),
+                timeout_s=timeout_s,
+                metadata=metadata,
+            )
+            await self._store_and_post(session, commands, own_id=session_id is None)
+        except (Exception, asyncio.CancelledError):
+            await self._quietly(self._state.sessions.release_task(name, sid, restore=claimed))
+            raise
+        return session
+
+    @staticmethod
+    def _check(client_id: str, found: Registration | None, planner: str | None, commands: Sequence[Command]) -> Planner:
+        if found is None or found.client_type != ClientType.DEVICE:
+            raise NotRegistered(f"Client '{client_id}' is not online")
+        return choose(planner, commands=commands, features=found.features)
+
+    async def _store_and_post(self, session: Session, commands: Sequence[Command], *, own_id: bool) -> None:
+        order = TaskOrder(
+            session_id=session.session_id,
+            client_id=session.client_id,
+            task_name=session.task_name,
+            request=session.request,
+            planner=session.planner,
+            owner=session.owner,
+            deadline_ms=session.deadline_ms,
+            timeout_s=session.timeout_s,
+            commands=list(commands),
+            metadata=session.metadata,
+        )
+        ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms, session.timeout_s)
+        message = b"task\n" + order.to_json()
+        if not own_id:
+            # An id that a client chose may be somebody else's: nothing may be sent before that is known.
+            await self._state.sessions.create(session)
+            await self._post(session, message, ref)
+            return
+        created, posted = await asyncio.gather(
+            self._state.sessions.create(session), self._post(session, message, ref), return_exceptions=True
+        )
+        if isinstance(created, BaseException):
+            raise created
+        if isinstance(posted, BaseException):
+            raise posted
+
+    async def _post(self, session: Session, message: bytes, ref: SessionRef) -> Posted:
+        try:
+            posted = await self._state.inbox.post(session.client_id, message, session=ref)
+            if posted.receivers == 0 and posted.node_id not in await self._state.nodes.live():
+                # The registration of a dead node that nobody has removed yet.
+                await self._state.inbox.take(session.client_id, posted.entry_id)
+                await self._state.inbox.settle(session.client_id, session.session_id)
+                raise NotRegistered(f"Client '{session.client_id}' is not online")
+        except (NotRegistered, InboxFull, StateUnavailable):
+            # Should the message be out after all, its node finds no session and stops the device.
+            await self._quietly(self._state.sessions.discard(session))
+            raise
+        return posted
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+    async def end(
+        self,
+        session_id: str,
+        state: SessionState,
+        *,
+        result: Any = None,
+        error: str | None = None,
+        if_overdue: bool = False,
+    ) -> Ended | SessionState:
+        """End a session and tell whoever asked for it.
+
+        Returns `Ended` if this call did it, else the state that stands. Raises SessionNotFound or StateUnavailable;
+        repeating is safe.
+        """
+        ended = await self._state.sessions.end(session_id, state, result=result, error=error, if_overdue=if_overdue)
+        if not isinstance(ended, Ended):
+            self._metrics.late_ends.inc()
+            return ended
+        self._metrics.sessions_ended.labels(state.value).inc()
+        self._state.events.append(
+            "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error
+        )
+        settled = self._quietly(self._state.inbox.settle(ended.client_id, session_id))
+        if ended.owner and ended.owner != ended.client_id:
+            frame = encode(task_end(session_id, ended.task_name, state, result, error))
+            await asyncio.gather(settled, self._tell_owner(ended, frame))
+        else:
+            await settled
+        return ended
+
+    async def end_surely(
+        self, session_id: str, state: SessionState, *, result: Any = None, error: str | None = None
+    ) -> Ended | SessionState | None:
+        """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more."""
+        delay_s, waited_s = RETRY_BASE_S, 0.0
+        while True:
+            try:
+                return await self.end(session_id, state, result=result, error=error)
+            except SessionNotFound:
+                return None
+            except StateUnavailable as exc:
+                if waited_s >= RETRY_FOR_S:
+                    log.error("an end could not be stored", extra={"session_id": session_id, "reason": str(exc)})
+                    return None
+            await asyncio.sleep(delay_s)
+            waited_s += delay_s
+            delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    async def _tell_owner(self, ended: Ended, frame: bytes) -> None:
+        try:
+            await self._state.inbox.post(ended.owner, b"frame\n" + frame)
+        except NotRegistered:
+            log.info("the requester is gone; the result stays readable", extra={"session_id": ended.session_id})
+        except StateError as exc:
+            log.warning("requester not told", extra={"session_id": ended.session_id, "reason": str(exc)})
+
+    async def cancel(self, session_id: str) -> Ended | SessionState:
+        """Cancel a session from any node; its device is told to stop. Raises SessionNotFound, StateUnavailable."""
+        ended = await self.end(session_id, SessionState.CANCELLED, error=CANCELLED)
+        if isinstance(ended, Ended):
+            registration = await self._state.clients.find(ended.client_id)
+            if registration is not None:
+                await self._bus.tell_ended(registration.node_id, session_id)
+        return ended
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+    @property
+    def stopping(self) -> bool:
+        """Whether the node is on its way out."""
+        return self._waiters.stopping
+
+    async def current(self, session: Session | None) -> Session | None:
+        """`session`, ended first if its deadline has passed and its node did not do it."""
+        if session is None or session.state in TERMINAL or session.deadline_ms > now_ms():
+            return session
+        try:
+            await self.end(
+                session.session_id,
+                SessionState.TIMED_OUT,
+                error=f"Task timed out after {session.timeout_s:g} s",
+                if_overdue=True,
+            )
+        except SessionNotFound:
+            return None
+        return await self._state.sessions.find(session.session_id)
+
+    async def wait(self, session: Session, wait_s: float) -> Session | None:
+        """The session once it has ended, or as it is after `wait_s`. Cancelling is safe."""
+        if session.state not in TERMINAL and wait_s > 0:
+            with self._waiters.wait_for(session.session_id) as ended:
+                end = asyncio.get_running_loop().time() + wait_s
+                while True:
+                    if await self._state.sessions.watch(session.session_id, self._node_id) in TERMINAL:
+                        break
+                    left_s = min(end - asyncio.get_running_loop().time(), self._until_deadline_s(session))
+                    if not await ended.wait(left_s) or self._waiters.stopping:
+                        break
+        return await self.current(await self._state.sessions.find(session.session_id))
+
+    @staticmethod
+    def _until_deadline_s(session: Session) -> float:
+        # A little later than the deadline, so that the node that runs the session ends it first.
+        return max(0.0, (session.deadline_ms - now_ms()) / 1000 + 0.5)
+
+    @staticmethod
+    async def _quietly(call: Any) -> None:
+        try:
+            await call
+        except StateError as exc:
+            log.warning("left for its time to live to remove", extra={"reason": str(exc)})

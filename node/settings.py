@@ -1,0 +1,132 @@
+"""The settings of a node: one typed object, from the command line, then `AIP_*` variables, then defaults.
+
+Unknown flags are refused; unknown `AIP_*` variables are reported at start, since a misspelt one is silently off.
+"""
+
+import os
+import re
+import socket
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ["Settings", "unknown_variables"]
+
+ENV_PREFIX = "AIP_"
+# Read by the programs beside the node: not mistakes.
+FOREIGN_PREFIXES = ("AIP_DEVICE_", "AIP_TEST_")
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "OFF"]
+
+
+class Settings(BaseSettings):
+    """Every setting of `aip-node`. Durations carry their unit in the name."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        cli_prog_name="aip-node",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    # The five that UFO's server has, under their names.
+    host: str = Field("0.0.0.0", description="address to listen on")  # noqa: S104 - a server's default, as UFO's
+    port: int = Field(5000, ge=0, le=65535, description="port to listen on")
+    platform: Literal["windows", "linux", "mobile"] | None = Field(
+        None, description="treat every device as of this platform; by default each says its own"
+    )
+    log_level: Annotated[LogLevel, NoDecode] = Field("INFO", description="lowest level that is logged; OFF for none")
+    local: bool = Field(False, description="listen on the loopback interface only")
+
+    # The cluster.
+    redis_url: str = Field(
+        "embedded://",
+        description="redis://, rediss:// (TLS), unix://, or embedded:// for one node without any Redis",
+    )
+    node_id: str = Field(
+        default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node",
+        description="name of this node; a random suffix makes it unique per start",
+    )
+    key_prefix: str = Field("aip", description="first part of every Redis key, for several clusters in one Redis")
+    redis_timeout_s: float = Field(3.0, gt=0, description="longest wait for one call to Redis")
+    lease_ttl_s: float = Field(5.0, gt=0, description="a node silent for this long is dead")
+    lease_renew_s: float = Field(1.5, gt=0, description="how often a node says that it is alive")
+
+    # Access.
+    api_key: SecretStr | None = Field(
+        None, description="when set, REST wants it in X-API-Key, and /ws there or as ?token="
+    )
+
+    # Sessions.
+    session_timeout_s: float = Field(600.0, gt=0, description="deadline of a session that names none")
+    max_session_timeout_s: float = Field(86_400.0, gt=0, description="longest deadline that may be asked for")
+    result_ttl_s: int = Field(86_400, gt=0, description="how long an ended session can be read")
+    echo_wait_s: float = Field(
+        1.0,
+        ge=0,
+        description="how long the first commands wait for the device to repeat the task, as UFO's client does",
+    )
+
+    # Sockets and requests.
+    register_timeout_s: float = Field(10.0, gt=0, description="a socket that has not registered by then is closed")
+    ping_interval_s: float = Field(20.0, gt=0, description="WebSocket ping period")
+    ping_timeout_s: float = Field(20.0, gt=0, description="a socket whose pong is later than this is dead")
+    max_frame_bytes: int = Field(16 * 1024 * 1024, gt=0, description="largest WebSocket message")
+    max_body_bytes: int = Field(2 * 1024 * 1024, gt=0, description="largest request body")
+    send_queue_bytes: int = Field(
+        32 * 1024 * 1024, gt=0, description="unsent bytes after which a slow client's socket is closed"
+    )
+    max_wait_s: float = Field(60.0, gt=0, description="longest ?wait= of a result")
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="after SIGTERM the process has ended by then")
+
+    # Logs.
+    log_format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, per record")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("node_id")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+            raise ValueError("may hold only letters, digits, '.', '_' and '-', 64 at most")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _not_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        # An empty variable must not switch the guard off without a word, nor guard with an empty key.
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("must not be empty; leave it out to run without a key")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lease_renew_s * 2 > self.lease_ttl_s:
+            raise ValueError("lease_renew_s must be at most half of lease_ttl_s, or one lost renewal ends the lease")
+        if self.session_timeout_s > self.max_session_timeout_s:
+            raise ValueError("session_timeout_s must not be above max_session_timeout_s")
+        return self
+
+    @property
+    def bind_host(self) -> str:
+        """The address to listen on, with `local` applied."""
+        return "127.0.0.1" if self.local else self.host
+
+
+def unknown_variables() -> list[str]:
+    """`AIP_*` variables in the environment that no setting reads."""
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith(ENV_PREFIX)
+        and name.upper() not in known
+        and not name.upper().startswith(FOREIGN_PREFIXES)
+    )

@@ -1,0 +1,9 @@
+"""Everything the cluster knows, kept in Redis: nodes, clients, sessions, inboxes, events, and the bus between nodes.
+
+Each module owns one noun and its keys. Only `keys` spells a key or a channel, only `connection` talks to redis-py.
+`State` puts the parts together for a node.
+"""
+
+from shared_state.state import State
+
+__all__ = ["State"]

@@ -1,0 +1,65 @@
+"""What can go wrong with the shared state.
+
+    StateError
+    ├── StateUnavailable     Redis is away, overloaded, or refuses writes for now: try again later
+    ├── AlreadyRegistered    another live connection holds this client id
+    ├── NotRegistered        no live connection holds this client id
+    ├── InboxFull            the client's inbox has reached its bound
+    ├── TaskNameTaken        a session with this task name has not ended yet
+    ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
+    └── SessionNotFound      no such session, or its retention is over
+
+redis-py's own exceptions do not leave this package.
+"""
+
+__all__ = [
+    "AlreadyRegistered",
+    "InboxFull",
+    "NotRegistered",
+    "SessionExists",
+    "SessionNotFound",
+    "StateError",
+    "StateUnavailable",
+    "TaskNameTaken",
+]
+
+
+class StateError(Exception):
+    """Base of everything this package raises."""
+
+
+class StateUnavailable(StateError):
+    """Redis cannot serve the call now. `str(error)` names the reason and holds no address and no secret."""
+
+
+class AlreadyRegistered(StateError):
+    """The client id is held by a live connection (`connection_id`) of a live node (`node_id`)."""
+
+    def __init__(self, client_id: str, node_id: str, connection_id: str) -> None:
+        super().__init__(f"Client ID '{client_id}' is already registered")
+        self.node_id = node_id
+        self.connection_id = connection_id
+
+
+class NotRegistered(StateError):
+    """Nobody is registered under this client id."""
+
+
+class InboxFull(StateError):
+    """The client's inbox holds as many messages as it may."""
+
+
+class TaskNameTaken(StateError):
+    """A session with this task name is still under way."""
+
+    def __init__(self, task_name: str, session_id: str) -> None:
+        super().__init__(f"Task '{task_name}' is already running")
+        self.session_id = session_id
+
+
+class SessionExists(StateError):
+    """The session id is in use: by another client, or by a session that has not ended."""
+
+
+class SessionNotFound(StateError):
+    """No session is stored under this id."""

@@ -1,0 +1,82 @@
+"""The cluster's own stream of events: who came, who went, what ended.
+
+Events are facts for operators and for audits, not state: they are written behind, in batches, and a node that dies
+loses those of its last moment. The stream is capped; when Redis is away events are dropped and counted.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+import orjson
+
+from shared_state.connection import Connection
+from shared_state.errors import StateError
+from shared_state.keys import Keys
+
+__all__ = ["Events"]
+
+log = logging.getLogger(__name__)
+
+STREAM_BOUND = 10_000
+STREAM_LIFE_S = 86_400
+BUFFER_BOUND = 10_000
+FLUSH_EVERY_S = 0.1
+BATCH = 200
+
+
+class Events:
+    """A write-behind buffer before the stream. `start` owns one task, `close` ends it after a last flush."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._redis = connection
+        self._key = keys.events()
+        self._buffer: deque[bytes] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self.dropped = 0
+
+    def append(self, event: str, **facts: Any) -> None:
+        """Note an event. Never waits; the oldest is dropped when 10,000 wait."""
+        if len(self._buffer) >= BUFFER_BOUND:
+            self._buffer.popleft()
+            self.dropped += 1
+        self._buffer.append(orjson.dumps({"event": event, **facts}))
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begin to write in the background."""
+        self._task = asyncio.create_task(self._run(), name="events")
+
+    async def close(self) -> None:
+        """Write what waits, once, and stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._flush()
+
+    async def tail(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest events, newest first; each carries `at_ms`."""
+        reply = await self._redis.command("XREVRANGE", self._key, "+", "-", "COUNT", limit)
+        return [{"at_ms": int(i.split(b"-")[0]), **orjson.loads(f[b"e"])} for i, f in reply]
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(FLUSH_EVERY_S)
+            self._wake.clear()
+            await self._flush()
+
+    async def _flush(self) -> None:
+        while self._buffer:
+            batch = [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
+            calls = [self._redis.command("XADD", self._key, "MAXLEN", "~", STREAM_BOUND, "*", "e", e) for e in batch]
+            calls.append(self._redis.command("EXPIRE", self._key, STREAM_LIFE_S))
+            outcome = await asyncio.gather(*calls, return_exceptions=True)
+            failed = sum(isinstance(o, StateError) for o in outcome[:-1])
+            if failed:
+                self.dropped += failed
+                log.warning("events dropped", extra={"count": failed})
+                return

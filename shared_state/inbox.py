@@ -1,0 +1,109 @@
+"""Messages for a client, kept until its socket has taken them.
+
+`post` appends to the client's stream and wakes, through pub/sub, the node that holds its socket, in one atomic call.
+Delivery is at least once: an entry stays until `take`, and whoever holds the client's socket next reads what is left,
+in order. The wake-up carries the message, so that the usual way costs no read; it may be lost (a subscriber that
+reconnects, a node that dies), the entry is not. Bounded in length (`InboxFull`) and in age.
+"""
+
+from dataclasses import dataclass
+
+from shared_state.connection import Connection
+from shared_state.errors import InboxFull, NotRegistered
+from shared_state.keys import Keys
+
+__all__ = ["Entry", "Inbox", "Posted", "SessionRef"]
+
+INBOX_LIFE_S = 3_600
+INBOX_BOUND = 1_000
+CLIENT_SESSIONS_BOUND = 1_000
+ACTIVE_SLACK_S = 86_400
+READ = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message that waits: its place in the stream, and its bytes."""
+
+    entry_id: str
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Where a message went: the node that holds the client, and how many subscribers heard the wake-up."""
+
+    node_id: str
+    entry_id: str
+    receivers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRef:
+    """The session that a message starts: noted as active on the client, so that its end can be settled by anybody."""
+
+    session_id: str
+    deadline_ms: int
+    created_ms: int
+    timeout_s: float
+
+
+class Inbox:
+    """The inboxes of all clients."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
+        self._redis = connection
+        self._keys = keys
+        self._result_ttl_s = result_ttl_s
+
+    async def post(self, client_id: str, message: bytes, *, session: SessionRef | None = None) -> Posted:
+        """Leave `message` for a registered client and wake its node.
+
+        Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is cancelled, or Redis
+        breaks in its midst, the message may be stored: receivers drop what they have seen.
+        """
+        k = self._keys
+        tail: list[str | int]
+        if session is None:
+            tail = ["", 0, 0, "", 0, 0]
+        else:
+            life_ms = int((session.timeout_s + ACTIVE_SLACK_S) * 1000)
+            member = f"{session.created_ms:015d}:{session.session_id}"
+            retention_ms = int((session.timeout_s + self._result_ttl_s) * 1000)
+            tail = [
+                session.session_id,
+                session.deadline_ms,
+                life_ms,
+                member,
+                CLIENT_SESSIONS_BOUND,
+                retention_ms,
+            ]
+        reply = await self._redis.script(
+            "inbox_post",
+            [
+                k.registration(client_id),
+                k.inbox(client_id),
+                k.active(client_id),
+                k.client_sessions(client_id),
+            ],
+            [client_id, message, INBOX_BOUND, INBOX_LIFE_S * 1000, k.channel_prefix(), *tail],
+        )
+        if reply[0] == 0:
+            raise NotRegistered(f"Client '{client_id}' is not online")
+        if reply[0] == -1:
+            raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
+        return Posted(reply[1].decode(), reply[2].decode(), int(reply[3]))
+
+    async def read(self, client_id: str, *, after: str = "") -> list[Entry]:
+        """The oldest 100 messages that wait, in order; with `after`, those behind that entry."""
+        start = f"({after}" if after else "-"
+        reply = await self._redis.command("XRANGE", self._keys.inbox(client_id), start, "+", "COUNT", READ)
+        return [Entry(entry_id.decode(), fields[b"m"]) for entry_id, fields in reply]
+
+    async def take(self, client_id: str, entry_id: str) -> None:
+        """Remove a message that the socket has taken. Safe to repeat."""
+        await self._redis.command("XDEL", self._keys.inbox(client_id), entry_id)
+
+    async def settle(self, client_id: str, session_id: str) -> None:
+        """Note that a session on the client has ended. Safe to repeat."""
+        await self._redis.command("ZREM", self._keys.active(client_id), session_id)

@@ -1,0 +1,83 @@
+"""Which nodes are alive: leases by the clock of Redis.
+
+A node renews its lease every `renew` and is void `lease_ttl_s` after the last renewal, whatever its own clock says. A
+node that finds its lease gone was away too long (frozen, partitioned, or Redis lost its data) and must claim anew
+what it holds. When Redis is away nobody's lease can be judged: callers get `StateUnavailable`.
+"""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from shared_state.connection import Connection
+from shared_state.keys import Keys
+
+__all__ = ["Lease", "NodeInfo", "Nodes"]
+
+LEASES_LIFE_MS = 86_400_000
+REAPER_LOCK_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a renewal found: `held` is False if the lease had ended (or never was); node ids alive and dead."""
+
+    held: bool
+    live: frozenset[str]
+    dead: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A live node as it described itself at its last renewal."""
+
+    node_id: str
+    info: dict[str, Any]
+
+
+class Nodes:
+    """Leases of the cluster's nodes."""
+
+    def __init__(self, connection: Connection, keys: Keys, *, lease_ttl_s: float) -> None:
+        self._redis = connection
+        self._keys = keys
+        self.lease_ttl_s = lease_ttl_s
+
+    async def renew(self, node_id: str, info: dict[str, Any]) -> Lease:
+        """Hold the lease for another `lease_ttl_s`. Raises StateUnavailable; safe to repeat and to cancel."""
+        held, live, dead = await self._redis.script(
+            "node_renew",
+            [self._keys.leases(), self._keys.node_info(node_id)],
+            [node_id, int(self.lease_ttl_s * 1000), orjson.dumps(info), LEASES_LIFE_MS],
+        )
+        return Lease(bool(held), frozenset(n.decode() for n in live), tuple(n.decode() for n in dead))
+
+    async def live(self) -> list[str]:
+        """Ids of the nodes that hold a lease now."""
+        return sorted(n.decode() for n in await self._redis.script("node_live", [self._keys.leases()]))
+
+    async def describe(self) -> list[NodeInfo]:
+        """The live nodes with what they say of themselves."""
+        ids = await self.live()
+        if not ids:
+            return []
+        # One slot: all keys share the tag {nodes}.
+        values = await self._redis.command("MGET", *(self._keys.node_info(n) for n in ids))
+        return [NodeInfo(n, orjson.loads(v) if v else {}) for n, v in zip(ids, values, strict=True)]
+
+    async def release(self, node_id: str) -> None:
+        """Give the lease up; also how the reaper forgets a dead node. Safe to repeat."""
+        first = self._redis.command("ZREM", self._keys.leases(), node_id)
+        await self._redis.command("DEL", self._keys.node_info(node_id))
+        await first
+
+    async def try_reap(self, node_id: str) -> bool:
+        """Become the one node that settles dead nodes, for 5 s at most. End it with `reaped`."""
+        won = await self._redis.command("SET", self._keys.reaper(), node_id, "NX", "PX", REAPER_LOCK_MS)
+        return bool(won)
+
+    def reaped(self) -> Awaitable[Any]:
+        """Let another node be the reaper."""
+        return self._redis.command("DEL", self._keys.reaper())

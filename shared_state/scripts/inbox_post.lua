@@ -1,0 +1,20 @@
+-- Put a message into the inbox of a registered client and wake the node that holds its socket.
+-- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions
+-- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix
+--       6 session id ('' = the message starts no session)   7 its deadline, ms   8 life of the set of active sessions, ms
+--       9 member for the newest sessions   10 their bound   11 their life, ms
+-- reply {1, node id, entry id, receivers}; {0} not registered; {-1} the inbox is full
+local node = redis.call('HGET', KEYS[1], 'node_id')
+if not node then return {0} end
+if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
+local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if ARGV[6] ~= '' then
+  redis.call('ZADD', KEYS[3], ARGV[7], ARGV[6])
+  if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then redis.call('PEXPIRE', KEYS[3], ARGV[8]) end
+  redis.call('ZADD', KEYS[4], 0, ARGV[9])
+  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[10]))
+  redis.call('PEXPIRE', KEYS[4], ARGV[11])
+end
+local receivers = redis.call('PUBLISH', ARGV[5] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. ARGV[2])
+return {1, node, id, receivers}

@@ -1,0 +1,43 @@
+"""The parts of the shared state, put together once for a process."""
+
+from shared_state.bus import Bus
+from shared_state.clients import Clients
+from shared_state.connection import Connection, Observer
+from shared_state.events import Events
+from shared_state.inbox import Inbox
+from shared_state.keys import Keys
+from shared_state.nodes import Nodes
+from shared_state.sessions import Sessions
+
+__all__ = ["State"]
+
+
+class State:
+    """All nouns of the cluster over one connection. No I/O before the first call."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        prefix: str = "aip",
+        lease_ttl_s: float = 5.0,
+        result_ttl_s: int = 86_400,
+        timeout_s: float = 5.0,
+        observer: Observer | None = None,
+    ) -> None:
+        self.keys = Keys(prefix)
+        self.connection = Connection(redis_url, timeout_s=timeout_s, observer=observer)
+        self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
+        self.clients = Clients(self.connection, self.keys, self.nodes)
+        self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.events = Events(self.connection, self.keys)
+
+    def bus(self, node_id: str) -> Bus:
+        """The bus as `node_id` hears it."""
+        return Bus(self.connection, self.keys, node_id)
+
+    async def close(self) -> None:
+        """Flush what waits and close the connection."""
+        await self.events.close()
+        await self.connection.close()

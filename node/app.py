@@ -92,6 +92,7 @@ class Node:
             handlers,
             auth,
             self.metrics,
+            self._background,
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
         )

@@ -18,6 +18,7 @@ from node.sessions.service import DEVICE_GONE, SessionService
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import StateError, StateUnavailable
+from shared_state.nodes import Lease
 from shared_state.sessions import SessionState
 
 __all__ = ["Membership"]
@@ -30,7 +31,11 @@ CHUNK = 50
 
 
 class Membership:
-    """Keeps this node a member, and removes those that are none any more. One task, owned by `start`."""
+    """Keeps this node a member, and removes those that are none any more.
+
+    Two tasks, owned by `start`: one does nothing but renew, so that no amount of other work lets the lease run out; the
+    other does what a renewal found to be done.
+    """
 
     def __init__(
         self,
@@ -52,10 +57,12 @@ class Membership:
         self._node_id = node_id
         self._renew_s = renew_s
         self._describe = describe
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lease: Lease | None = None
+        self._renewed = asyncio.Event()
+        self._to_claim = False
         self._held_since: float | None = None
         self._renewed_at: float | None = None
-        self._was_member = False
 
     @property
     def is_member(self) -> bool:
@@ -64,15 +71,18 @@ class Membership:
 
     async def start(self) -> None:
         """Try to become a member, and go on being one in the background; Redis may be away at start."""
-        await self._renew_quietly()
-        self._task = asyncio.create_task(self._run(), name="membership")
+        await self._renew()
+        self._tasks = [
+            asyncio.create_task(self._renewing(), name="lease"),
+            asyncio.create_task(self._upkeep(), name="upkeep"),
+        ]
 
     async def close(self) -> None:
         """Stop renewing, and give the lease up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         try:
             await self._state.nodes.release(self._node_id)
             await self._state.clients.drop_node_list(self._node_id)
@@ -80,14 +90,42 @@ class Membership:
             log.warning("lease left to run out", extra={"reason": str(exc)})
         self._renewed_at = None
 
-    async def _run(self) -> None:
+    # -- the lease -------------------------------------------------------------------------------------------------
+    async def _renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_s)
+            await self._renew()
+
+    async def _renew(self) -> None:
+        asked_at = time.monotonic()
+        try:
+            lease = await self._state.nodes.renew(self._node_id, self._describe())
+        except StateError as exc:
+            self._held_since = None
+            log.warning("lease not renewed", extra={"reason": str(exc)})
+            return
+        if not lease.held or self._held_since is None:
+            self._held_since = asked_at
+        if not lease.held and self._renewed_at is not None:
+            self._metrics.leases_lost.inc()
+            self._to_claim = True
+        # Counted from before the call: the lease in Redis cannot have begun earlier than that.
+        self._renewed_at = asked_at
+        self._lease = lease
+        self._renewed.set()
+
+    # -- what depends on it ----------------------------------------------------------------------------------------
+    async def _upkeep(self) -> None:
         next_signs = time.monotonic() + SIGNS_OF_LIFE_EVERY_S
         next_touch = time.monotonic() + KEEP_ALIVE_EVERY_S
         while True:
-            await asyncio.sleep(self._renew_s)
-            if not await self._renew_quietly():
-                continue
+            await self._renewed.wait()
+            self._renewed.clear()
             try:
+                if self._to_claim:
+                    log.warning("the lease was gone; registering every client anew")
+                    await self._registrar.claim_again()
+                    self._to_claim = False
                 await self._deliverer.resume()
                 if time.monotonic() >= next_signs:
                     next_signs = time.monotonic() + SIGNS_OF_LIFE_EVERY_S
@@ -95,34 +133,16 @@ class Membership:
                 if time.monotonic() >= next_touch:
                     next_touch = time.monotonic() + KEEP_ALIVE_EVERY_S
                     await self._registrar.keep_alive()
+                if self._lease is not None and self._lease.dead and self._may_reap():
+                    await self._reap(self._lease.dead)
             except StateUnavailable as exc:
                 log.warning("upkeep postponed", extra={"reason": str(exc)})
             except Exception:
                 log.exception("upkeep failed")
 
-    async def _renew_quietly(self) -> bool:
-        asked_at = time.monotonic()
-        try:
-            lease = await self._state.nodes.renew(self._node_id, self._describe())
-            if not lease.held:
-                self._held_since = asked_at
-                if self._was_member:
-                    self._metrics.leases_lost.inc()
-                    log.warning("the lease was gone; registering every client anew")
-                    await self._registrar.claim_again()
-            # Counted from before the call: the lease in Redis cannot have begun earlier than that.
-            self._renewed_at = asked_at
-            self._was_member = True
-            if lease.dead and time.monotonic() - (self._held_since or asked_at) >= self._state.nodes.lease_ttl_s:
-                await self._reap(lease.dead)
-        except StateUnavailable as exc:
-            self._held_since = None
-            log.warning("lease not renewed", extra={"reason": str(exc)})
-            return False
-        except Exception:
-            log.exception("renewing the lease failed")
-            return False
-        return True
+    def _may_reap(self) -> bool:
+        held_since = self._held_since
+        return held_since is not None and time.monotonic() - held_since >= self._state.nodes.lease_ttl_s
 
     async def _reap(self, dead: tuple[str, ...]) -> None:
         if not await self._state.nodes.try_reap(self._node_id):

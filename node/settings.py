@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     )
     key_prefix: str = Field("aip", description="first part of every Redis key, for several clusters in one Redis")
     redis_timeout_s: float = Field(3.0, gt=0, description="longest wait for one call to Redis")
-    lease_ttl_s: float = Field(5.0, gt=0, description="a node silent for this long is dead")
-    lease_renew_s: float = Field(1.5, gt=0, description="how often a node says that it is alive")
+    lease_ttl_s: float = Field(4.5, gt=0, description="a node silent for this long is dead")
+    lease_renew_s: float = Field(1.0, gt=0, description="how often a node says that it is alive")
 
     # Access.
     api_key: SecretStr | None = Field(

@@ -51,8 +51,8 @@ class Bus:
     async def start(self, *, on_frame: OnFrame, on_gap: OnGap, wait_s: float) -> None:
         """Begin to listen, and wait up to `wait_s` for the first subscription.
 
-        `on_frame(kind, rest)` is called in the order of arrival and must not block; `on_gap()` is awaited after each
-        time that the subscription was renewed (not after the first).
+        `on_frame(kind, rest)` is called in the order of arrival and must not block; `on_gap()` is awaited each time
+        that the subscription begins to stand: what was published before may have been missed.
         """
         self._on_frame, self._on_gap = on_frame, on_gap
         self._task = asyncio.create_task(self._run(), name="bus")
@@ -75,15 +75,15 @@ class Bus:
         return int(await self._redis.command("PUBLISH", self._keys.channel(node_id), f"ended\n{session_id}"))
 
     async def _run(self) -> None:
-        delay_s, first = RETRY_BASE_S, True
+        delay_s = RETRY_BASE_S
         while True:
             pubsub = self._redis.pubsub()
             try:
                 await pubsub.subscribe(self._channel)
-                await self._listen(pubsub, first=first)
+                await self._listen(pubsub)
             except (RedisError, OSError, TimeoutError) as exc:
                 if self._subscribed.is_set():
-                    delay_s, first = RETRY_BASE_S, False
+                    delay_s = RETRY_BASE_S
                     log.warning("the bus lost its subscription", extra={"error": type(exc).__name__})
             finally:
                 self._subscribed.clear()
@@ -91,15 +91,14 @@ class Bus:
             await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - jitter, not a secret
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
-    async def _listen(self, pubsub: PubSub, *, first: bool) -> None:
+    async def _listen(self, pubsub: PubSub) -> None:
         while True:
             message = await pubsub.get_message(timeout=LISTEN_S)
             if message is None:
                 continue
             if message["type"] == "subscribe":
                 self._subscribed.set()
-                if not first:
-                    await self._on_gap()
+                await self._on_gap()
             elif message["type"] == "message":
                 kind, _, rest = message["data"].partition(b"\n")
                 try:

@@ -20,7 +20,7 @@ class State:
         redis_url: str,
         *,
         prefix: str = "aip",
-        lease_ttl_s: float = 5.0,
+        lease_ttl_s: float = 4.5,
         result_ttl_s: int = 86_400,
         timeout_s: float = 5.0,
         observer: Observer | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 from aip import ClientMessageType, ProtocolError, decode_client
 from aip.ids import now_ms
 from node.auth import Auth
+from node.background import Background
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
@@ -34,6 +35,7 @@ class Endpoint:
         handlers: Handlers,
         auth: Auth,
         metrics: Metrics,
+        background: Background,
         *,
         register_timeout_s: float,
         send_queue_bytes: int,
@@ -42,6 +44,7 @@ class Endpoint:
         self._handlers = handlers
         self._auth = auth
         self._metrics = metrics
+        self._background = background
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
         self.draining = False
@@ -49,7 +52,7 @@ class Endpoint:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One socket."""
         await receive()  # websocket.connect
-        if not self._auth.allows(scope["headers"], scope["query_string"] or b"token="):
+        if not self._auth.allows(scope["headers"], scope["query_string"]):
             log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
             await _deny(send, 401, b'{"detail":"Missing or wrong API key"}')
             return
@@ -66,7 +69,8 @@ class Endpoint:
         finally:
             connection.closing = connection.closing or Close.UNAVAILABLE
             connection.abandon()
-            await asyncio.shield(self._registrar.leave(connection))
+            # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
+            await asyncio.shield(self._background.spawn(self._registrar.leave(connection), "client-leave"))
 
     async def _register(self, connection: Connection, receive: Receive) -> bool:
         try:

@@ -103,6 +103,9 @@ class Handlers:
             "client reports an error",
             extra={"client_id": connection.client_id, "error": (message.error or "")[:500]},
         )
+        if message.session_id is not None:
+            message.status = TaskStatus.ERROR
+            self._runner.on_task_end(connection, message)
 
     async def _register_again(self, connection: Connection, message: ClientMessage) -> None:  # noqa: ARG002
         raise ProtocolError("this socket is registered already", field="type")

@@ -7,6 +7,7 @@ repeated until it is stored; the registration's node lease bounds how long anyon
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 import orjson
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
+CHUNK = 200
 
 
 class RegistrationRefused(Exception):
@@ -166,32 +168,36 @@ class Registrar:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
-    # -- after a lost lease ----------------------------------------------------------------------------------------
+    # -- upkeep ----------------------------------------------------------------------------------------------------
     async def claim_again(self) -> None:
         """Store every registration of this node anew: Redis lost them, or another node settled them.
 
         A client that another node holds by now loses its socket here. Raises StateUnavailable; safe to repeat.
         """
-        for connection in self._hub:
-            if connection.delivery is Delivery.NOT_YET:
-                continue  # its own registration is under way
-            registration = self.registration_of(connection)
-            try:
-                await self._state.clients.register(registration)
-            except AlreadyRegistered:
-                connection.close(Close.LOST_REGISTRATION)
+        for part in self._registered():
+            await asyncio.gather(*(self._claim(c) for c in part))
 
     async def keep_alive(self) -> None:
         """Touch the registrations of this node, so that they outlive their time to live. Raises StateUnavailable."""
-        for connection in self._hub:
-            if connection.delivery is Delivery.NOT_YET:
-                continue
-            if not await self._state.clients.touch(connection.client_id, connection.connection_id):
-                log.warning("registration lost", extra={"client_id": connection.client_id})
-                try:
-                    await self._state.clients.register(self.registration_of(connection))
-                except AlreadyRegistered:
-                    connection.close(Close.LOST_REGISTRATION)
+        for part in self._registered():
+            await asyncio.gather(*(self._touch(c) for c in part))
+
+    def _registered(self) -> Iterator[list[Connection]]:
+        """The registered sockets, in parts that travel together; those still registering do that by themselves."""
+        registered = [c for c in self._hub if c.delivery is not Delivery.NOT_YET]
+        for start in range(0, len(registered), CHUNK):
+            yield registered[start : start + CHUNK]
+
+    async def _claim(self, connection: Connection) -> None:
+        try:
+            await self._state.clients.register(self.registration_of(connection))
+        except AlreadyRegistered:
+            log.warning("another node holds the client by now", extra={"client_id": connection.client_id})
+            connection.close(Close.LOST_REGISTRATION)
+
+    async def _touch(self, connection: Connection) -> None:
+        if not await self._state.clients.touch(connection.client_id, connection.connection_id):
+            await self._claim(connection)
 
     async def note_signs_of_life(self) -> None:
         """Store when each client was last heard. Raises StateUnavailable."""

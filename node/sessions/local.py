@@ -7,6 +7,7 @@ from aip import ClientMessage
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import PLANNERS, Planner
+from node.sessions.platforms import AgentNames, agent_names
 
 __all__ = ["LocalSession"]
 
@@ -19,6 +20,7 @@ class LocalSession:
     connection: Connection
     # The id of the TASK message: what a device-driven answer refers to.
     task_response_id: str
+    platform: str
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -37,6 +39,17 @@ class LocalSession:
     def planner(self) -> Planner:
         """Who decides what comes next."""
         return PLANNERS[self.order.planner]
+
+    @property
+    def agent(self) -> AgentNames:
+        """Which tool set of the device serves it."""
+        return agent_names(self.platform, self.order.metadata)
+
+    def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
+        """A place for the device's answer to `response_id`; cancelled when the session is stopped."""
+        future: asyncio.Future[ClientMessage] = asyncio.get_running_loop().create_future()
+        self.pending[response_id] = future
+        return future
 
     def stop(self) -> None:
         """End all that this node does for it: timers, the planner's task, waiting for answers."""

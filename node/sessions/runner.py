@@ -10,25 +10,14 @@ import asyncio
 import logging
 from typing import Any
 
-from aip import (
-    ClientMessage,
-    Command,
-    Result,
-    ResultStatus,
-    ServerMessage,
-    ServerMessageType,
-    TaskStatus,
-    new_id,
-    utc_now,
-)
-from aip.codec import encode_payload_command
+from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus, new_id
 from aip.ids import now_ms
 from node.background import Background
 from node.gateway.connection import Connection
+from node.sessions.driver import Driver, shortened
 from node.sessions.local import LocalSession
 from node.sessions.orders import TaskOrder
-from node.sessions.planners import PLANNERS, Act, Finish, Task, Turn
-from node.sessions.platforms import agent_names
+from node.sessions.planners import PLANNERS
 from node.sessions.service import DEVICE_GONE, SessionService, task_end
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -41,7 +30,6 @@ log = logging.getLogger(__name__)
 
 # A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
 NO_ECHO = "commands_without_echo"
-EVENT_RESULT_BYTES = 4096
 
 
 class Runner:
@@ -65,6 +53,7 @@ class Runner:
         self._node_id = node_id
         self._echo_wait_s = echo_wait_s
         self._platform = platform
+        self._driver = Driver(self._advance)
         self._sessions: dict[str, LocalSession] = {}
         self._by_device: dict[str, dict[str, LocalSession]] = {}
 
@@ -89,7 +78,8 @@ class Runner:
                 self._service.end_surely(order.session_id, SessionState.FAILED, error=error), "session-end"
             )
             return
-        session = LocalSession(order, connection, new_id())
+        platform = self._platform or connection.platform
+        session = LocalSession(order, connection, new_id(), platform)
         self._sessions[order.session_id] = session
         self._by_device.setdefault(connection.client_id, {})[order.session_id] = session
         left_s = (order.deadline_ms - now_ms()) / 1000
@@ -101,7 +91,7 @@ class Runner:
 
     def _send_task(self, session: LocalSession) -> None:
         order = session.order
-        names = agent_names(self._platform_of(session), order.metadata)
+        names = session.agent
         session.connection.send(
             ServerMessage(
                 type=ServerMessageType.TASK,
@@ -179,86 +169,10 @@ class Runner:
             session.driver = self._background.spawn(self._drive(session), "session-drive")
 
     async def _drive(self, session: LocalSession) -> None:
-        order = session.order
-        task = Task(order.request, self._platform_of(session), order.commands, order.metadata)
-        try:
-            while True:
-                step = await session.planner.next(task)
-                if isinstance(step, Finish):
-                    state = SessionState.COMPLETED if step.error is None else SessionState.FAILED
-                    await self._finish(session, state, step.result, step.error)
-                    return
-                results = await self._act(session, step, turn=len(task.turns) + 1)
-                if results is None:
-                    return
-                task.turns.append(Turn(step.commands, results))
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("a session broke", extra={"session_id": session.session_id})
-            await self._finish(session, SessionState.FAILED, None, "The session broke inside the node")
-
-    async def _act(self, session: LocalSession, step: Act, *, turn: int) -> list[Result] | None:
-        """Send commands and wait for their results. None if the session is over."""
-        commands = [
-            c if c.call_id else c.model_copy(update={"call_id": f"call-{turn}-{i}"})
-            for i, c in enumerate(step.commands, 1)
-        ]
-        response_id = new_id()
-        event = {
-            "event": "commands",
-            "response_id": response_id,
-            "actions": [c.model_dump(exclude_none=True) for c in commands],
-        }
-        if await self._advance(session, SessionState.RUNNING, event) is None or session.over:
-            return None
-        if session.connection.payload_format:
-            results = await self._exchange_payload(session, commands)
-        else:
-            results = await self._exchange(session, commands, response_id)
-        event = {"event": "results", "response_id": response_id, "results": [_shortened(r) for r in results]}
-        if await self._advance(session, None, event) is None:
-            return None
-        return results
-
-    async def _exchange(self, session: LocalSession, commands: list[Command], response_id: str) -> list[Result]:
-        names = agent_names(self._platform_of(session), session.order.metadata)
-        answer = self._expect(session, response_id)
-        session.connection.send(
-            ServerMessage(
-                type=ServerMessageType.COMMAND,
-                status=TaskStatus.CONTINUE,
-                session_id=session.session_id,
-                task_name=session.order.task_name,
-                response_id=response_id,
-                actions=commands,
-                agent_name=names.agent_name,
-                process_name=names.process_name,
-                root_name=names.root_name,
-            )
-        )
-        return (await answer).action_results or []
-
-    async def _exchange_payload(self, session: LocalSession, commands: list[Command]) -> list[Result]:
-        """The documents' form carries one command a frame: the order and the early exit are kept here."""
-        results: list[Result] = []
-        for command in commands:
-            if any(r.status is ResultStatus.FAILURE for r in results):
-                skipped = "Skipped because an earlier command failed"
-                results.append(Result(status=ResultStatus.SKIPPED, error=skipped, call_id=command.call_id))
-                continue
-            request_id = new_id()
-            answer = self._expect(session, request_id)
-            session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
-            given = (await answer).action_results or [Result(status=ResultStatus.NONE)]
-            results.append(given[0].model_copy(update={"call_id": command.call_id}))
-        return results
-
-    @staticmethod
-    def _expect(session: LocalSession, response_id: str) -> "asyncio.Future[ClientMessage]":
-        future: asyncio.Future[ClientMessage] = asyncio.get_running_loop().create_future()
-        session.pending[response_id] = future
-        return future
+        finish = await self._driver.run(session)
+        if finish is not None:
+            state = SessionState.COMPLETED if finish.error is None else SessionState.FAILED
+            await self._finish(session, state, finish.result, finish.error)
 
     # -- the device answers --------------------------------------------------------------------------------------
     def on_results(self, connection: Connection, message: ClientMessage) -> None:
@@ -304,7 +218,7 @@ class Runner:
         session.running = True
         event: dict[str, Any] = {"event": "progress"}
         if message.action_results:
-            event["results"] = [_shortened(r) for r in message.action_results]
+            event["results"] = [shortened(r) for r in message.action_results]
         if message.messages:
             event["messages"] = message.messages
         self._background.spawn(self._advance(session, state, event), "session-progress")
@@ -390,16 +304,3 @@ class Runner:
             if session is not None:
                 self._forget(session)
         await asyncio.gather(*(self._service.end_surely(s, SessionState.CANCELLED, error=DEVICE_GONE) for s in ids))
-
-    def _platform_of(self, session: LocalSession) -> str:
-        return self._platform or session.connection.platform
-
-
-def _shortened(result: Result) -> dict[str, Any]:
-    """A Result for the event stream: a long one as its beginning, since the whole is kept as the session's result."""
-    listed = result.model_dump(exclude_none=True)
-    text = str(listed.get("result", ""))
-    if len(text) > EVENT_RESULT_BYTES:
-        listed["result"] = text[:EVENT_RESULT_BYTES]
-        listed["shortened_from"] = len(text)
-    return listed

@@ -1,0 +1,55 @@
+"""The configuration of the nginx that `scripts/up` runs, rendered by the project's own `loadbalancer`."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from lib.bootstrap import ROOT
+from lib.outcome import Exit, ScriptError
+
+__all__ = ["write_config"]
+
+MAX_CONNECTIONS = 16_384
+
+
+def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str) -> Path:
+    """Writes nginx.conf below `run_dir` and returns its path. Raises ScriptError."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from loadbalancer.render import DEFAULT_BODY_LIMIT_BYTES, RenderError, render  # noqa: PLC0415 - see above
+
+    directory = run_dir / "nginx"
+    directory.mkdir(exist_ok=True)
+    # What the nodes accept, nginx lets through.
+    limit = os.environ.get("AIP_MAX_BODY_BYTES", "")
+    try:
+        text = render(
+            nodes,
+            listen,
+            directory,
+            user=_worker_user(directory),
+            worker_connections=_worker_connections(),
+            access_log=str(logs / "nginx-access.log"),
+            error_log=str(logs / "nginx-error.log"),
+            body_limit_bytes=int(limit) if limit.isdigit() else DEFAULT_BODY_LIMIT_BYTES,
+        )
+    except RenderError as exc:
+        raise ScriptError(Exit.NOT_READY, f"nginx cannot be configured: {exc}") from None
+    config = directory / "nginx.conf"
+    config.write_text(text, encoding="utf-8")
+    return config
+
+
+def _worker_connections() -> int:
+    """As many as the limit of open files allows, at two for each connection: more would only be an alert."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else max(64, min(MAX_CONNECTIONS, (hard - 1024) // 2))
+
+
+def _worker_user(directory: Path) -> str | None:
+    """Whom nginx's workers run as when root starts it: nobody, unless that one cannot reach `directory`."""
+    if os.geteuid() != 0:
+        return None
+    reachable = all(parent.stat().st_mode & 0o001 for parent in (directory, *directory.parents))
+    return None if reachable else "root"

@@ -1,0 +1,200 @@
+"""The agent's settings: from flags, else from the environment, else from a YAML file, validated whole.
+
+Whatever is wrong becomes one `ConfigError` whose text names the flag, the variable or the key at fault. Variables
+`AIP_DEVICE_*` that name no setting are reported, not refused: Kubernetes sets some of its own under such names.
+"""
+
+import logging
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from aip.ids import check_client_id
+from clients.sockets import websocket_url
+
+__all__ = ["ConfigError", "Settings", "load", "system_platform"]
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT_PREFIX = "AIP_DEVICE_"
+
+Platform = Literal["linux", "darwin", "windows", "mobile"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class ConfigError(Exception):
+    """Settings that cannot be used; `str(error)` is one line for the operator."""
+
+
+class Settings(BaseModel):
+    """Everything that an operator may choose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str
+    device_id: str
+    token: SecretStr | None = None
+    platform: Platform
+    workdir: Path
+    unconfined: bool = False
+    log_level: LogLevel = "INFO"
+    heartbeat_s: float = Field(default=20.0, gt=0, le=300)
+    max_in_flight: int = Field(default=8, ge=1, le=256)
+    output_limit_bytes: int = Field(default=256 * 1024, ge=1024, le=2 * 1024 * 1024)
+
+    @field_validator("server")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        return websocket_url(value)
+
+    @field_validator("device_id")
+    @classmethod
+    def _may_name_a_client(cls, value: str) -> str:
+        try:
+            return check_client_id(value, "the id")
+        except Exception as exc:
+            raise ValueError(str(exc)) from None
+
+    @field_validator("token")
+    @classmethod
+    def _fits_in_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("must be printable ASCII without spaces")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+
+class _FileSection(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _FileServer(_FileSection):
+    host: str
+    port: int | None = Field(default=None, ge=1, le=65535)
+    protocol: Literal["ws", "wss", "http", "https"] = "ws"
+
+
+class _FileDevice(_FileSection):
+    name: str | None = None
+    platform: Platform | None = None
+    workdir: str | None = None
+    unconfined: bool | None = None
+    heartbeat_s: float | None = None
+    max_in_flight: int | None = None
+    output_limit_bytes: int | None = None
+
+
+class _File(_FileSection):
+    server: _FileServer | None = None
+    device: _FileDevice | None = None
+    log_level: str | None = None
+
+
+# Where a setting is found: field of Settings -> flag, variable, key of the file.
+_SOURCES: dict[str, tuple[str | None, str, str | None]] = {
+    "server": ("--server", "SERVER", "server"),
+    "device_id": ("--id", "ID", "device.name"),
+    "token": ("--token", "TOKEN", None),
+    "platform": ("--platform", "PLATFORM", "device.platform"),
+    "workdir": ("--workdir", "WORKDIR", "device.workdir"),
+    "unconfined": ("--unconfined", "UNCONFINED", "device.unconfined"),
+    "log_level": ("--log-level", "LOG_LEVEL", "log_level"),
+    "heartbeat_s": (None, "HEARTBEAT_S", "device.heartbeat_s"),
+    "max_in_flight": (None, "MAX_IN_FLIGHT", "device.max_in_flight"),
+    "output_limit_bytes": (None, "OUTPUT_LIMIT_BYTES", "device.output_limit_bytes"),
+}
+
+
+def system_platform() -> Platform:
+    """The platform this agent runs on, in AIP's spelling."""
+    return "darwin" if platform.system() == "Darwin" else "linux"
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """The settings in force. `flags` holds what the command line gave, `None` where it gave nothing; its `config`
+    names the YAML file. Raises ConfigError."""
+    path = flags.get("config") or environ.get(ENVIRONMENT_PREFIX + "CONFIG")
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if path:
+        for field, value in _read_file(Path(path)).items():
+            values[field], origin[field] = value, f"{path}: {_SOURCES[field][2]}"
+    for field, (_, variable, _key) in _SOURCES.items():
+        names = [ENVIRONMENT_PREFIX + variable, *(["AIP_API_KEY"] if field == "token" else [])]
+        name = next((name for name in names if environ.get(name)), None)
+        if name is not None:
+            values[field], origin[field] = environ[name], name
+    for field, (flag, _, _key) in _SOURCES.items():
+        if flag is not None and flags.get(field) is not None:
+            values[field], origin[field] = flags[field], flag
+    _report_unknown_variables(environ)
+    for field in ("server", "device_id"):
+        if field not in values:
+            flag, variable, key = _SOURCES[field]
+            raise ConfigError(f"nothing says {key}: give {flag}, or set {ENVIRONMENT_PREFIX}{variable}")
+    values.setdefault("platform", system_platform())
+    values.setdefault("workdir", Path.home() / ".aip-device" / _folder_name(str(values["device_id"])))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        field = str(error["loc"][0])
+        raise ConfigError(f"{origin.get(field, field)}: {_sentence(error['msg'])}") from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: {exc.strerror or exc}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ConfigError(f"{path}: {where}{getattr(exc, 'problem', None) or 'is not YAML'}") from None
+    if content is None:
+        return {}
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in error["loc"]) or "the file"
+        text = "is not a setting" if error["type"] == "extra_forbidden" else _sentence(error["msg"])
+        raise ConfigError(f"{path}: {key}: {text}") from None
+    values: dict[str, Any] = {} if file.log_level is None else {"log_level": file.log_level}
+    if file.server is not None:
+        host = f"[{file.server.host}]" if ":" in file.server.host else file.server.host
+        port = "" if file.server.port is None else f":{file.server.port}"
+        values["server"] = f"{file.server.protocol}://{host}{port}"
+    if file.device is not None:
+        device = file.device.model_dump(exclude_none=True)
+        if "name" in device:
+            values["device_id"] = device.pop("name")
+        values |= device
+    return values
+
+
+def _report_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {ENVIRONMENT_PREFIX + variable for _, variable, _ in _SOURCES.values()}
+    known.add(ENVIRONMENT_PREFIX + "CONFIG")
+    for name in sorted(environ):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+            logger.warning("the variable %s names no setting of the device agent", name)
+
+
+def _folder_name(device_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", device_id).lstrip(".") or "_"
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input ").replace("\n", " ")

@@ -1,0 +1,130 @@
+"""A real WebSocket server that says what a test tells it to say, and a REST server of the same kind."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+# Reached only by a test that fails.
+PATIENCE_S = 20.0
+
+
+class Peer:
+    """One client's connection, seen from the server."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self._socket = socket
+
+    def header(self, name: str) -> str | None:
+        assert self._socket.request is not None
+        return self._socket.request.headers.get(name)
+
+    @property
+    def path(self) -> str:
+        assert self._socket.request is not None
+        return self._socket.request.path
+
+    async def receive(self, *kinds: str) -> dict[str, Any]:
+        """The next frame of one of these types; any but a heartbeat if none is given."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                frame: dict[str, Any] = json.loads(await self._socket.recv())
+                if frame["type"] in kinds or (not kinds and frame["type"] != "heartbeat"):
+                    return frame
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self._socket.send(json.dumps({"type": kind, "status": "ok", **fields}))
+
+    async def send_raw(self, text: str) -> None:
+        await self._socket.send(text)
+
+    async def accept(self) -> dict[str, Any]:
+        """Take the registration and acknowledge it."""
+        frame = await self.receive("register")
+        await self.send("heartbeat")
+        return frame
+
+    async def close(self, code: int = 1000) -> None:
+        await self._socket.close(code)
+
+    async def closed(self) -> int | None:
+        """The code that the connection ended with."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._socket.wait_closed()
+        return self._socket.close_code
+
+
+class ScriptedServer:
+    """Listens on a free port; `peer` is the next connection."""
+
+    def __init__(self) -> None:
+        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self._server: Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(self._hold, "127.0.0.1", 0, compression=None)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/ws"
+
+    async def peer(self) -> Peer:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._peers.get()
+
+    async def registered(self) -> Peer:
+        """The next connection, its registration acknowledged."""
+        peer = await self.peer()
+        await peer.accept()
+        return peer
+
+    async def _hold(self, socket: ServerConnection) -> None:
+        await self._peers.put(Peer(socket))
+        await socket.wait_closed()
+
+
+class RestServer:
+    """Answers every request with what `answer` makes of its method and target, and remembers the heads."""
+
+    def __init__(self, answer: Callable[[str, str], tuple[int, Any]]) -> None:
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+        self.heads: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.heads.append(head)
+        method, target, _ = head.split(" ", 2)
+        status, value = self._answer(method, target)
+        body = json.dumps(value).encode()
+        writer.write(f"HTTP/1.1 {status} -\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()

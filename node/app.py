@@ -5,6 +5,7 @@ those who wait are answered, sockets are told to come back elsewhere (uvicorn cl
 given up, the lease last.
 """
 
+import asyncio
 import gc
 import logging
 import secrets
@@ -27,8 +28,11 @@ from node.gateway.handlers import Handlers
 from node.gateway.hub import Hub
 from node.gateway.registrar import Registrar
 from node.membership import Membership
+from node.sessions.planners import Planners
 from node.sessions.runner import Runner
+from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService
+from node.sessions.toolbelt import Toolbelt
 from node.sessions.waiters import Waiters
 from node.settings import Settings
 from node.telemetry.metrics import Metrics, package_version
@@ -60,15 +64,21 @@ class Node:
         )
         self._started_ms = now_ms()
         self._waiters = Waiters()
+        self._followers = Waiters()
         self._background = Background()
         self.hub = Hub(self.metrics)
         self.bus = self.state.bus(self.node_id)
-        self.service = SessionService(self.state, self.bus, self.metrics, self._waiters, self.node_id)
+        self._planners = Planners(settings)
+        self.service = SessionService(self.state, self.bus, self.metrics, self._waiters, self._planners, self.node_id)
+        secrets_of_tools = ToolSecrets(settings.tool_secrets)
         self.runner = Runner(
             self.state,
             self.service,
             self.metrics,
             self._background,
+            self._planners,
+            Toolbelt(secrets_of_tools, timeout_s=settings.tools_timeout_s),
+            secrets_of_tools,
             node_id=self.node_id,
             echo_wait_s=settings.echo_wait_s,
             platform=settings.platform,
@@ -86,7 +96,9 @@ class Node:
             describe=self._describe,
         )
         auth = Auth(settings.api_key)
-        handlers = Handlers(self.state, self._registrar, self.runner, self.service, self.metrics, settings)
+        handlers = Handlers(
+            self.state, self._registrar, self.runner, self.service, self.metrics, self._planners, settings
+        )
         self._endpoint = Endpoint(
             self._registrar,
             handlers,
@@ -104,7 +116,10 @@ class Node:
             hub=self.hub,
             service=self.service,
             membership=self.membership,
+            planners=self._planners,
             metrics=self.metrics,
+            followers=self._followers,
+            streams=asyncio.Semaphore(settings.max_event_streams),
         )
         self.app: ASGIApp = Shell(application(context, self._endpoint, self._lifespan), auth, self.metrics)
 
@@ -125,11 +140,13 @@ class Node:
         self._endpoint.draining = True
         self._registrar.stopping = True
         self._waiters.stop()
+        self._followers.stop()
 
     async def stop(self) -> None:
         """Give up what is left, the lease last."""
         self.begin_stop()
         await self._background.close(grace_s=BACKGROUND_GRACE_S)
+        await self._planners.close()
         await self.bus.close()
         await self.membership.close()
         await self.state.close()
@@ -163,10 +180,14 @@ class Node:
             self._waiters.wake(session_id)
             if self.runner.holds(session_id):
                 self._background.spawn(self.runner.on_ended_elsewhere(session_id), "ended-elsewhere")
+        elif kind == b"event":
+            self.metrics.bus_frames.labels("event").inc()
+            self._followers.wake(rest.decode())
         else:
             self.metrics.bus_frames.labels("unknown").inc()
 
     async def _on_gap(self) -> None:
         self.metrics.bus_gaps.inc()
         self._waiters.wake_all()
+        self._followers.wake_all()
         await self._deliverer.drain_all()

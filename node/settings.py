@@ -6,6 +6,7 @@ Unknown flags are refused; unknown `AIP_*` variables are reported at start, sinc
 import os
 import re
 import socket
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -71,6 +72,23 @@ class Settings(BaseSettings):
         description="how long the first commands wait for the device to repeat the task, as UFO's client does",
     )
 
+    # Planners.
+    planner: str = Field("auto", description="the planner of a dispatch that names none")
+    llm_base_url: str | None = Field(None, description="OpenAI-compatible endpoint for planner llm, up to /v1")
+    llm_api_key: SecretStr | None = Field(None, description="its key")
+    llm_model: str | None = Field(None, description="its model")
+    llm_temperature: float = Field(0.0, ge=0, le=2, description="sampling temperature")
+    llm_max_steps: int = Field(30, gt=0, description="most steps of a session that a model plans")
+    llm_max_tokens: int = Field(200_000, gt=0, description="most tokens of a session that a model plans")
+    llm_timeout_s: float = Field(60.0, gt=0, description="longest wait for one answer of the endpoint")
+    llm_stream: bool = Field(False, description="ask for streamed answers")
+    llm_config: Path | None = Field(None, description="YAML with a model per agent, like UFO's config_dev.yaml")
+    tool_secrets: dict[str, dict[str, SecretStr]] = Field(
+        default_factory=dict,
+        description="JSON {tool: {parameter: value}}: filled in by the node, unseen by models, steps and logs",
+    )
+    tools_timeout_s: float = Field(10.0, gt=0, description="longest wait for a device's list of tools")
+
     # Sockets and requests.
     register_timeout_s: float = Field(10.0, gt=0, description="a socket that has not registered by then is closed")
     ping_interval_s: float = Field(20.0, gt=0, description="WebSocket ping period")
@@ -81,6 +99,7 @@ class Settings(BaseSettings):
         32 * 1024 * 1024, gt=0, description="unsent bytes after which a slow client's socket is closed"
     )
     max_wait_s: float = Field(60.0, gt=0, description="longest ?wait= of a result")
+    max_event_streams: int = Field(1000, gt=0, description="most event streams of sessions served at a time")
     shutdown_timeout_s: float = Field(10.0, gt=0, description="after SIGTERM the process has ended by then")
 
     # Logs.

@@ -18,7 +18,7 @@ from shared_state.connection import Connection
 from shared_state.errors import SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys
 
-__all__ = ["TERMINAL", "Ended", "Session", "SessionState", "Sessions"]
+__all__ = ["TERMINAL", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
 INDEX_BOUND = 100_000
@@ -60,6 +60,21 @@ class Session:
     result: Any = None
     error: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a session. `event_id` is its place in the stream, and tells the time."""
+
+    event_id: str
+    facts: dict[str, Any]
+
+    @property
+    def at_ms(self) -> int:
+        """When, in ms since the epoch."""
+        return int(self.event_id.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +182,7 @@ class Sessions:
             [k.session(session_id), k.session_events(session_id)],
             [
                 *(state or "", stamp, orjson.dumps(event) if event else "", EVENTS_BOUND),
+                *(k.channel_prefix(), session_id),
                 *(x for pair in fields.items() for x in pair),
             ],
         )
@@ -208,12 +224,13 @@ class Sessions:
             return SessionState(reply[1].decode())
         return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode())
 
-    async def watch(self, session_id: str, node_id: str) -> SessionState:
-        """Have `node_id` told over the bus when the session ends. Returns its state now.
+    async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
+        """Have `node_id` told over the bus when the session ends, or, with `events`, of every event of it.
 
-        Raises SessionNotFound.
+        Returns its state now. Raises SessionNotFound.
         """
-        reply = await self._redis.script("session_watch", [self._keys.session(session_id)], [node_id])
+        field_name = "followers" if events else "watchers"
+        reply = await self._redis.script("session_watch", [self._keys.session(session_id)], [node_id, field_name])
         if not reply:
             raise SessionNotFound(f"No session '{session_id}'")
         return SessionState(reply.decode())
@@ -229,10 +246,11 @@ class Sessions:
         session_id = await self._redis.command("GET", self._keys.task(task_name))
         return await self.find(session_id.decode()) if session_id else None
 
-    async def events(self, session_id: str) -> list[dict[str, Any]]:
-        """What happened in the session, in order; each event carries `at_ms`."""
-        reply = await self._redis.command("XRANGE", self._keys.session_events(session_id), "-", "+")
-        return [{"at_ms": int(entry_id.split(b"-")[0]), **orjson.loads(fields[b"e"])} for entry_id, fields in reply]
+    async def events(self, session_id: str, *, after: str = "") -> list[Event]:
+        """What happened in the session, in order; with `after`, what came behind that event."""
+        start = f"({after}" if after else "-"
+        reply = await self._redis.command("XRANGE", self._keys.session_events(session_id), start, "+")
+        return [Event(entry_id.decode(), orjson.loads(fields[b"e"])) for entry_id, fields in reply]
 
     async def page(self, *, client_id: str | None, limit: int, before: str = "") -> list[tuple[str, Session | None]]:
         """Up to `limit` newest sessions (of one client), each with its place in the index for `before`.
@@ -277,4 +295,6 @@ def _parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         result=orjson.loads(fields[b"result"]) if b"result" in fields else None,
         error=text(b"error") or None,
         metadata=orjson.loads(fields[b"metadata"]) if b"metadata" in fields else {},
+        prompt_tokens=ms(b"prompt_tokens") or 0,
+        completion_tokens=ms(b"completion_tokens") or 0,
     )

@@ -1,5 +1,6 @@
 """What every handler gets, and how it answers."""
 
+import asyncio
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -8,7 +9,9 @@ from starlette.responses import Response
 from node.api.requests import dump
 from node.gateway.hub import Hub
 from node.membership import Membership
+from node.sessions.planners import Planners
 from node.sessions.service import SessionService
+from node.sessions.waiters import Waiters
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -28,7 +31,11 @@ class Context:
     hub: Hub
     service: SessionService
     membership: Membership
+    planners: Planners
     metrics: Metrics
+    # Those who follow the events of a session, and how many of them the node bears.
+    followers: Waiters
+    streams: asyncio.Semaphore
 
 
 def answer(model: BaseModel, status: int = 200, *, without_none: bool = False) -> Response:

@@ -61,7 +61,7 @@ def _operation(op: Operation) -> dict[str, Any]:
     fails = dict(op.fails)
     if op.guarded:
         fails |= {401: "the API key is missing or wrong", 503: "Redis is away; try again after Retry-After"}
-    responses = {"200": {"description": "done", "content": _content(op.gives)}}
+    responses = {"200": {"description": "done", "content": _content(op.gives, op.media_type)}}
     responses |= {str(s): {"description": text, "content": _content(failed)} for s, text in sorted(fails.items())}
     # The handler's module too: `clients.list_clients` and the like stay unique.
     described: dict[str, Any] = {
@@ -76,9 +76,9 @@ def _operation(op: Operation) -> dict[str, Any]:
     return described
 
 
-def _content(model: type[BaseModel] | None) -> dict[str, Any]:
+def _content(model: type[BaseModel] | None, media_type: str = "text/plain") -> dict[str, Any]:
     if model is None:
-        return {"text/plain": {"schema": {"type": "string"}}}
+        return {media_type: {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
 
 

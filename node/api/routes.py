@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import clients, health, schemas, sessions, tasks
+from node.api import clients, health, schemas, sessions, streams, tasks
 from node.api.context import Context
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
@@ -40,6 +40,7 @@ class Operation:
     # `unhealthy` and `not ready` come with a body of their own.
     fails_as_given: bool = False
     guarded: bool = True
+    media_type: str = "text/plain"
 
 
 _WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
@@ -110,6 +111,15 @@ ROUTES: tuple[Operation, ...] = (
         "Cancel a session, wherever it runs",
         gives=schemas.CancelAnswer,
         fails={404: "no such session"},
+    ),
+    Operation(
+        "GET",
+        "/api/sessions/{session_id:path}/events",
+        streams.session_events,
+        "What happens in a session, as server-sent events; resumable with Last-Event-ID",
+        parameters=(Parameter("after", "string", "as Last-Event-ID, where a header cannot be set"),),
+        fails={400: "Last-Event-ID is none", 404: "no such session"},
+        media_type="text/event-stream",
     ),
     Operation(
         "GET",

@@ -5,7 +5,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aip import Command
-from node.sessions.planners import AUTO, PLANNERS
 from shared_state.clients import Registration
 from shared_state.sessions import Session, SessionState
 
@@ -51,7 +50,7 @@ class DispatchRequest(BaseModel):
         None, max_length=COMMANDS_BOUND, description="commands to execute in order; the rest is skipped after a failure"
     )
     timeout_s: float | None = Field(None, gt=0, description="seconds until the session ends as timed out", strict=False)
-    planner: str | None = Field(None, description=f"one of {AUTO}, {', '.join(PLANNERS)}; {AUTO} if absent")
+    planner: str | None = Field(None, description="auto, direct, device, llm, or one that a package brings")
     metadata: dict[str, Any] | None = Field(
         None, description="passed on; `agent_name`, `process_name`, `root_name` choose the device's tool set"
     )
@@ -129,6 +128,8 @@ class SessionSummary(BaseModel):
     started_ms: int | None
     ended_ms: int | None
     error: str | None
+    prompt_tokens: int = Field(description="what a planner asked of a model")
+    completion_tokens: int = Field(description="what a model answered")
 
 
 class SessionDetail(SessionSummary):

@@ -56,7 +56,8 @@ async def get_session(context: Context, request: Request) -> Response:
     session = await context.service.current(await context.state.sessions.find(session_id))
     if session is None:
         raise ApiError(404, UNKNOWN)
-    return answer(SessionDetail.of(session, await context.state.sessions.events(session_id)))
+    events = await context.state.sessions.events(session_id)
+    return answer(SessionDetail.of(session, [{"at_ms": e.at_ms, **e.facts} for e in events]))
 
 
 async def cancel_session(context: Context, request: Request) -> Response:

@@ -9,7 +9,7 @@ from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
 from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
-from node.sessions.planners import AUTO, PLANNERS, PlannerRefused
+from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError
 from shared_state.sessions import TERMINAL
 
@@ -60,8 +60,8 @@ def _read(data: dict[str, object], context: Context) -> DispatchRequest:
             check_task_name(task.task_name)
     except ProtocolError as exc:
         raise ApiError(400, str(exc)) from None
-    if task.planner is not None and task.planner != AUTO and task.planner not in PLANNERS:
-        raise ApiError(400, f"planner: must be one of {AUTO}, {', '.join(PLANNERS)}")
+    if task.planner is not None and task.planner not in context.planners:
+        raise ApiError(400, f"planner: must be one of {', '.join(context.planners.names())}")
     if task.timeout_s is not None and task.timeout_s > context.settings.max_session_timeout_s:
         raise ApiError(400, f"timeout_s: must be at most {context.settings.max_session_timeout_s:g}")
     return task

@@ -24,7 +24,7 @@ from aip.ids import check_client_id, check_session_id, check_task_path
 from node.gateway.connection import Connection
 from node.gateway.profile import system_info_of
 from node.gateway.registrar import Registrar
-from node.sessions.planners import PLANNERS, PlannerRefused
+from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
 from node.settings import Settings
@@ -53,6 +53,7 @@ class Handlers:
         runner: Runner,
         service: SessionService,
         metrics: Metrics,
+        planners: Planners,
         settings: Settings,
     ) -> None:
         self._state = state
@@ -60,6 +61,7 @@ class Handlers:
         self._runner = runner
         self._service = service
         self._metrics = metrics
+        self._planners = planners
         self._settings = settings
         self._by_type: dict[ClientMessageType, Callable[[Connection, ClientMessage], Awaitable[None]]] = {
             ClientMessageType.HEARTBEAT: self._heartbeat,
@@ -125,8 +127,8 @@ class Handlers:
         metadata = dict(message.metadata or {})
         commands = _commands_of(metadata)
         planner = metadata.pop("planner", None)
-        if planner is not None and planner not in PLANNERS and planner != "auto":
-            raise ProtocolError(f"must be one of auto, {', '.join(PLANNERS)}", field="metadata.planner")
+        if planner is not None and planner not in self._planners:
+            raise ProtocolError(f"must be one of {', '.join(self._planners.names())}", field="metadata.planner")
         timeout_s = self._timeout_of(metadata)
         try:
             await self._service.dispatch(

@@ -1,12 +1,15 @@
 """Drives a server-driven session: asks the planner, sends commands, hands it the results, until the end.
 
-Each step is stored before it is sent. The driver keeps nothing of a session beyond the call; whatever a planner raises
-fails that session and no other.
+Each step is stored before it is sent, without the secrets that are sent with it. The driver keeps nothing of a session
+beyond the call; whatever a planner raises fails that session and no other.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable
+from dataclasses import replace
+from itertools import groupby
 from typing import Any, Protocol
 
 from aip import (
@@ -20,8 +23,13 @@ from aip import (
     utc_now,
 )
 from aip.codec import encode_payload_command
+from aip.ids import now_ms
 from node.sessions.local import LocalSession
-from node.sessions.planners import Act, Finish, Task, Turn
+from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
+from node.sessions.platforms import AgentNames, Focus
+from node.sessions.secrets import ToolSecrets
+from node.sessions.toolbelt import Toolbelt
+from node.telemetry.metrics import Metrics
 from shared_state.sessions import SessionState
 
 __all__ = ["Advance", "Driver", "shortened"]
@@ -29,6 +37,7 @@ __all__ = ["Advance", "Driver", "shortened"]
 log = logging.getLogger(__name__)
 
 EVENT_RESULT_CHARS = 4096
+NO_RESULT = "the device gave no result for this command"
 SKIPPED = "Skipped because an earlier command failed"
 
 
@@ -36,61 +45,137 @@ class Advance(Protocol):
     """Stores a step of a session; None if the session is over."""
 
     def __call__(
-        self, session: LocalSession, state: SessionState | None, event: dict[str, Any]
+        self, session: LocalSession, state: SessionState | None, event: dict[str, Any], **fields: str
     ) -> Awaitable[SessionState | None]: ...
 
 
 class Driver:
     """Runs planners."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: Advance, toolbelt: Toolbelt, secrets: ToolSecrets, metrics: Metrics) -> None:
         self._advance = advance
+        self._toolbelt = toolbelt
+        self._secrets = secrets
+        self._metrics = metrics
 
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
         order = session.order
-        task = Task(order.request, session.platform, order.commands, order.metadata)
+        names = session.agent
+        task = Task(
+            order.request,
+            session.platform.name,
+            session.platform.prompt,
+            names.agent_name,
+            order.commands,
+            order.metadata,
+        )
         try:
             while True:
-                step = await session.planner.next(task)
+                if session.planner.wants_tools:
+                    task.tools = await self._toolbelt.tools(session, self._agents(session, names))
+                step = await self._ask(session, session.planner, task)
                 if isinstance(step, Finish):
                     return step
-                results = await self._act(session, step, turn=len(task.turns) + 1)
+                results = await self._act(session, step, task, names)
                 if results is None:
                     return None
-                task.turns.append(Turn(step.commands, results))
+                task.turns.append(Turn(step.calls, results, step.text))
+                names = _focused(session.platform.focus, names, step.calls, results)
         except asyncio.CancelledError:
             raise
         except Exception:
             log.exception("a session broke", extra={"session_id": session.session_id})
             return Finish(error="The session broke inside the node")
 
-    async def _act(self, session: LocalSession, step: Act, *, turn: int) -> list[Result] | None:
-        """Send commands and wait for their results. None if the session is over."""
-        commands = [
-            c if c.call_id else c.model_copy(update={"call_id": f"call-{turn}-{i}"})
-            for i, c in enumerate(step.commands, 1)
+    @staticmethod
+    def _agents(session: LocalSession, names: AgentNames) -> list[AgentNames]:
+        """Whose tools are offered: every agent of the platform that has any now, or the one that was named."""
+        platform = session.platform
+        if "agent_name" in session.order.metadata or len(platform.agents) < 2:
+            return [names]
+        in_focus = names.process_name or names.root_name
+        return [
+            replace(names, agent_name=agent)
+            for agent in platform.agents
+            if in_focus or agent not in platform.focused_agents
+        ]
+
+    async def _ask(self, session: LocalSession, planner: Planner, task: Task) -> Act | Finish:
+        started = time.monotonic()
+        task.time_left_s = max(0.0, (session.order.deadline_ms - now_ms()) / 1000)
+        step = await planner.next(task)
+        task.tokens += step.tokens
+        if step.tokens.total:
+            self._metrics.llm_calls.labels("finish" if isinstance(step, Finish) else "act").inc()
+            self._metrics.llm_tokens.labels("prompt").inc(step.tokens.prompt)
+            self._metrics.llm_tokens.labels("completion").inc(step.tokens.completion)
+            event = {
+                "event": "plan",
+                "planner": planner.name,
+                "tokens": {"prompt": step.tokens.prompt, "completion": step.tokens.completion},
+                "took_ms": int((time.monotonic() - started) * 1000),
+            }
+            if isinstance(step, Act) and step.text:
+                event["text"] = step.text[:EVENT_RESULT_CHARS]
+            await self._advance(session, None, event, **_spent(task.tokens))
+        return step
+
+    async def _act(self, session: LocalSession, step: Act, task: Task, names: AgentNames) -> list[Result] | None:
+        """Make the calls, in order, and return a Result for each. None if the session is over."""
+        turn = len(task.turns) + 1
+        calls = [
+            c if c.command.call_id else replace(c, command=c.command.model_copy(update={"call_id": f"call-{turn}-{i}"}))
+            for i, c in enumerate(step.calls, 1)
         ]
         response_id = new_id()
-        event = {
+        event: dict[str, Any] = {
             "event": "commands",
             "response_id": response_id,
-            "actions": [c.model_dump(exclude_none=True) for c in commands],
+            "actions": [self._secrets.strip(c.command).model_dump(exclude_none=True) for c in calls],
         }
         if await self._advance(session, SessionState.RUNNING, event) is None or session.over:
             return None
-        if session.connection.payload_format:
-            results = await self._exchange_payload(session, commands)
-        else:
-            results = await self._exchange(session, commands, response_id)
-        event = {"event": "results", "response_id": response_id, "results": [shortened(r) for r in results]}
+        started = time.monotonic()
+        results = await self._make(session, calls, response_id, names)
+        results = [self._secrets.scrub(r) for r in results]
+        event = {
+            "event": "results",
+            "response_id": response_id,
+            "results": [shortened(r) for r in results],
+            "took_ms": int((time.monotonic() - started) * 1000),
+        }
         if await self._advance(session, None, event) is None:
             return None
         return results
 
+    async def _make(
+        self, session: LocalSession, calls: list[Call], response_id: str, names: AgentNames
+    ) -> list[Result]:
+        """Send what is to be sent, one message for each run of calls to the same agent."""
+        results: list[Result] = []
+        for (agent, refused), run in groupby(calls, key=lambda c: (c.agent_name, c.refused is not None)):
+            part = list(run)
+            if any(r.status is ResultStatus.FAILURE for r in results):
+                results += [_not_run(c.command, ResultStatus.SKIPPED, SKIPPED) for c in part]
+            elif refused:
+                results += [_not_run(c.command, ResultStatus.FAILURE, c.refused or "") for c in part]
+            else:
+                commands = [self._secrets.fill(c.command) for c in part]
+                to = replace(names, agent_name=agent or names.agent_name)
+                given = await self._send(session, commands, response_id, to)
+                # Fewer results than commands leave the rest unknown, not shifted.
+                unanswered = [_not_run(c.command, ResultStatus.FAILURE, NO_RESULT) for c in part[len(given) :]]
+                results += [*given[: len(part)], *unanswered]
+                response_id = new_id()
+        return results
+
     @staticmethod
-    async def _exchange(session: LocalSession, commands: list[Command], response_id: str) -> list[Result]:
-        names = session.agent
+    async def _send(
+        session: LocalSession, commands: list[Command], response_id: str, names: AgentNames
+    ) -> list[Result]:
+        if session.connection.payload_format:
+            return await _exchange_payload(session, commands)
         answer = session.expect(response_id)
         session.connection.send(
             ServerMessage(
@@ -107,20 +192,48 @@ class Driver:
         )
         return (await answer).action_results or []
 
-    @staticmethod
-    async def _exchange_payload(session: LocalSession, commands: list[Command]) -> list[Result]:
-        """The documents' form carries one command a frame: the order and the early exit are kept here."""
-        results: list[Result] = []
-        for command in commands:
-            if any(r.status is ResultStatus.FAILURE for r in results):
-                results.append(Result(status=ResultStatus.SKIPPED, error=SKIPPED, call_id=command.call_id))
-                continue
-            request_id = new_id()
-            answer = session.expect(request_id)
-            session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
-            given = (await answer).action_results or [Result(status=ResultStatus.NONE)]
-            results.append(given[0].model_copy(update={"call_id": command.call_id}))
-        return results
+
+async def _exchange_payload(session: LocalSession, commands: list[Command]) -> list[Result]:
+    """The documents' form carries one command a frame: the order and the early exit are kept here."""
+    results: list[Result] = []
+    for command in commands:
+        if any(r.status is ResultStatus.FAILURE for r in results):
+            results.append(_not_run(command, ResultStatus.SKIPPED, SKIPPED))
+            continue
+        request_id = new_id()
+        answer = session.expect(request_id)
+        session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
+        given = (await answer).action_results or [Result(status=ResultStatus.NONE)]
+        results.append(given[0].model_copy(update={"call_id": command.call_id}))
+    return results
+
+
+def _not_run(command: Command, status: ResultStatus, why: str) -> Result:
+    return Result(status=status, error=why, call_id=command.call_id)
+
+
+def _focused(focus: Focus | None, names: AgentNames, calls: list[Call], results: list[Result]) -> AgentNames:
+    """The names from now on: a tool may have put a program in focus."""
+    if focus is None:
+        return names
+    for call, result in zip(calls, results, strict=False):
+        if call.command.tool_name.rpartition(".")[2] == focus.tool and result.status is ResultStatus.SUCCESS:
+            names = replace(
+                names,
+                process_name=_at(result.result, focus.process_name) or names.process_name,
+                root_name=_at(result.result, focus.root_name) or names.root_name,
+            )
+    return names
+
+
+def _at(value: Any, path: str) -> str | None:
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _spent(tokens: Tokens) -> dict[str, str]:
+    return {"prompt_tokens": str(tokens.prompt), "completion_tokens": str(tokens.completion)}
 
 
 def shortened(result: Result) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from aip import ClientMessage
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
-from node.sessions.planners import PLANNERS, Planner
-from node.sessions.platforms import AgentNames, agent_names
+from node.sessions.planners import Planner
+from node.sessions.platforms import AgentNames, Platform
 
 __all__ = ["LocalSession"]
 
@@ -20,7 +20,8 @@ class LocalSession:
     connection: Connection
     # The id of the TASK message: what a device-driven answer refers to.
     task_response_id: str
-    platform: str
+    planner: Planner
+    platform: Platform
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -36,14 +37,9 @@ class LocalSession:
         return self.order.session_id
 
     @property
-    def planner(self) -> Planner:
-        """Who decides what comes next."""
-        return PLANNERS[self.order.planner]
-
-    @property
     def agent(self) -> AgentNames:
         """Which tool set of the device serves it."""
-        return agent_names(self.platform, self.order.metadata)
+        return self.platform.names(self.order.metadata)
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """A place for the device's answer to `response_id`; cancelled when the session is stopped."""

@@ -17,8 +17,11 @@ from node.gateway.connection import Connection
 from node.sessions.driver import Driver, shortened
 from node.sessions.local import LocalSession
 from node.sessions.orders import TaskOrder
-from node.sessions.planners import PLANNERS
+from node.sessions.planners import Planners
+from node.sessions.platforms import platform_named
+from node.sessions.secrets import ToolSecrets
 from node.sessions.service import DEVICE_GONE, SessionService, task_end
+from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import SessionNotFound, StateError, StateUnavailable
@@ -41,6 +44,9 @@ class Runner:
         service: SessionService,
         metrics: Metrics,
         background: Background,
+        planners: Planners,
+        toolbelt: Toolbelt,
+        secrets: ToolSecrets,
         *,
         node_id: str,
         echo_wait_s: float,
@@ -53,7 +59,8 @@ class Runner:
         self._node_id = node_id
         self._echo_wait_s = echo_wait_s
         self._platform = platform
-        self._driver = Driver(self._advance)
+        self._planners = planners
+        self._driver = Driver(self._advance, toolbelt, secrets, metrics)
         self._sessions: dict[str, LocalSession] = {}
         self._by_device: dict[str, dict[str, LocalSession]] = {}
 
@@ -72,14 +79,15 @@ class Runner:
         """
         if order.session_id in self._sessions:
             return
-        if order.planner not in PLANNERS:
+        planner = self._planners.get(order.planner)
+        if planner is None:
             error = f"Planner '{order.planner}' is not known to the node that holds the device"
             self._background.spawn(
                 self._service.end_surely(order.session_id, SessionState.FAILED, error=error), "session-end"
             )
             return
-        platform = self._platform or connection.platform
-        session = LocalSession(order, connection, new_id(), platform)
+        platform = platform_named(self._platform or connection.platform)
+        session = LocalSession(order, connection, new_id(), planner, platform)
         self._sessions[order.session_id] = session
         self._by_device.setdefault(connection.client_id, {})[order.session_id] = session
         left_s = (order.deadline_ms - now_ms()) / 1000
@@ -122,12 +130,14 @@ class Runner:
             session.echo_timer = loop.call_later(self._echo_wait_s, self._start, session)
 
     async def _advance(
-        self, session: LocalSession, state: SessionState | None, event: dict[str, Any]
+        self, session: LocalSession, state: SessionState | None, event: dict[str, Any], **fields: str
     ) -> SessionState | None:
         """Store a step. None if the session is over, here and for its device."""
         for attempt in (1, 2):
             try:
-                now = await self._state.sessions.advance(session.session_id, state, event=event, node_id=self._node_id)
+                now = await self._state.sessions.advance(
+                    session.session_id, state, event=event, node_id=self._node_id, **fields
+                )
             except SessionNotFound:
                 if attempt == 1:
                     # The task may have overtaken its session: they live in different slots.
@@ -141,6 +151,8 @@ class Runner:
             if now in TERMINAL:
                 await self.on_ended_elsewhere(session.session_id)
                 return None
+            if session.order.owner and session.order.metadata.get("progress") is True:
+                await self._service.tell_progress(session.order, event)
             return now
         return None
 

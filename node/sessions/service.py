@@ -10,10 +10,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from aip import ClientType, Command, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
 from aip.ids import now_ms
 from node.sessions.orders import TaskOrder
-from node.sessions.planners import Planner, choose
+from node.sessions.planners import Planner, Planners
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -52,11 +54,14 @@ def task_end(session_id: str, task_name: str, state: SessionState, result: Any, 
 class SessionService:
     """What REST, sockets and the reaper do with sessions."""
 
-    def __init__(self, state: State, bus: Bus, metrics: Metrics, waiters: Waiters, node_id: str) -> None:
+    def __init__(
+        self, state: State, bus: Bus, metrics: Metrics, waiters: Waiters, planners: Planners, node_id: str
+    ) -> None:
         self._state = state
         self._bus = bus
         self._metrics = metrics
         self._waiters = waiters
+        self._planners = planners
         self._node_id = node_id
 
     # -- beginning -----------------------------------------------------------------------------------------------
@@ -111,11 +116,12 @@ class SessionService:
             raise
         return session
 
-    @staticmethod
-    def _check(client_id: str, found: Registration | None, planner: str | None, commands: Sequence[Command]) -> Planner:
+    def _check(
+        self, client_id: str, found: Registration | None, planner: str | None, commands: Sequence[Command]
+    ) -> Planner:
         if found is None or found.client_type != ClientType.DEVICE:
             raise NotRegistered(f"Client '{client_id}' is not online")
-        return choose(planner, commands=commands, features=found.features)
+        return self._planners.choose(planner, commands=commands, features=found.features)
 
     async def _store_and_post(self, session: Session, commands: Sequence[Command], *, own_id: bool) -> None:
         order = TaskOrder(
@@ -215,6 +221,22 @@ class SessionService:
             log.info("the requester is gone; the result stays readable", extra={"session_id": ended.session_id})
         except StateError as exc:
             log.warning("requester not told", extra={"session_id": ended.session_id, "reason": str(exc)})
+
+    async def tell_progress(self, order: TaskOrder, event: dict[str, Any]) -> None:
+        """Tell the client that asked for a task, and for its progress, of a step. Best effort."""
+        message = ServerMessage(
+            type=ServerMessageType.HEARTBEAT,
+            status=TaskStatus.CONTINUE,
+            session_id=order.session_id,
+            task_name=order.task_name,
+            messages=[orjson.dumps(event).decode(), *event.get("messages", ())],
+            response_id=new_id(),
+            timestamp=utc_now(),
+        )
+        try:
+            await self._state.inbox.post(order.owner, b"frame\n" + encode(message))
+        except StateError as exc:
+            log.debug("progress not told", extra={"session_id": order.session_id, "reason": str(exc)})
 
     async def cancel(self, session_id: str) -> Ended | SessionState:
         """Cancel a session from any node; its device is told to stop. Raises SessionNotFound, StateUnavailable."""

@@ -40,6 +40,8 @@ class Metrics:
         )
         self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
         self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)
+        self.llm_calls = Counter("aip_llm_calls", "Answers of a model that a planner used", ["outcome"], registry=r)
+        self.llm_tokens = Counter("aip_llm_tokens", "Tokens of those", ["kind"], registry=r)
         self.http_seconds = Histogram(
             "aip_http_request_duration_seconds",
             "REST requests",

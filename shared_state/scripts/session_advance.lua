@@ -1,9 +1,10 @@
 -- Move a session on, or note a step of it, unless it has ended.
 -- KEYS  1 session   2 its events
 -- ARGV  1 new state ('' = unchanged)   2 field that takes the time ('' = none)   3 event (JSON, '' = none)
---       4 bound of the events   5.. field, value, ...
+--       4 bound of the events   5 channel prefix   6 session id   7.. field, value, ...
 -- reply {1, state} moved; {0, state} it has ended; {-1} no such session
-local state = redis.call('HGET', KEYS[1], 'state')
+local there = redis.call('HMGET', KEYS[1], 'state', 'followers')
+local state = there[1]
 if not state then return {-1} end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return {0, state} end
 if ARGV[1] ~= '' then
@@ -14,10 +15,15 @@ if ARGV[2] ~= '' then
   local time = redis.call('TIME')
   redis.call('HSETNX', KEYS[1], ARGV[2], string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
 end
-if #ARGV > 4 then redis.call('HSET', KEYS[1], unpack(ARGV, 5)) end
+if #ARGV > 6 then redis.call('HSET', KEYS[1], unpack(ARGV, 7)) end
 if ARGV[3] ~= '' then
   local fresh = redis.call('EXISTS', KEYS[2]) == 0
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[3])
   if fresh then redis.call('PEXPIRE', KEYS[2], math.max(redis.call('PTTL', KEYS[1]), 1)) end
+  if there[2] then
+    for node in string.gmatch(there[2], '[^\n]+') do
+      redis.call('PUBLISH', ARGV[5] .. node, 'event\n' .. ARGV[6])
+    end
+  end
 end
 return {1, state}

@@ -3,7 +3,7 @@
 -- ARGV  1 state   2 result (JSON, '' = none)   3 error ('' = none)   4 retention, ms   5 event (JSON)
 --       6 channel prefix   7 session id   8 '1' = only if its deadline has passed
 -- reply {1, owner, client id, task name}; {0, state} it had ended before, or its deadline is ahead; {-1} no such session
-local there = redis.call('HMGET', KEYS[1], 'state', 'owner', 'client_id', 'task_name', 'watchers', 'deadline_ms')
+local there = redis.call('HMGET', KEYS[1], 'state', 'owner', 'client_id', 'task_name', 'watchers', 'deadline_ms', 'followers')
 local state = there[1]
 if not state then return {-1} end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return {0, state} end
@@ -13,13 +13,18 @@ if ARGV[8] == '1' and tonumber(there[6] or '0') > now then return {0, state} end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'ended_ms', string.format('%d', now))
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'result', ARGV[2]) end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[3]) end
-redis.call('HDEL', KEYS[1], 'watchers')
+redis.call('HDEL', KEYS[1], 'watchers', 'followers')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('XADD', KEYS[2], '*', 'e', ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if there[5] then
   for node in string.gmatch(there[5], '[^\n]+') do
     redis.call('PUBLISH', ARGV[6] .. node, 'ended\n' .. ARGV[7])
+  end
+end
+if there[7] then
+  for node in string.gmatch(there[7], '[^\n]+') do
+    redis.call('PUBLISH', ARGV[6] .. node, 'event\n' .. ARGV[7])
   end
 end
 return {1, there[2] or '', there[3] or '', there[4] or ''}

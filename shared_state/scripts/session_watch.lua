@@ -1,13 +1,13 @@
--- Ask to be told of the end of a session.
+-- Ask to be told of the end of a session, or of every event of it.
 -- KEYS  1 session
--- ARGV  1 node id
+-- ARGV  1 node id   2 field of those to be told: 'watchers' (the end) or 'followers' (every event)
 -- reply its state ('' = no such session); the node is noted unless it has ended
-local there = redis.call('HMGET', KEYS[1], 'state', 'watchers')
+local there = redis.call('HMGET', KEYS[1], 'state', ARGV[2])
 local state = there[1]
 if not state then return '' end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return state end
-local watchers = there[2] or '\n'
-if not string.find(watchers, '\n' .. ARGV[1] .. '\n', 1, true) then
-  redis.call('HSET', KEYS[1], 'watchers', watchers .. ARGV[1] .. '\n')
+local told = there[2] or '\n'
+if not string.find(told, '\n' .. ARGV[1] .. '\n', 1, true) then
+  redis.call('HSET', KEYS[1], ARGV[2], told .. ARGV[1] .. '\n')
 end
 return state

@@ -2,6 +2,9 @@
 
 A planner turns the task and what came out of it so far into the next commands, or the end. It holds no state between
 calls: all it needs is in the `Task`, so that a session can be taken over by another node.
+
+Others' planners are found by entry points of the group `aip_cluster.planners`: each names a callable that takes the
+node's `Settings` and returns a `Planner`; the entry's name is the planner's.
 """
 
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ from typing import Any, Protocol
 
 from aip import Command, Result
 
-__all__ = ["Act", "Finish", "Planner", "PlannerRefused", "Step", "Task", "Turn"]
+__all__ = ["Act", "Call", "Finish", "Planner", "PlannerRefused", "Step", "Task", "Tokens", "Tool", "Turn"]
 
 
 class PlannerRefused(Exception):
@@ -18,29 +21,74 @@ class PlannerRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Commands that were sent together, and one Result for each."""
+class Tokens:
+    """What a planner's questions cost."""
 
-    commands: list[Command]
+    prompt: int = 0
+    completion: int = 0
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(self.prompt + other.prompt, self.completion + other.completion)
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool of the device, as it described it. Parameters that the node fills in are left out of the schema."""
+
+    name: str
+    tool_type: str
+    namespace: str
+    description: str
+    input_schema: dict[str, Any]
+    agent_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command that the planner wants, or, with `refused`, one that makes no sense and is not sent."""
+
+    command: Command
+    agent_name: str | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was done in one step: the calls, a Result for each, and what the planner said with them."""
+
+    calls: list[Call]
     results: list[Result]
+    text: str = ""
 
 
 @dataclass(slots=True)
 class Task:
-    """What a planner sees of a session."""
+    """What a planner sees of a session. `time_left_s` is what remains of the session's time."""
 
     request: str
     platform: str
+    prompt: str
+    agent_name: str | None
     commands: list[Command]
     metadata: dict[str, Any]
+    tools: list[Tool] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    tokens: Tokens = field(default_factory=Tokens)
+    time_left_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Send these commands next, as one message."""
+    """Make these calls next. `text` is what the planner said with them."""
 
-    commands: list[Command]
+    calls: list[Call]
+    text: str = ""
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +97,7 @@ class Finish:
 
     result: Any = None
     error: str | None = None
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 Step = Act | Finish
@@ -60,9 +109,14 @@ class Planner(Protocol):
     name: str
     # The device works on its own: the node sends it the task and waits; `next` is never called.
     device_driven: bool
+    # The device's tools are looked up before `next` is called.
+    wants_tools: bool
 
     def check(self, *, commands: Sequence[Command], features: frozenset[str]) -> None:
         """Raise PlannerRefused unless this planner can run such a task on a device with these features."""
 
     async def next(self, task: Task) -> Step:
         """What to do now. Cancelling is safe. An exception fails the session."""
+
+    async def close(self) -> None:
+        """The node is going: give up connections."""

@@ -15,6 +15,7 @@ class DevicePlanner:
 
     name = "device"
     device_driven = True
+    wants_tools = False
 
     def check(self, *, commands: Sequence[Command], features: frozenset[str]) -> None:
         """Needs an autonomous device, and a task in words."""
@@ -28,3 +29,6 @@ class DevicePlanner:
     async def next(self, task: Task) -> Step:  # noqa: ARG002
         """Never called: the device decides."""
         return Finish(error="the device planner does not plan")
+
+    async def close(self) -> None:
+        """Nothing to give up."""

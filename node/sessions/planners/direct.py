@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from aip import Command, ResultStatus
-from node.sessions.planners.base import Act, Finish, PlannerRefused, Step, Task
+from node.sessions.planners.base import Act, Call, Finish, PlannerRefused, Step, Task
 
 __all__ = ["DirectPlanner"]
 
@@ -13,6 +13,7 @@ class DirectPlanner:
 
     name = "direct"
     device_driven = False
+    wants_tools = False
 
     def check(self, *, commands: Sequence[Command], features: frozenset[str]) -> None:  # noqa: ARG002
         """Needs commands."""
@@ -22,13 +23,14 @@ class DirectPlanner:
     async def next(self, task: Task) -> Step:
         """Send everything first; then judge."""
         if not task.turns:
-            return Act(task.commands)
+            return Act([Call(c) for c in task.commands])
         results = task.turns[-1].results
         listed = [r.model_dump(exclude_none=True) for r in results]
         failed = next((i for i, r in enumerate(results) if r.status is ResultStatus.FAILURE), None)
         if failed is not None:
             what = task.commands[failed].tool_name if failed < len(task.commands) else "command"
             return Finish(result=listed, error=f"{what}: {results[failed].error or 'failed without a reason'}")
-        if len(results) < len(task.commands):
-            return Finish(result=listed, error=f"the device answered {len(results)} of {len(task.commands)} commands")
         return Finish(result=listed)
+
+    async def close(self) -> None:
+        """Nothing to give up."""

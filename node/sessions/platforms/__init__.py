@@ -1,0 +1,90 @@
+"""Platforms: which agents a device of a kind has, and what a planner is told about it. All of it in files beside this.
+
+Adding a platform touches one new TOML file (and a prompt): `name`, `aliases`, `prompt`, `agents`, and for platforms
+where one agent's tool decides what the next works on, `[focus]`. UFO's device looks its tools up under the command's
+`agent_name`, and answers nothing at all when it has no such agent.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["AgentNames", "Focus", "Platform", "platform_named"]
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNames:
+    """The three names that a command message carries: whose tools, and on which program."""
+
+    agent_name: str | None = None
+    process_name: str | None = None
+    root_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """A tool whose result names the program that another agent works on from then on.
+
+    `process_name` and `root_name` are dotted paths into the tool's result.
+    """
+
+    tool: str
+    agent: str
+    process_name: str
+    root_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A kind of device."""
+
+    name: str
+    prompt: str
+    # The first serves commands that name no agent.
+    agents: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    focus: Focus | None = None
+    # Agents that have tools only once a program is in focus.
+    focused_agents: frozenset[str] = field(default_factory=frozenset)
+
+    def names(self, metadata: dict[str, Any]) -> AgentNames:
+        """Whose tools serve a task; `metadata` of the dispatch may name others than the platform's first."""
+
+        def given(name: str) -> str | None:
+            value = metadata.get(name)
+            return value if isinstance(value, str) and value else None
+
+        default = self.agents[0] if self.agents else None
+        return AgentNames(given("agent_name") or default, given("process_name"), given("root_name"))
+
+
+def _load() -> dict[str, Platform]:
+    found: dict[str, Platform] = {}
+    folder = files(__name__)
+    for entry in folder.iterdir():
+        if not entry.name.endswith(".toml"):
+            continue
+        data = tomllib.loads(entry.read_text(encoding="utf-8"))
+        focus = data.get("focus")
+        platform = Platform(
+            name=data["name"],
+            prompt=(folder / data["prompt"]).read_text(encoding="utf-8"),
+            agents=tuple(data.get("agents", ())),
+            aliases=tuple(data.get("aliases", ())),
+            focus=Focus(**focus) if focus else None,
+            focused_agents=frozenset(data.get("focused_agents", ())),
+        )
+        for name in (platform.name, *platform.aliases):
+            found[name] = platform
+    return found
+
+
+_PLATFORMS = _load()
+
+
+def platform_named(name: str) -> Platform:
+    """The platform of that name or alias; one without agents of its own if there is none."""
+    return _PLATFORMS.get(name.lower(), _PLATFORMS[DEFAULT])

@@ -10,9 +10,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from aip.errors import ProtocolError
+from aip.files import FILE_FRAMES, FileFrame
 from aip.messages import ClientMessage, ClientMessageType, Command, Result, ResultStatus, ServerMessage
 
-__all__ = ["decode_client", "decode_server", "encode", "encode_payload_command", "loads"]
+__all__ = ["decode_client", "decode_client_frame", "decode_server", "encode", "encode_payload_command", "loads"]
 
 # orjson reads deeper than it writes (254 levels): what we could not pass on is refused at the door.
 MAX_DEPTH = 200
@@ -71,13 +72,24 @@ def _object(raw: bytes | str) -> dict[str, Any]:
     return data
 
 
+def decode_client_frame(raw: bytes | str) -> ClientMessage | FileFrame:
+    """A frame from a client, or the header of a file. Raises ProtocolError, naming the field, for anything else."""
+    data = _object(raw)
+    kind = data.get("type", data.get("message_type"))
+    header = FILE_FRAMES.get(kind.lower()) if isinstance(kind, str) else None
+    return _client(data) if header is None else _validate(header, {**data, "type": str(kind).lower()})
+
+
 def decode_client(raw: bytes | str) -> ClientMessage:
-    """A frame from a client.
+    """A message from a client.
 
     The documents' `{"type": "result", "request_id", "payload"}` becomes `command_results` with one Result and
     `prev_response_id = request_id`. Raises ProtocolError, naming the field, for anything else.
     """
-    data = _object(raw)
+    return _client(_object(raw))
+
+
+def _client(data: dict[str, Any]) -> ClientMessage:
     kind = data.get("type", data.get("message_type"))
     if isinstance(kind, str) and kind.lower() == "result":
         return _from_payload(data)
@@ -89,7 +101,7 @@ def decode_server(raw: bytes | str) -> ServerMessage:
     return _validate(ServerMessage, _object(raw))
 
 
-def encode(message: ClientMessage | ServerMessage) -> bytes:
+def encode(message: ClientMessage | ServerMessage | FileFrame) -> bytes:
     """The message as one JSON object without its null fields.
 
     Raises ProtocolError if `result`, `metadata` or a parameter holds a value that JSON cannot carry.

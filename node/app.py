@@ -27,6 +27,7 @@ from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
 from node.gateway.hub import Hub
 from node.gateway.registrar import Registrar
+from node.gateway.transfers import Transfers
 from node.membership import Membership
 from node.sessions.planners import Planners
 from node.sessions.runner import Runner
@@ -83,7 +84,8 @@ class Node:
             echo_wait_s=settings.echo_wait_s,
             platform=settings.platform,
         )
-        self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, self._background)
+        transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
+        self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, transfers, self._background)
         self._registrar = Registrar(self.state, self.hub, self._deliverer, self.runner, node_id=self.node_id)
         self.membership = Membership(
             self.state,
@@ -102,6 +104,7 @@ class Node:
         self._endpoint = Endpoint(
             self._registrar,
             handlers,
+            transfers,
             auth,
             self.metrics,
             self._background,

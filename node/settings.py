@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     ping_timeout_s: float = Field(20.0, gt=0, description="a socket whose pong is later than this is dead")
     max_frame_bytes: int = Field(16 * 1024 * 1024, gt=0, description="largest WebSocket message")
     max_body_bytes: int = Field(2 * 1024 * 1024, gt=0, description="largest request body")
+    max_file_bytes: int = Field(100 * 1024 * 1024, gt=0, description="largest file of a session")
     send_queue_bytes: int = Field(
         32 * 1024 * 1024, gt=0, description="unsent bytes after which a slow client's socket is closed"
     )

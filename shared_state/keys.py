@@ -16,6 +16,8 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:task:{<name>}` | string | session id | as the session |
 | `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
 | `aip:session:{<id>}:events` | stream | what happened in it | as the session |
+| `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
+| `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | 10 min while it arrives, then as results |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
 """
@@ -68,6 +70,12 @@ class Keys:
 
     def session_events(self, session_id: str) -> str:
         return f"{self.prefix}:session:{{{session_id}}}:events"
+
+    def session_files(self, session_id: str) -> str:
+        return f"{self.prefix}:session:{{{session_id}}}:files"
+
+    def session_chunk(self, session_id: str, transfer_id: str, number: int) -> str:
+        return f"{self.prefix}:session:{{{session_id}}}:chunk:{transfer_id}:{number}"
 
     def sessions(self) -> str:
         return f"{self.prefix}:sessions"

@@ -4,6 +4,7 @@ from shared_state.bus import Bus
 from shared_state.clients import Clients
 from shared_state.connection import Connection, Observer
 from shared_state.events import Events
+from shared_state.files import Files
 from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
@@ -31,6 +32,7 @@ class State:
         self.clients = Clients(self.connection, self.keys, self.nodes)
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.events = Events(self.connection, self.keys)
 
     def bus(self, node_id: str) -> Bus:

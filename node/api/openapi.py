@@ -61,7 +61,7 @@ def _operation(op: Operation) -> dict[str, Any]:
     fails = dict(op.fails)
     if op.guarded:
         fails |= {401: "the API key is missing or wrong", 503: "Redis is away; try again after Retry-After"}
-    responses = {"200": {"description": "done", "content": _content(op.gives, op.media_type)}}
+    responses = {str(op.status): {"description": "done", "content": _content(op.gives, op.media_type)}}
     responses |= {str(s): {"description": text, "content": _content(failed)} for s, text in sorted(fails.items())}
     # The handler's module too: `clients.list_clients` and the like stay unique.
     described: dict[str, Any] = {
@@ -71,6 +71,8 @@ def _operation(op: Operation) -> dict[str, Any]:
         "responses": responses,
         "security": [{_KEY: []}] if op.guarded else [],
     }
+    if op.takes_file:
+        described["requestBody"] = {"required": True, "content": _content(None, "application/octet-stream")}
     if op.takes is not None:
         described["requestBody"] = {"required": True, "content": _content(op.takes)}
     return described

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import clients, health, schemas, sessions, streams, tasks
+from node.api import clients, files, health, schemas, sessions, streams, tasks
 from node.api.context import Context
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
@@ -41,6 +41,9 @@ class Operation:
     fails_as_given: bool = False
     guarded: bool = True
     media_type: str = "text/plain"
+    # The body is the file itself.
+    takes_file: bool = False
+    status: int = 200
 
 
 _WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
@@ -111,6 +114,39 @@ ROUTES: tuple[Operation, ...] = (
         "Cancel a session, wherever it runs",
         gives=schemas.CancelAnswer,
         fails={404: "no such session"},
+    ),
+    Operation(
+        "GET",
+        "/api/sessions/{session_id:path}/files",
+        files.list_files,
+        "The files of a session",
+        gives=schemas.FilesAnswer,
+        fails={404: "no such session"},
+    ),
+    Operation(
+        "GET",
+        "/api/sessions/{session_id:path}/files/{name}",
+        files.get_file,
+        "A file of a session",
+        fails={400: "the name is none", 404: "no such session or file"},
+        media_type="application/octet-stream",
+    ),
+    Operation(
+        "PUT",
+        "/api/sessions/{session_id:path}/files/{name}",
+        files.put_file,
+        "Send a file to the session's device; X-Checksum-SHA256 is verified when given",
+        gives=schemas.FileAnswer,
+        takes_file=True,
+        status=202,
+        fails={
+            400: "the name is none, or the body ended early",
+            404: "no such session, or Client not online",
+            409: "the session has ended",
+            413: "the file is too large",
+            422: "the checksum does not fit",
+            429: "too many messages wait for the device",
+        },
     ),
     Operation(
         "GET",

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from aip import Command
 from shared_state.clients import Registration
+from shared_state.files import FileInfo
 from shared_state.sessions import Session, SessionState
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "DispatchAnswer",
     "DispatchRequest",
     "ErrorAnswer",
+    "FileAnswer",
+    "FilesAnswer",
     "HealthAnswer",
     "NodesAnswer",
     "ReadyAnswer",
@@ -164,6 +167,30 @@ class CancelAnswer(BaseModel):
     session_id: str
     state: SessionState
     cancelled: bool
+
+
+class FileAnswer(BaseModel):
+    """A file of a session."""
+
+    name: str
+    size: int
+    sha256: str
+    mime_type: str
+    stored_ms: int
+    to_device: bool = Field(description="whether it came over REST for the device, or from the device")
+    delivered: bool = Field(description="whether the device has confirmed it")
+    error: str | None = Field(description="why the device could not take it")
+
+    @classmethod
+    def of(cls, info: FileInfo) -> "FileAnswer":
+        """From what is stored."""
+        return cls(**{n: getattr(info, n) for n in cls.model_fields})
+
+
+class FilesAnswer(BaseModel):
+    """The files of a session."""
+
+    files: list[FileAnswer]
 
 
 class NodeDetail(BaseModel):

@@ -68,7 +68,7 @@ class Connection:
         self._send = send
         self._metrics = metrics
         self._queue_bound = queue_bound
-        self._outbox: deque[str] | None = None
+        self._outbox: deque[str | bytes] | None = None
         self._bytes = 0
         self._flusher: asyncio.Task[None] | None = None
         self.connection_id = new_id()
@@ -116,14 +116,17 @@ class Connection:
             )
         )
 
-    def send_raw(self, frame: bytes) -> None:
-        """Queue bytes that are a message already. Never waits, never raises."""
+    def send_raw(self, frame: bytes, *, binary: bytes | None = None) -> None:
+        """Queue bytes that are a message already, and a binary frame right behind it. Never waits, never raises."""
         if self.closing is not None:
             return
         if self._outbox is None:
             self._outbox = deque()
         self._outbox.append(frame.decode())
         self._bytes += len(frame)
+        if binary is not None:
+            self._outbox.append(binary)
+            self._bytes += len(binary)
         if self._bytes > self._queue_bound:
             log.warning("slow consumer", extra={"client_id": self.client_id, "queued_bytes": self._bytes})
             self._outbox.clear()
@@ -153,7 +156,8 @@ class Connection:
         try:
             while self._outbox:
                 frame = self._outbox.popleft()
-                await self._send({"type": "websocket.send", "text": frame})
+                kind = "bytes" if isinstance(frame, bytes) else "text"
+                await self._send({"type": "websocket.send", kind: frame})
                 self._bytes -= len(frame)
             if self.closing is not None:
                 reason = self.closing.value

@@ -10,6 +10,7 @@ import logging
 from node.background import Background
 from node.gateway.connection import Connection, Delivery
 from node.gateway.hub import Hub
+from node.gateway.transfers import Transfers
 from node.sessions.orders import TaskOrder
 from node.sessions.runner import Runner
 from shared_state.errors import StateError, StateUnavailable
@@ -21,15 +22,17 @@ log = logging.getLogger(__name__)
 
 FRAME = b"frame\n"
 TASK = b"task\n"
+FILE = b"file\n"
 
 
 class Deliverer:
     """Hands messages from the inboxes of this node's clients to their sockets."""
 
-    def __init__(self, inbox: Inbox, hub: Hub, runner: Runner, background: Background) -> None:
+    def __init__(self, inbox: Inbox, hub: Hub, runner: Runner, transfers: Transfers, background: Background) -> None:
         self._inbox = inbox
         self._hub = hub
         self._runner = runner
+        self._transfers = transfers
         self._background = background
 
     def on_wakeup(self, rest: bytes) -> None:
@@ -92,6 +95,9 @@ class Deliverer:
                 connection.send_raw(entry.message[len(FRAME) :])
             elif entry.message.startswith(TASK):
                 self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+            elif entry.message.startswith(FILE):
+                session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
+                self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
             else:
                 log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
         self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")

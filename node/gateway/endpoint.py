@@ -10,7 +10,8 @@ import contextlib
 import logging
 from typing import Any
 
-from aip import ClientMessageType, ProtocolError, decode_client
+from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
+from aip.codec import decode_client_frame
 from aip.ids import now_ms
 from node.auth import Auth
 from node.background import Background
@@ -18,6 +19,7 @@ from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
 from node.gateway.registrar import Registrar, RegistrationRefused
+from node.gateway.transfers import Transfers
 from node.telemetry.metrics import Metrics
 from shared_state.errors import StateUnavailable
 
@@ -33,6 +35,7 @@ class Endpoint:
         self,
         registrar: Registrar,
         handlers: Handlers,
+        transfers: Transfers,
         auth: Auth,
         metrics: Metrics,
         background: Background,
@@ -42,6 +45,7 @@ class Endpoint:
     ) -> None:
         self._registrar = registrar
         self._handlers = handlers
+        self._transfers = transfers
         self._auth = auth
         self._metrics = metrics
         self._background = background
@@ -69,6 +73,7 @@ class Endpoint:
         finally:
             connection.closing = connection.closing or Close.UNAVAILABLE
             connection.abandon()
+            await self._transfers.abort(connection)
             # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
             await asyncio.shield(self._background.spawn(self._registrar.leave(connection), "client-leave"))
 
@@ -117,11 +122,19 @@ class Endpoint:
             if frame is None:
                 return
             connection.last_seen_ms = now_ms()
+            if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
+                self._metrics.ws_messages.labels("in", "binary").inc()
+                await self._transfers.on_binary(connection, frame)
+                continue
             try:
-                message = decode_client(frame)
+                message = decode_client_frame(frame)
             except ProtocolError as exc:
                 self._metrics.ws_messages.labels("in", "invalid").inc()
                 connection.send_error(str(exc))
+                continue
+            if not isinstance(message, ClientMessage):
+                self._metrics.ws_messages.labels("in", message.type).inc()
+                await self._transfers.on_header(connection, message)
                 continue
             self._metrics.ws_messages.labels("in", message.type.value).inc()
             try:

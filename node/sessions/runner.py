@@ -71,6 +71,13 @@ class Runner:
         """Whether the session runs here."""
         return session_id in self._sessions
 
+    def session_for_file(self, connection: Connection, session_id: str | None) -> str | None:
+        """The session that a file from this device belongs to: the one named, or its only one."""
+        sessions = [s for s in self._by_device.get(connection.client_id, {}).values() if s.connection is connection]
+        if session_id is not None:
+            return session_id if any(s.session_id == session_id for s in sessions) else None
+        return sessions[0].session_id if len(sessions) == 1 else None
+
     # -- a task arrives ------------------------------------------------------------------------------------------
     def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
         """Hand a task to its device and begin its session.

@@ -1,0 +1,68 @@
+"""uvicorn as a node uses it: the fast parts, no per-socket extras, and a stop in order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Generator
+
+import uvicorn
+
+from node.app import Node
+
+__all__ = ["Server"]
+
+log = logging.getLogger(__name__)
+
+LIFESPAN_SHARE_S = 3.0
+
+
+class Server(uvicorn.Server):
+    """Serves one node. With `signals`, SIGTERM and SIGINT begin the stop, and the exit code is 0 afterwards."""
+
+    def __init__(self, node: Node, *, signals: bool) -> None:
+        settings = node.settings
+        config = uvicorn.Config(
+            node.app,
+            host=settings.bind_host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=settings.max_frame_bytes,
+            ws_ping_interval=settings.ping_interval_s,
+            ws_ping_timeout=settings.ping_timeout_s,
+            # 25 KB a socket without, 64 to 130 KB with it.
+            ws_per_message_deflate=False,
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout_s - LIFESPAN_SHARE_S)),
+            backlog=4096,
+        )
+        super().__init__(config)
+        self._node = node
+        self._signals = (signal.SIGTERM, signal.SIGINT) if signals else ()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """The node stops taking work first; uvicorn's own way raises the signal again, and the process dies of it."""
+        loop = asyncio.get_running_loop()
+        for number in self._signals:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in self._signals:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        log.info("stopping", extra={"signal": signal.Signals(number).name})
+        self._node.begin_stop()
+        self.handle_exit(number, None)
+
+    def stop(self) -> None:
+        """Begin the stop, as SIGTERM does."""
+        self._node.begin_stop()
+        self.should_exit = True

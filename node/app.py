@@ -22,6 +22,7 @@ from node.api.middleware import Shell
 from node.api.router import application
 from node.auth import Auth
 from node.background import Background
+from node.devices import DeviceNotes
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
@@ -29,6 +30,7 @@ from node.gateway.hub import Hub
 from node.gateway.registrar import Registrar
 from node.gateway.transfers import Transfers
 from node.membership import Membership
+from node.sessions.batches import BatchRunner
 from node.sessions.planners import Planners
 from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
@@ -97,9 +99,10 @@ class Node:
             renew_s=settings.lease_renew_s,
             describe=self._describe,
         )
+        devices = DeviceNotes(settings.devices_config)
         auth = Auth(settings.api_key)
         handlers = Handlers(
-            self.state, self._registrar, self.runner, self.service, self.metrics, self._planners, settings
+            self.state, self._registrar, self.runner, self.service, self.metrics, self._planners, devices, settings
         )
         self._endpoint = Endpoint(
             self._registrar,
@@ -120,6 +123,8 @@ class Node:
             service=self.service,
             membership=self.membership,
             planners=self._planners,
+            batches=BatchRunner(self.state, self.service, self._background, self.node_id),
+            devices=devices,
             metrics=self.metrics,
             followers=self._followers,
             streams=asyncio.Semaphore(settings.max_event_streams),

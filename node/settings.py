@@ -87,6 +87,7 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="JSON {tool: {parameter: value}}: filled in by the node, unseen by models, steps and logs",
     )
+    devices_config: Path | None = Field(None, description="YAML with tags and custom metadata of devices")
     tools_timeout_s: float = Field(10.0, gt=0, description="longest wait for a device's list of tools")
 
     # Sockets and requests.

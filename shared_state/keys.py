@@ -18,6 +18,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:session:{<id>}:events` | stream | what happened in it | as the session |
 | `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
 | `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | 10 min while it arrives, then as results |
+| `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
 """
@@ -76,6 +77,9 @@ class Keys:
 
     def session_chunk(self, session_id: str, transfer_id: str, number: int) -> str:
         return f"{self.prefix}:session:{{{session_id}}}:chunk:{transfer_id}:{number}"
+
+    def batch(self, batch_id: str) -> str:
+        return f"{self.prefix}:batch:{{{batch_id}}}"
 
     def sessions(self) -> str:
         return f"{self.prefix}:sessions"

@@ -7,7 +7,7 @@ deadline, and a time to live that begins as deadline plus retention and becomes 
 session whose node died before noting its end is ended by whoever reads it after its deadline.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -251,6 +251,16 @@ class Sessions:
         start = f"({after}" if after else "-"
         reply = await self._redis.command("XRANGE", self._keys.session_events(session_id), start, "+")
         return [Event(entry_id.decode(), orjson.loads(fields[b"e"])) for entry_id, fields in reply]
+
+    async def states(self, session_ids: Sequence[str]) -> dict[str, tuple[SessionState, str | None]]:
+        """State and error of many sessions; those that are not stored are left out."""
+        pending = [self._redis.command("HMGET", self._keys.session(s), "state", "error") for s in session_ids]
+        found = {}
+        for session_id, reply in zip(session_ids, pending, strict=True):
+            state, error = await reply
+            if state:
+                found[session_id] = (SessionState(state.decode()), error.decode() if error else None)
+        return found
 
     async def page(self, *, client_id: str | None, limit: int, before: str = "") -> list[tuple[str, Session | None]]:
         """Up to `limit` newest sessions (of one client), each with its place in the index for `before`.

@@ -1,5 +1,6 @@
 """The parts of the shared state, put together once for a process."""
 
+from shared_state.batches import Batches
 from shared_state.bus import Bus
 from shared_state.clients import Clients
 from shared_state.connection import Connection, Observer
@@ -32,6 +33,7 @@ class State:
         self.clients = Clients(self.connection, self.keys, self.nodes)
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.events = Events(self.connection, self.keys)
 

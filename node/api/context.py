@@ -7,8 +7,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from node.api.requests import dump
+from node.devices import DeviceNotes
 from node.gateway.hub import Hub
 from node.membership import Membership
+from node.sessions.batches import BatchRunner
 from node.sessions.planners import Planners
 from node.sessions.service import SessionService
 from node.sessions.waiters import Waiters
@@ -32,6 +34,8 @@ class Context:
     service: SessionService
     membership: Membership
     planners: Planners
+    batches: BatchRunner
+    devices: DeviceNotes
     metrics: Metrics
     # Those who follow the events of a session, and how many of them the node bears.
     followers: Waiters

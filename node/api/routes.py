@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import clients, files, health, schemas, sessions, streams, tasks
+from node.api import batch_schemas, batches, clients, files, health, schemas, sessions, streams, tasks
 from node.api.context import Context
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
@@ -66,6 +66,30 @@ ROUTES: tuple[Operation, ...] = (
             422: "no planner can run the task",
             429: "too many messages wait for the device",
         },
+    ),
+    Operation(
+        "POST",
+        "/api/dispatch/batch",
+        batches.dispatch_batch,
+        "Send many tasks, or one task to every device that a selector fits",
+        gives=batch_schemas.BatchStarted,
+        takes=batch_schemas.BatchRequest,
+        status=202,
+        fails={
+            400: "a field is missing or wrong; the text names it",
+            404: "no device fits the selector",
+            413: "the body is too large",
+            415: "the body is not JSON",
+            429: "the node works off too many batches",
+        },
+    ),
+    Operation(
+        "GET",
+        "/api/batches/{batch_id}",
+        batches.get_batch,
+        "How a batch stands: expected, done, failed, missing",
+        gives=batch_schemas.BatchAnswer,
+        fails={404: "no such batch"},
     ),
     Operation(
         "GET",

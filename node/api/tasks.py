@@ -13,7 +13,7 @@ from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError
 from shared_state.sessions import TERMINAL
 
-__all__ = ["dispatch", "task_result"]
+__all__ = ["check_task", "dispatch", "task_result"]
 
 
 async def dispatch(context: Context, request: Request) -> Response:
@@ -53,7 +53,13 @@ def _read(data: dict[str, object], context: Context) -> DispatchRequest:
         raise ApiError(400, "Empty task content")
     if not data.get("client_id"):
         raise ApiError(400, "Empty client ID")
-    task = validate(DispatchRequest, data)
+    return check_task(context, validate(DispatchRequest, data))
+
+
+def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
+    """The task, if its fields can be meant. Raises ApiError 400, naming the field."""
+    if not task.request.strip():
+        raise ApiError(400, "request: Empty task content")
     try:
         check_client_id(task.client_id)
         if task.task_name is not None:

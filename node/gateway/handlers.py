@@ -21,6 +21,7 @@ from aip import (
     new_id,
 )
 from aip.ids import check_client_id, check_session_id, check_task_path
+from node.devices import DeviceNotes
 from node.gateway.connection import Connection
 from node.gateway.profile import system_info_of
 from node.gateway.registrar import Registrar
@@ -54,6 +55,7 @@ class Handlers:
         service: SessionService,
         metrics: Metrics,
         planners: Planners,
+        devices: DeviceNotes,
         settings: Settings,
     ) -> None:
         self._state = state
@@ -62,6 +64,7 @@ class Handlers:
         self._service = service
         self._metrics = metrics
         self._planners = planners
+        self._devices = devices
         self._settings = settings
         self._by_type: dict[ClientMessageType, Callable[[Connection, ClientMessage], Awaitable[None]]] = {
             ClientMessageType.HEARTBEAT: self._heartbeat,
@@ -193,7 +196,7 @@ class Handlers:
             answer.status, answer.error = TaskStatus.ERROR, f"Device '{target_id}' is not connected"
         else:
             profile = found.profile or {}
-            answer.result = system_info_of(profile) or profile
+            answer.result = self._devices.merged(target_id, system_info_of(profile) or profile)
         connection.send(answer)
 
     async def _device_info_response(self, connection: Connection, message: ClientMessage) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from node.settings import Settings
 
 __all__ = ["EndpointConfig", "LlmConfig"]
@@ -55,10 +57,6 @@ class LlmConfig:
             self._read(settings.llm_config)
 
     def _read(self, path: Path) -> None:
-        try:
-            import yaml  # noqa: PLC0415 - comes with the extra 'llm', needed for this setting only
-        except ImportError:
-            raise ValueError("llm_config needs the extra 'llm': pip install 'aip-cluster[llm]'") from None
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:

@@ -17,7 +17,6 @@ __all__ = ["decode_client", "decode_client_frame", "decode_server", "encode", "e
 
 # orjson reads deeper than it writes (254 levels): what we could not pass on is refused at the door.
 MAX_DEPTH = 200
-_UNDERLYING_NULLS = ("status", "client_type")
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -65,11 +64,8 @@ def _object(raw: bytes | str) -> dict[str, Any]:
     data = loads(raw)
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")
-    # Absent and null are the same, also where a field has a default.
-    for field in _UNDERLYING_NULLS:
-        if field in data and data[field] is None:
-            del data[field]
-    return data
+    # Absent and null are the same, also where a field has a default or an alias.
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def decode_client_frame(raw: bytes | str) -> ClientMessage | FileFrame:
@@ -126,7 +122,7 @@ def _from_payload(data: dict[str, Any]) -> ClientMessage:
         raise ProtocolError("must be a string", field="request_id")
     status, error = payload.get("status"), payload.get("error")
     status = status.lower() if isinstance(status, str) else status
-    if status not in {"success", "error"}:
+    if not isinstance(status, str) or status not in {"success", "error"}:
         raise ProtocolError("must be 'success' or 'error'", field="payload.status")
     result = Result(
         status=ResultStatus.SUCCESS if status == "success" else ResultStatus.FAILURE,

@@ -77,6 +77,10 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _or_action(value: object) -> object:
+    return "action" if value is None else value
+
+
 # The published documents write enumerated values in upper case; clients in the field write them in lower case.
 _Lower = BeforeValidator(_lower)
 
@@ -90,7 +94,7 @@ class Command(_Wire):
 
     tool_name: str
     parameters: dict[str, Any] | None = None
-    tool_type: Annotated[Literal["action", "data_collection"], _Lower] = "action"
+    tool_type: Annotated[Literal["action", "data_collection"], _Lower, BeforeValidator(_or_action)] = "action"
     call_id: str | None = None
 
 

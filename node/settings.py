@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         extra="forbid",
+        allow_inf_nan=False,
         cli_prog_name="aip-node",
         cli_kebab_case=True,
         cli_implicit_flags=True,

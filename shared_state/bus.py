@@ -91,6 +91,12 @@ class Bus:
             await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - jitter, not a secret
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
+    async def _look_behind_gap(self) -> None:
+        try:
+            await self._on_gap()
+        except Exception:
+            log.exception("what may have been missed was not looked for")
+
     async def _listen(self, pubsub: PubSub) -> None:
         while True:
             message = await pubsub.get_message(timeout=LISTEN_S)
@@ -98,7 +104,7 @@ class Bus:
                 continue
             if message["type"] == "subscribe":
                 self._subscribed.set()
-                await self._on_gap()
+                await self._look_behind_gap()
             elif message["type"] == "message":
                 kind, _, rest = message["data"].partition(b"\n")
                 try:

@@ -8,6 +8,7 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,11 @@ class Clients:
             if reply[0] == 1:
                 return
             node_id, connection_id = reply[1].decode(), reply[2].decode()
-            if node_id == registration.node_id or node_id in await self._nodes.live():
-                raise AlreadyRegistered(registration.client_id, node_id, connection_id)
-            if replace == connection_id:
-                # Somebody else replaced the dead one first, died, and left the same id: cannot be.
+            # Twice the same answer: what was to be replaced is held anew, under an id that is never used twice.
+            held = replace == connection_id or node_id in await self._nodes.live()
+            if held or node_id == registration.node_id:
+                if node_id != registration.node_id:
+                    await self.unlist_on_node(registration.node_id, registration.client_id)
                 raise AlreadyRegistered(registration.client_id, node_id, connection_id)
             replace = connection_id
 
@@ -77,13 +79,17 @@ class Clients:
         ]
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
-        index = self.list_on_node(r.node_id, {r.client_id: r.since_ms})
+        # Before the registration, in the same pipeline: whatever is registered can be found by the node's reaper.
+        listed = asyncio.gather(
+            self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms),
+            self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S),
+        )
         reply: list[Any] = await self._redis.script(
             "client_register",
             [self._keys.registration(r.client_id)],
             [r.connection_id, replace, REGISTRATION_LIFE_S * 1000, *fields],
         )
-        await index
+        await listed
         return reply
 
     async def touch(
@@ -126,13 +132,15 @@ class Clients:
         return [s.decode() for s in reply[1:]] if reply[0] == 1 else None
 
     # -- the list of a node --------------------------------------------------------------------------------------
-    async def list_on_node(self, node_id: str, last_seen_ms: dict[str, int]) -> None:
-        """Note clients of `node_id` with the time of their last sign of life."""
-        key = self._keys.node_clients(node_id)
+    async def note_seen(self, node_id: str, last_seen_ms: dict[str, int]) -> None:
+        """Note when clients of `node_id` were last heard; those who left meanwhile are not listed again."""
         pairs = [x for pair in last_seen_ms.items() for x in pair]
         for start in range(0, len(pairs), 2 * CHUNK):
-            await self._redis.command("HSET", key, *pairs[start : start + 2 * CHUNK])
-        await self._redis.command("EXPIRE", key, NODE_CLIENTS_LIFE_S)
+            await self._redis.script(
+                "node_seen",
+                [self._keys.node_clients(node_id)],
+                [NODE_CLIENTS_LIFE_S, *pairs[start : start + 2 * CHUNK]],
+            )
 
     async def unlist_on_node(self, node_id: str, client_id: str) -> None:
         """Take a client off the node's list. Safe to repeat."""

@@ -26,6 +26,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    DataError,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
@@ -153,10 +154,17 @@ class Connection:
         try:
             async with asyncio.timeout(self.timeout_s):
                 replies = await self._execute([args for args, _ in batch])
+        except DataError:
+            await self._run_apart(batch)
+            return
         except (RedisError, OSError, TimeoutError) as exc:
             translated = _translate(exc)
             error = type(exc).__name__
             replies = [translated] * len(batch)
+        except ValueError:
+            # One of them cannot be written, and nothing was sent: each by itself, so that only that one fails.
+            await self._run_apart(batch)
+            return
         except asyncio.CancelledError:
             replies = [StateUnavailable("the connection to Redis is closed")] * len(batch)
         if self._observer is not None:
@@ -168,6 +176,13 @@ class Connection:
                 future.set_exception(reply if isinstance(reply, StateError) else _translate(reply))
             else:
                 future.set_result(reply)
+
+    async def _run_apart(self, batch: list[tuple[Args, asyncio.Future[Any]]]) -> None:
+        if len(batch) > 1:
+            for call in batch:
+                await self._run([call])
+        elif not batch[0][1].done():
+            batch[0][1].set_exception(StateError("a value cannot be written to Redis"))
 
     async def _execute(self, commands: list[Args]) -> list[Any]:
         replies = await self._pipeline(commands)
@@ -245,10 +260,15 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def _translate(exc: Exception) -> StateError:
+def _translate(exc: BaseException) -> StateError:
+    if isinstance(exc, RedisConnectionError) and isinstance(exc.__context__, AuthenticationError | ResponseError):
+        # What a server answers to the hello of a connection comes wrapped.
+        exc = exc.__context__
     for kind, reason in _REASONS:
         if isinstance(exc, kind):
             return StateUnavailable(reason)
+    if isinstance(exc, ResponseError) and str(exc).startswith(("WRONGPASS", "NOAUTH", "invalid username-password")):
+        return StateUnavailable("Redis refuses the credentials")
     if isinstance(exc, ResponseError) and str(exc).startswith(("OOM", "MISCONF", "NOREPLICAS")):
         return StateUnavailable(f"Redis refuses writes ({str(exc).split(maxsplit=1)[0]})")
     log.error("Redis answered with an error", extra={"error": str(exc)[:300]})

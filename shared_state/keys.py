@@ -13,7 +13,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:client:{<id>}:inbox` | stream | messages not yet handed to the socket | an hour after the last message |
 | `aip:client:{<id>}:active` | zset | session id → deadline, ms | as the longest deadline, plus a day |
 | `aip:client:{<id>}:sessions` | zset | its newest sessions, in order of time | as results |
-| `aip:task:{<name>}` | string | session id | as the session |
+| `aip:task:{<name>}` | hash | session id, and since when | as the session |
 | `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
 | `aip:session:{<id>}:events` | stream | what happened in it | as the session |
 | `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |

@@ -22,6 +22,8 @@ __all__ = ["TERMINAL", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
 INDEX_BOUND = 100_000
+# A name is claimed a moment before its session is stored; a claim without a session is dead after this.
+UNSTORED_CLAIM_MS = 10_000
 
 
 class SessionState(StrEnum):
@@ -101,14 +103,15 @@ class Sessions:
 
         Raises TaskNameTaken while the session that has the name is under way.
         """
-        life_ms = self._life_ms(timeout_s)
         replace = ""
         while True:
-            reply = await self._redis.script("task_claim", [self._keys.task(task_name)], [session_id, replace, life_ms])
-            if not reply:
+            reply = await self._redis.script(
+                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(timeout_s)]
+            )
+            holder = reply[0].decode()
+            if not holder:
                 return replace
-            holder = reply.decode()
-            if not await self._is_over(holder):
+            if not await self._is_over(holder, claimed_ms_ago=int(reply[1])):
                 raise TaskNameTaken(task_name, holder)
             replace = holder
 
@@ -116,9 +119,12 @@ class Sessions:
         """Undo `claim_task` for a session that never started. Safe to repeat."""
         await self._redis.script("task_release", [self._keys.task(task_name)], [session_id, restore])
 
-    async def _is_over(self, session_id: str) -> bool:
+    async def _is_over(self, session_id: str, *, claimed_ms_ago: int) -> bool:
         session = await self.find(session_id)
-        return session is None or session.state in TERMINAL
+        if session is None:
+            # Claimed, and its session not stored yet; or, after a while, never, or not any more.
+            return claimed_ms_ago > UNSTORED_CLAIM_MS
+        return session.state in TERMINAL
 
     # -- the life of a session ---------------------------------------------------------------------------------
     async def create(self, session: Session) -> None:
@@ -128,7 +134,16 @@ class Sessions:
         """
         fields: list[str | bytes | int | float] = [
             *("client_id", session.client_id, "task_name", session.task_name, "request", session.request),
-            *("planner", session.planner, "deadline_ms", session.deadline_ms, "timeout_s", session.timeout_s),
+            *(
+                "created_ms",
+                session.created_ms,
+                "planner",
+                session.planner,
+                "deadline_ms",
+                session.deadline_ms,
+                "timeout_s",
+                session.timeout_s,
+            ),
         ]
         if session.metadata:
             fields += ["metadata", orjson.dumps(session.metadata)]
@@ -138,7 +153,7 @@ class Sessions:
             "index_add",
             [k.sessions()],
             [
-                f"{session.created_ms:015d}:{session.session_id}",
+                _place(session),
                 INDEX_BOUND,
                 self._life_ms(session.timeout_s),
             ],
@@ -155,8 +170,7 @@ class Sessions:
     async def discard(self, session: Session) -> None:
         """Remove a session that was created and could not be dispatched. Safe to repeat."""
         k = self._keys
-        member = f"{session.created_ms:015d}:{session.session_id}"
-        removed = self._redis.command("ZREM", k.sessions(), member)
+        removed = self._redis.command("ZREM", k.sessions(), _place(session))
         await self._redis.command("DEL", k.session(session.session_id), k.session_events(session.session_id))
         await removed
 
@@ -243,7 +257,7 @@ class Sessions:
 
     async def find_by_task(self, task_name: str) -> Session | None:
         """The newest session with this task name."""
-        session_id = await self._redis.command("GET", self._keys.task(task_name))
+        session_id = await self._redis.command("HGET", self._keys.task(task_name), "session_id")
         return await self.find(session_id.decode()) if session_id else None
 
     async def events(self, session_id: str, *, after: str = "") -> list[Event]:
@@ -274,10 +288,20 @@ class Sessions:
         ids = [place.partition(":")[2] for place in places]
         pending = [self._redis.command("HGETALL", self._keys.session(s)) for s in ids]
         found = [(await reply) for reply in pending]
-        return [(p, _parse(s, f) if f else None) for p, s, f in zip(places, ids, found, strict=True)]
+        sessions = [_parse(s, f) if f else None for s, f in zip(ids, found, strict=True)]
+        # An id that was used again, or was refused because it is in use, has places that are not its session's.
+        return [
+            (place, session if session and place == _place(session) else None)
+            for place, session in zip(places, sessions, strict=True)
+        ]
 
     def _life_ms(self, timeout_s: float) -> int:
         return int((timeout_s + self._result_ttl_s) * 1000)
+
+
+def _place(session: Session) -> str:
+    """Where a session stands in an index in order of time."""
+    return f"{session.created_ms:015d}:{session.session_id}"
 
 
 def _parse(session_id: str, fields: dict[bytes, bytes]) -> Session:

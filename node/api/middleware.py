@@ -12,6 +12,7 @@ from node.telemetry.metrics import Metrics
 
 __all__ = ["OPEN_PATHS", "Shell"]
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT"})
 REQUEST_ID = b"x-request-id"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Without the key: what probes and people who have none yet may read.
@@ -45,9 +46,9 @@ class Shell:
             await self._answer(scope, receive, send_with_id, request_id)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._metrics.http_seconds.labels(
-                scope["method"] if route != "none" else "none", route, str(status)
-            ).observe(time.perf_counter() - started)
+            # A peer chooses the method too: only those that somebody serves become labels.
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._metrics.http_seconds.labels(method, route, str(status)).observe(time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         if scope["path"] not in OPEN_PATHS and not self._auth.allows(scope["headers"]):

@@ -12,6 +12,8 @@ from node.api.errors import ApiError
 
 __all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
 
+DIGITS = 12
+
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -83,7 +85,7 @@ def integer(request: Request, name: str, *, default: int, least: int, most: int)
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
         raise ApiError(400, f"{name}: must be a whole number from {least} to {most}")
     return int(text)
 

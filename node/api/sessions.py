@@ -38,16 +38,20 @@ async def _matching(
     Bounded: fewer than `limit` may come back, with a place, when few of many match.
     """
     found: list[Session] = []
+    last = place
     for _ in range(SCAN_BOUND):
         page = await context.state.sessions.page(client_id=client_id, limit=PAGE, before=place)
         for place, session in page:  # noqa: PLR1704 - the place moves on with what was read
-            if session is not None and (state is None or session.state is state):
-                found.append(session)
+            if session is None or (state is not None and session.state is not state):
+                continue
             if len(found) == limit:
-                return found, place
+                # One more than was asked for: there is another page, and it begins here.
+                return found, last
+            found.append(session)
+            last = place
         if len(page) < PAGE:
             return found, ""
-    return found, place
+    return found, last if len(found) == limit else place
 
 
 async def get_session(context: Context, request: Request) -> Response:

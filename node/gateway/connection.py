@@ -68,7 +68,7 @@ class Connection:
         self._send = send
         self._metrics = metrics
         self._queue_bound = queue_bound
-        self._outbox: deque[str | bytes] | None = None
+        self._outbox: deque[tuple[str | bytes, int]] | None = None
         self._bytes = 0
         self._flusher: asyncio.Task[None] | None = None
         self.connection_id = new_id()
@@ -122,10 +122,10 @@ class Connection:
             return
         if self._outbox is None:
             self._outbox = deque()
-        self._outbox.append(frame.decode())
+        self._outbox.append((frame.decode(), len(frame)))
         self._bytes += len(frame)
         if binary is not None:
-            self._outbox.append(binary)
+            self._outbox.append((binary, len(binary)))
             self._bytes += len(binary)
         if self._bytes > self._queue_bound:
             log.warning("slow consumer", extra={"client_id": self.client_id, "queued_bytes": self._bytes})
@@ -155,10 +155,10 @@ class Connection:
     async def _flush(self) -> None:
         try:
             while self._outbox:
-                frame = self._outbox.popleft()
+                frame, size = self._outbox.popleft()
                 kind = "bytes" if isinstance(frame, bytes) else "text"
                 await self._send({"type": "websocket.send", kind: frame})
-                self._bytes -= len(frame)
+                self._bytes -= size
             if self.closing is not None:
                 reason = self.closing.value
                 await self._send({"type": "websocket.close", "code": reason.code, "reason": reason.text})

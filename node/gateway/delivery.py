@@ -91,16 +91,23 @@ class Deliverer:
         fresh = entry.entry_id not in connection.taken
         connection.taken.add(entry.entry_id)
         if fresh:
-            if entry.message.startswith(FRAME):
-                connection.send_raw(entry.message[len(FRAME) :])
-            elif entry.message.startswith(TASK):
-                self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
-            elif entry.message.startswith(FILE):
-                session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
-                self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
-            else:
-                log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
+            try:
+                self._hand_to(connection, entry, verify=verify)
+            except (ValueError, TypeError, KeyError):
+                # A node of another version may have left it: dropped, so that what is behind it arrives.
+                log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
         self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")
+
+    def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
+        if entry.message.startswith(FRAME):
+            connection.send_raw(entry.message[len(FRAME) :])
+        elif entry.message.startswith(TASK):
+            self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+        elif entry.message.startswith(FILE):
+            session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
+            self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
+        else:
+            log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
 
     async def _confirm(self, connection: Connection, entry_id: str) -> None:
         await connection.flushed()

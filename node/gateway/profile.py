@@ -38,5 +38,7 @@ def features_of(profile: dict[str, Any]) -> frozenset[str]:
     listed = system_info_of(profile).get("supported_features")
     if not isinstance(listed, list):
         return frozenset()
-    words = [f for f in listed if isinstance(f, str) and f.isprintable() and "," not in f and len(f) <= FEATURE_CHARS]
+    words = [
+        f for f in listed if isinstance(f, str) and f.isprintable() and "," not in f and 0 < len(f) <= FEATURE_CHARS
+    ]
     return frozenset(words[:FEATURES_BOUND])

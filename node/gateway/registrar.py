@@ -203,4 +203,4 @@ class Registrar:
         """Store when each client was last heard. Raises StateUnavailable."""
         seen = {c.client_id: c.last_seen_ms for c in self._hub if c.delivery is not Delivery.NOT_YET}
         if seen:
-            await self._state.clients.list_on_node(self._node_id, seen)
+            await self._state.clients.note_seen(self._node_id, seen)

@@ -4,13 +4,12 @@ Facts travel in `extra` and come out as `key=value` or as JSON fields. Line brea
 can forge a line, and the value of `token` in any URL is replaced before anything is written.
 """
 
+import json
 import logging
 import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
-
-import orjson
 
 __all__ = ["configure"]
 
@@ -29,7 +28,7 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        facts = "".join(f" {k}={_plain(v)}" for k, v in _facts(record).items())
+        facts = "".join(f" {_escape(k)}={_plain(v)}" for k, v in _facts(record).items())
         line = f"{at} {record.levelname:<7} {record.name}: {_escape(record.getMessage())}{facts}"
         if record.exc_info:
             line += f" exception={_plain(self.formatException(record.exc_info))}"
@@ -42,25 +41,27 @@ class _Json(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": _redact(record.getMessage()),
-            **{k: _redact(v) if isinstance(v, str) else v for k, v in _facts(record).items()},
+            "message": record.getMessage(),
+            **_facts(record),
         }
         if record.exc_info:
-            entry["exception"] = _redact(self.formatException(record.exc_info))
-        return orjson.dumps(entry, default=str).decode()
+            entry["exception"] = self.formatException(record.exc_info)
+        # The standard library's writer takes any number, key and character, and escapes all that is not ASCII.
+        return _redact(json.dumps(entry, default=str, skipkeys=True, separators=(",", ":")))
 
 
 def _escape(text: str) -> str:
-    return (
-        text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") if "\n" in text or "\r" in text else text
-    )
+    """Text that stays on its line, whatever a terminal or a log shipper takes for the end of one."""
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(value: object) -> str:
     text = str(value)
-    if text and all(c.isprintable() and c not in ' "=' for c in text):
+    if text and text.isprintable() and not any(c in ' "=' for c in text):
         return text
-    return orjson.dumps(text).decode()
+    return json.dumps(text)
 
 
 def configure(level: str, style: str) -> None:

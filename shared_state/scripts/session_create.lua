@@ -1,17 +1,15 @@
 -- Store a new session. An id that was used before may be used again only by its owner, and only after it ended.
 -- KEYS  1 session   2 its events
 -- ARGV  1 owner   2 life, ms   3 event (JSON)   4.. field, value, ...
--- reply {1, ms now}, or {0, owner, state} of the session that has the id
-local time = redis.call('TIME')
-local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+-- reply {1}, or {0, owner, state} of the session that has the id
 local there = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if there[1] then
   local ended = there[1] == 'completed' or there[1] == 'failed' or there[1] == 'cancelled' or there[1] == 'timed_out'
   if not ended or (there[2] or '') ~= ARGV[1] or ARGV[1] == '' then return {0, there[2] or '', there[1]} end
   redis.call('DEL', KEYS[1], KEYS[2])
 end
-redis.call('HSET', KEYS[1], 'state', 'created', 'owner', ARGV[1], 'created_ms', now, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'state', 'created', 'owner', ARGV[1], unpack(ARGV, 4))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', 'e', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return {1, now}
+return {1}

@@ -2,6 +2,6 @@
 -- KEYS  1 task
 -- ARGV  1 session id   2 session id that had the name before ('' = none)
 -- reply 1 if the session had the name, else 0
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end
+if redis.call('HGET', KEYS[1], 'session_id') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('HSET', KEYS[1], 'session_id', ARGV[2]) end
 return 1

@@ -46,7 +46,7 @@ class Planners:
             raise ValueError(f"planner: '{self._default}' is not installed; there are {', '.join(self.names())}")
 
     def __contains__(self, name: object) -> bool:
-        return name == AUTO or name in self._by_name
+        return isinstance(name, str) and (name == AUTO or name in self._by_name)
 
     def names(self) -> list[str]:
         """What a dispatch may name."""

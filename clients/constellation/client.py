@@ -167,6 +167,10 @@ class ConstellationClient:
         says. Raises RequestFailed, with `status_code` 404 for a session that is not known, or ConnectionLost."""
         return await self._rest("POST", f"/api/sessions/{quote(session_id, safe='')}/cancel")
 
+    async def session(self, session_id: str) -> dict[str, Any]:
+        """A session as the cluster has stored it: `state`, `result`, `error`, times and steps. Raises as `cancel`."""
+        return await self._rest("GET", f"/api/sessions/{quote(session_id, safe='')}")
+
     async def _link(self, device_id: str) -> DeviceLink:
         """The open link to a device. Concurrent callers share one opening."""
         async with self._opening.setdefault(device_id, asyncio.Lock()):

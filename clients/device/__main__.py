@@ -1,6 +1,7 @@
-"""The command line: `aip-device start …`.
+"""The command line: `aip-device start …`, `aip-device local …`.
 
-Exit codes: 0 after a signal, 2 for a wrong command line, wrong settings, or packages that are not installed.
+Exit codes: 0 after a signal, 2 for a wrong command line, wrong settings, or packages that are not installed. `local`
+ends with 0 if its task has completed and with 1 if not.
 """
 
 import argparse
@@ -8,12 +9,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 __all__ = ["main"]
 
 # Packages of the `device` extra that the agent imports, by import name.
-_EXTRA_PACKAGES = {"mcp", "mcp_types", "psutil", "yaml", "jsonschema", "referencing"}
+_EXTRA_PACKAGES = {"mcp", "mcp_types", "httpx", "anyio", "psutil", "yaml", "jsonschema", "referencing"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,17 +30,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--server", metavar="URL", help="ws://HOST:PORT/ws of a node or a load balancer")
     start.add_argument("--id", dest="device_id", metavar="NAME", help="the name to register under")
-    start.add_argument("--config", metavar="FILE", help="a YAML file with the same settings")
     start.add_argument("--token", metavar="KEY", help="API key; AIP_API_KEY keeps it out of the process list")
-    start.add_argument("--workdir", metavar="DIR", help="working folder (default: ~/.aip-device/NAME)")
-    start.add_argument(
-        "--unconfined",
-        action="store_const",
-        const=True,
-        help="let the file tools leave the working folder (a shell command can in any case)",
-    )
     start.add_argument("--platform", metavar="P", help="linux, darwin, windows or mobile (default: this system)")
-    start.add_argument("--log-level", metavar="L", help="debug, info, warning or error (default: info)")
+    start.set_defaults(run=_start)
+    local = commands.add_parser(
+        "local", help="run one task with a node and a device in this process, and print its steps and its result"
+    )
+    local.add_argument("--request", metavar="TEXT", required=True, help="the task, in words")
+    local.add_argument("--commands", metavar="JSON|@FILE", help="the commands to carry out, for the direct planner")
+    local.add_argument("--planner", metavar="P", help="the planner (default: the first that fits)")
+    local.set_defaults(run=_local, log_level="WARNING")
+    for command in (start, local):
+        command.add_argument("--config", metavar="FILE", help="a YAML file with settings, MCP servers among them")
+        command.add_argument("--workdir", metavar="DIR", help="working folder (default: ~/.aip-device/NAME)")
+        command.add_argument(
+            "--unconfined",
+            action="store_const",
+            const=True,
+            help="let the file tools leave the working folder (a shell command can in any case)",
+        )
+        command.add_argument("--log-level", metavar="L", help="debug, info, warning or error")
     return parser
 
 
@@ -48,6 +59,9 @@ def _configure_logging(level: str) -> None:
     )
     # mcp logs the text of every failed tool call at INFO, and that text may repeat parameters.
     logging.getLogger("mcp").setLevel(logging.WARNING)
+    # And these log every request, with an address that may hold a key.
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fail(message: str) -> int:
@@ -55,30 +69,55 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _start(flags: Mapping[str, Any]) -> int:
+    from clients.device.agent import Agent, run_agent  # noqa: PLC0415
+    from clients.device.config import load  # noqa: PLC0415
+
+    settings = load(flags, os.environ)
+    _configure_logging(settings.log_level)
+
+    async def work() -> None:
+        await run_agent(Agent(settings))
+
+    asyncio.run(work())
+    return 0
+
+
+def _local(flags: Mapping[str, Any]) -> int:
+    from clients.device.local import run_local  # noqa: PLC0415
+
+    level = str(flags["log_level"]).upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        return _fail("--log-level: should be debug, info, warning or error")
+    _configure_logging(level)
+    return asyncio.run(run_local(flags, os.environ))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent and return its exit code. `argv` is the command line without the program's name."""
     flags = vars(_parser().parse_args(argv))
     if os.name != "posix":
         return _fail("this agent runs on Linux and macOS; on Windows, UFO's own client speaks the same protocol")
-    # Imported here and not above, so that a missing extra can be explained.
+    _configure_logging("INFO")
     try:
-        from clients.device.agent import run_agent  # noqa: PLC0415
-        from clients.device.config import ConfigError, load  # noqa: PLC0415
+        return _guarded(flags.pop("run"), flags)
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA_PACKAGES:
             raise
         return _fail(f"the package {exc.name!r} is missing: pip install 'aip-cluster[device]'")
-    _configure_logging("INFO")
+    except KeyboardInterrupt:
+        return 1
+
+
+def _guarded(run: Callable[[Mapping[str, Any]], int], flags: Mapping[str, Any]) -> int:
+    """What `run` returns, or 2 with a sentence about what is wrong with the settings."""
+    # Imported here and below, not above, so that a missing extra can be explained.
+    from clients.device.config import ConfigError  # noqa: PLC0415
+
     try:
-        settings = load(flags, os.environ)
-        _configure_logging(settings.log_level)
-        settings.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return run(flags)
     except ConfigError as exc:
         return _fail(str(exc))
-    except OSError as exc:
-        return _fail(f"the working folder cannot be made: {exc}")
-    asyncio.run(run_agent(settings))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The agent's settings: from flags, else from the environment, else from a YAML file, validated whole.
 
-Whatever is wrong becomes one `ConfigError` whose text names the flag, the variable or the key at fault. Variables
-`AIP_DEVICE_*` that name no setting are reported, not refused: Kubernetes sets some of its own under such names.
+The MCP servers, tags and custom metadata come from the file alone (see `clients.device.servers.spec`). Whatever is
+wrong becomes one `ConfigError` whose text names the flag, the variable or the key at fault. Variables `AIP_DEVICE_*`
+that name no setting are reported, not refused: Kubernetes sets some of its own under such names.
 """
 
 import logging
@@ -9,12 +10,14 @@ import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import orjson
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from aip.ids import check_client_id
+from clients.device.servers.spec import Spec, SpecError, parse_servers
 from clients.sockets import websocket_url
 
 __all__ = ["ConfigError", "Settings", "load", "system_platform"]
@@ -22,6 +25,8 @@ __all__ = ["ConfigError", "Settings", "load", "system_platform"]
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "AIP_DEVICE_"
+MIB = 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
 
 Platform = Literal["linux", "darwin", "windows", "mobile"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -45,7 +50,13 @@ class Settings(BaseModel):
     log_level: LogLevel = "INFO"
     heartbeat_s: float = Field(default=20.0, gt=0, le=300)
     max_in_flight: int = Field(default=8, ge=1, le=256)
-    output_limit_bytes: int = Field(default=256 * 1024, ge=1024, le=2 * 1024 * 1024)
+    output_limit_bytes: int = Field(default=256 * 1024, ge=1024, le=2 * MIB)
+    max_answer_bytes: int = Field(default=8 * MIB, ge=64 * 1024, le=64 * MIB)
+    max_file_bytes: int = Field(default=512 * MIB, ge=0)
+    profile_refresh_s: float = Field(default=300.0, ge=1, le=24 * 3600)
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(default=(), max_length=64)
+    custom_metadata: dict[str, Any] = {}
+    mcp_servers: tuple[Spec, ...] = ()
 
     @field_validator("server")
     @classmethod
@@ -66,6 +77,19 @@ class Settings(BaseModel):
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
             raise ValueError("must be printable ASCII without spaces")
         return value
+
+    @field_validator("custom_metadata")
+    @classmethod
+    def _can_travel(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            written = orjson.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError("holds a value that JSON cannot carry") from None
+        if len(written) > MAX_METADATA_BYTES:
+            raise ValueError(f"must not be larger than {MAX_METADATA_BYTES} bytes")
+        # As it travels: YAML knows dates, JSON does not.
+        read: dict[str, Any] = orjson.loads(written)
+        return read
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -91,11 +115,17 @@ class _FileDevice(_FileSection):
     heartbeat_s: float | None = None
     max_in_flight: int | None = None
     output_limit_bytes: int | None = None
+    max_answer_bytes: int | None = None
+    max_file_bytes: int | None = None
+    profile_refresh_s: float | None = None
+    tags: list[str] | None = None
+    custom_metadata: dict[str, Any] | None = None
 
 
 class _File(_FileSection):
     server: _FileServer | None = None
     device: _FileDevice | None = None
+    mcp_servers: Any = None
     log_level: str | None = None
 
 
@@ -111,7 +141,12 @@ _SOURCES: dict[str, tuple[str | None, str, str | None]] = {
     "heartbeat_s": (None, "HEARTBEAT_S", "device.heartbeat_s"),
     "max_in_flight": (None, "MAX_IN_FLIGHT", "device.max_in_flight"),
     "output_limit_bytes": (None, "OUTPUT_LIMIT_BYTES", "device.output_limit_bytes"),
+    "max_answer_bytes": (None, "MAX_ANSWER_BYTES", "device.max_answer_bytes"),
+    "max_file_bytes": (None, "MAX_FILE_BYTES", "device.max_file_bytes"),
+    "profile_refresh_s": (None, "PROFILE_REFRESH_S", "device.profile_refresh_s"),
 }
+# And those that only the file can hold.
+_FILE_KEYS = {"tags": "device.tags", "custom_metadata": "device.custom_metadata", "mcp_servers": "mcp_servers"}
 
 
 def system_platform() -> Platform:
@@ -125,9 +160,11 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     path = flags.get("config") or environ.get(ENVIRONMENT_PREFIX + "CONFIG")
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    servers: object = None
     if path:
-        for field, value in _read_file(Path(path)).items():
-            values[field], origin[field] = value, f"{path}: {_SOURCES[field][2]}"
+        read, servers = _read_file(Path(path))
+        for field, value in read.items():
+            values[field], origin[field] = value, f"{path}: {_FILE_KEYS.get(field) or _SOURCES[field][2]}"
     for field, (_, variable, _key) in _SOURCES.items():
         names = [ENVIRONMENT_PREFIX + variable, *(["AIP_API_KEY"] if field == "token" else [])]
         name = next((name for name in names if environ.get(name)), None)
@@ -141,17 +178,23 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
         if field not in values:
             flag, variable, key = _SOURCES[field]
             raise ConfigError(f"nothing says {key}: give {flag}, or set {ENVIRONMENT_PREFIX}{variable}")
+    try:
+        values["mcp_servers"] = parse_servers(servers, environ)
+    except SpecError as exc:
+        raise ConfigError(f"{path}: {exc.key}: {exc}") from None
     values.setdefault("platform", system_platform())
     values.setdefault("workdir", Path.home() / ".aip-device" / _folder_name(str(values["device_id"])))
     try:
         return Settings.model_validate(values)
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
-        field = str(error["loc"][0])
-        raise ConfigError(f"{origin.get(field, field)}: {_sentence(error['msg'])}") from None
+        field, *inner = (str(part) for part in error["loc"])
+        key = ".".join([origin.get(field, field), *inner])
+        raise ConfigError(f"{key}: {_sentence(error['msg'])}") from None
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> tuple[dict[str, Any], object]:
+    """The settings in the file by their names, and what it says about MCP servers. Raises ConfigError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -163,7 +206,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise ConfigError(f"{path}: {where}{getattr(exc, 'problem', None) or 'is not YAML'}") from None
     if content is None:
-        return {}
+        return {}, None
     try:
         file = _File.model_validate(content)
     except ValidationError as exc:
@@ -181,7 +224,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         if "name" in device:
             values["device_id"] = device.pop("name")
         values |= device
-    return values
+    return values, file.mcp_servers
 
 
 def _report_unknown_variables(environ: Mapping[str, str]) -> None:

@@ -29,7 +29,9 @@ from aip import (
     new_id,
     utc_now,
 )
-from clients.device.toolbox import ToolboxError, ToolValue
+from clients.device.errors import ToolboxError
+from clients.device.origin import Origin
+from clients.device.toolbox import ToolValue
 
 __all__ = ["MAX_ANSWER_BYTES", "AnswerMemory", "Executor", "Tools"]
 
@@ -44,7 +46,7 @@ CLOSE_S = 2.0
 class Tools(Protocol):
     """What carries out one command."""
 
-    async def call(self, command: Command) -> ToolValue:
+    async def call(self, command: Command, origin: Origin) -> ToolValue:
         """The tool's result. Raises ToolboxError. Cancelling stops the tool."""
 
 
@@ -177,10 +179,11 @@ class Executor:
 
     async def _run(self, message: ServerMessage) -> None:
         started = time.monotonic()
+        origin = Origin(message.session_id, message.agent_name)
         results: list[Result] = []
         for command in message.actions or []:
             failed = bool(results) and results[-1].status is not ResultStatus.SUCCESS
-            results.append(_skipped(command) if failed else await self._call(command))
+            results.append(_skipped(command) if failed else await self._call(command, origin))
         self._answer(message, results)
         logger.info(
             "command %r of session %r: %d actions, %d succeeded, %.3f s",
@@ -191,9 +194,9 @@ class Executor:
             time.monotonic() - started,
         )
 
-    async def _call(self, command: Command) -> Result:
+    async def _call(self, command: Command, origin: Origin) -> Result:
         try:
-            outcome = await self._tools.call(command)
+            outcome = await self._tools.call(command, origin)
         except ToolboxError as exc:
             return Result(status=ResultStatus.FAILURE, error=str(exc), namespace=exc.namespace, call_id=command.call_id)
         except Exception:

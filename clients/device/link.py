@@ -1,15 +1,14 @@
 """The socket to the cluster: connect, register, keep alive, and come back.
 
 Promises: until told to stop it reconnects for ever, with full jitter so that a fleet does not return in step; an
-answer leaves this process at most once per connection, and one that could not be sent is kept (512 of them, 32 MiB)
-and sent after the next registration. What the peer sends cannot end the loop: a frame that makes no sense is logged.
+answer leaves this process at most once per connection, and one that could not be sent is kept and sent after the next
+registration; a profile that changed is pushed; files go both ways between the other messages. What the peer sends
+cannot end the loop: a frame that makes no sense is logged.
 """
 
 import asyncio
 import logging
-import random
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection
@@ -25,25 +24,27 @@ from aip import (
     TaskStatus,
     decode_server,
     encode,
-    new_id,
     utc_now,
 )
 from aip.codec import loads
+from clients.device.backoff import Backoff
+from clients.device.files.frames import file_frame
+from clients.device.files.receiver import FileReceiver
+from clients.device.files.sender import FileSender
+from clients.device.outbox import Outbox
+from clients.device.wire import Wire
 from clients.sockets import open_socket
 
-__all__ = ["Backoff", "Handler", "Link", "Outbox"]
+__all__ = ["Handler", "Link", "Profiles"]
 
 logger = logging.getLogger(__name__)
 
 REGISTRATION_S = 15.0
 SHOWN_CHARS = 300
-MAX_PROFILES_IN_HAND = 4
+MAX_BESIDE = 64
 CLOSE_RESTARTING = 1012
 CLOSE_TRY_LATER = 1013
 CLOSE_TOO_BIG = 1009
-
-
-_random = random.SystemRandom().random
 
 
 class Handler(Protocol):
@@ -60,68 +61,23 @@ class _Refused(Exception):
     """The server answered the registration with an error."""
 
 
-class Backoff:
-    """Exponential delays with full jitter: anything between 0 and the ceiling, which doubles each time."""
+class Profiles(Protocol):
+    """Where the metadata of a registration comes from."""
 
-    def __init__(self, base_s: float = 0.5, cap_s: float = 15.0, rng: Callable[[], float] = _random) -> None:
-        self._base_s = base_s
-        self._cap_s = cap_s
-        self._rng = rng
-        self._ceiling_s = base_s
+    def published(self) -> tuple[int, dict[str, Any]]:
+        """The profile that the cluster should have, and its version."""
 
-    def next_s(self) -> float:
-        """The next delay in seconds."""
-        delay_s = self._rng() * self._ceiling_s
-        self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
-        return delay_s
+    async def newer(self, version: int) -> tuple[int, dict[str, Any]]:
+        """As `published`, once it is newer than `version`."""
 
-    def reset(self) -> None:
-        """Start from the base again."""
-        self._ceiling_s = self._base_s
-
-
-class Outbox:
-    """Answers on their way to the socket, oldest first, each `response_id` at most once.
-
-    Bounded: over 512 answers or 32 MiB the oldest are dropped, with a warning; the server may ask for them again.
-    """
-
-    def __init__(self, max_answers: int = 512, max_bytes: int = 32 * 1024 * 1024) -> None:
-        self._frames: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
-        self._max_answers = max_answers
-        self._max_bytes = max_bytes
-        self._filled = asyncio.Event()
-
-    def put(self, response_id: str | None, frame: bytes) -> None:
-        """Add an answer; one for the same `response_id` that has not left yet is replaced where it stands."""
-        key = response_id if response_id is not None else new_id()
-        self._bytes += len(frame) - len(self._frames.get(key, b""))
-        self._frames[key] = frame
-        while len(self._frames) > self._max_answers or (self._bytes > self._max_bytes and len(self._frames) > 1):
-            dropped, old = self._frames.popitem(last=False)
-            self._bytes -= len(old)
-            logger.warning("too many answers wait for the connection: dropped that to %r", dropped)
-        self._filled.set()
-
-    async def first(self) -> tuple[str, bytes]:
-        """The oldest answer, waiting for one; it stays until discarded. Cancelling is safe."""
-        while not self._frames:
-            self._filled.clear()
-            await self._filled.wait()
-        return next(iter(self._frames.items()))
-
-    def discard(self, key: str, frame: bytes) -> None:
-        """Remove an answer that was sent, unless another has taken its place meanwhile."""
-        if self._frames.get(key) is frame:
-            del self._frames[key]
-            self._bytes -= len(frame)
+    async def fresh(self) -> dict[str, Any]:
+        """The profile of this moment."""
 
 
 class Link:
     """One device's connection. `run` is the whole of its life; cancelling `run` closes the socket with 1000.
 
-    `profile` returns the metadata of a registration; it may block, and is called in a thread.
+    `registered` is set from the first registration on.
     """
 
     def __init__(
@@ -131,7 +87,9 @@ class Link:
         *,
         handler: Handler,
         outbox: Outbox,
-        profile: Callable[[], dict[str, Any]],
+        profiles: Profiles,
+        sender: FileSender,
+        receiver: FileReceiver,
         api_key: str | None = None,
         heartbeat_s: float = 20.0,
         backoff: Backoff | None = None,
@@ -140,11 +98,15 @@ class Link:
         self._client_id = client_id
         self._handler = handler
         self._outbox = outbox
-        self._profile = profile
+        self._profiles = profiles
+        self._sender = sender
+        self._receiver = receiver
         self._api_key = api_key
         self._heartbeat_s = heartbeat_s
         self._backoff = backoff if backoff is not None else Backoff()
-        self._profiling: set[asyncio.Task[None]] = set()
+        self.registered = asyncio.Event()
+        # Answers that are made and sent beside the loop that receives, which must not wait for the peer to read.
+        self._beside: set[asyncio.Task[None]] = set()
         self._sending: tuple[str, bytes] | None = None
 
     async def run(self) -> None:
@@ -164,25 +126,29 @@ class Link:
 
     async def _connect_once(self) -> None:
         """One connection from opening to its end. Raises what ended it."""
-        metadata = await asyncio.to_thread(self._profile)
         socket = await open_socket(self._url, self._api_key)
+        wire = Wire(socket)
         try:
             async with asyncio.timeout(REGISTRATION_S):
-                await self._register(socket, metadata)
+                version = await self._register(socket, wire)
             self._backoff.reset()
+            self.registered.set()
             logger.info("registered as %r at %s", self._client_id, self._url)
-            await self._serve(socket)
+            await self._serve(socket, wire, version)
         finally:
-            profiling = list(self._profiling)
-            for task in profiling:
+            beside = list(self._beside)
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(*profiling, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
+            await self._receiver.abort()
             # 1000, unless the peer has closed with a code of its own; it takes 2 s at most.
             await socket.close()
             self._heed_close(socket.close_code)
 
-    async def _register(self, socket: ClientConnection, metadata: dict[str, Any]) -> None:
-        await socket.send(self._frame(ClientMessageType.REGISTER, metadata=metadata), text=True)
+    async def _register(self, socket: ClientConnection, wire: Wire) -> int:
+        """Register, and return the version of the profile that was told."""
+        version, metadata = self._profiles.published()
+        await wire.send(self._frame(ClientMessageType.REGISTER, metadata=metadata))
         while True:
             message = self._read(await socket.recv())
             if message is None:
@@ -190,17 +156,19 @@ class Link:
             if message.type is ServerMessageType.ERROR:
                 raise _Refused(_shown(message.error))
             if message.type is ServerMessageType.HEARTBEAT and message.status is TaskStatus.OK:
-                return
+                return version
             # It was sent before the acknowledgement, and nobody will send it again.
-            self._dispatch(socket, message)
+            self._dispatch(wire, message)
 
-    async def _serve(self, socket: ClientConnection) -> None:
-        """Receive, send and keep alive until one of the three ends."""
+    async def _serve(self, socket: ClientConnection, wire: Wire, version: int) -> None:
+        """Receive, send and keep alive until one of them ends."""
         self._sending = None
         tasks = [
-            asyncio.create_task(self._receive(socket), name="receive"),
-            asyncio.create_task(self._send_answers(socket), name="send answers"),
-            asyncio.create_task(self._keep_alive(socket), name="heartbeats"),
+            asyncio.create_task(self._receive(socket, wire), name="receive"),
+            asyncio.create_task(self._send_answers(wire), name="send answers"),
+            asyncio.create_task(self._keep_alive(wire), name="heartbeats"),
+            asyncio.create_task(self._push_profiles(wire, version), name="push profiles"),
+            asyncio.create_task(self._sender.serve(wire), name="send files"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -211,24 +179,38 @@ class Link:
         for task in done:
             task.result()
 
-    async def _receive(self, socket: ClientConnection) -> None:
+    async def _receive(self, socket: ClientConnection, wire: Wire) -> None:
         while True:
-            message = self._read(await socket.recv())
-            if message is not None:
-                self._dispatch(socket, message)
+            raw = await socket.recv()
+            if isinstance(raw, bytes) and self._receiver.expects_chunk:
+                answers = await self._receiver.on_chunk(raw)
+            elif (frame := file_frame(raw)) is not None:
+                answers = await self._receiver.on_frame(frame)
+            else:
+                answers = []
+                message = self._read(raw)
+                if message is not None:
+                    self._dispatch(wire, message)
+            for answer in answers:
+                self._aside(wire.send(answer))
 
-    async def _send_answers(self, socket: ClientConnection) -> None:
+    async def _send_answers(self, wire: Wire) -> None:
         while True:
             self._sending = await self._outbox.first()
             # Cancelled or broken in here, the answer stays in the outbox for the next connection.
-            await socket.send(self._sending[1], text=True)
+            await wire.send(self._sending[1])
             self._outbox.discard(*self._sending)
             self._sending = None
 
-    async def _keep_alive(self, socket: ClientConnection) -> None:
+    async def _keep_alive(self, wire: Wire) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            await socket.send(self._frame(ClientMessageType.HEARTBEAT), text=True)
+            await wire.send(self._frame(ClientMessageType.HEARTBEAT))
+
+    async def _push_profiles(self, wire: Wire, version: int) -> None:
+        while True:
+            version, metadata = await self._profiles.newer(version)
+            await wire.send(self._frame(ClientMessageType.DEVICE_INFO_RESPONSE, metadata=metadata))
 
     def _read(self, raw: str | bytes) -> ServerMessage | None:
         """The message, or None for a frame that this agent cannot use."""
@@ -241,7 +223,7 @@ class Link:
                 logger.warning("ignored a malformed frame: %s", _shown(str(exc)))
             return None
 
-    def _dispatch(self, socket: ClientConnection, message: ServerMessage) -> None:
+    def _dispatch(self, wire: Wire, message: ServerMessage) -> None:
         match message.type:
             case ServerMessageType.COMMAND:
                 self._handler.submit(message)
@@ -251,32 +233,39 @@ class Link:
                 logger.info("session %r ended: %s", message.session_id, message.status)
                 self._handler.end_session(message.session_id)
             case ServerMessageType.ERROR:
-                logger.warning("the server reports: %s", _shown(message.error))
+                if not self._sender.on_answer(message):
+                    logger.warning("the server reports: %s", _shown(message.error))
+            case ServerMessageType.HEARTBEAT:
+                self._sender.on_answer(message)
             case ServerMessageType.DEVICE_INFO_REQUEST:
-                self._send_profile(socket, message)
-            case ServerMessageType.HEARTBEAT | ServerMessageType.DEVICE_INFO_RESPONSE:
+                self._aside(self._answer_profile(wire, message))
+            case ServerMessageType.DEVICE_INFO_RESPONSE:
                 pass
 
-    def _send_profile(self, socket: ClientConnection, message: ServerMessage) -> None:
-        if len(self._profiling) >= MAX_PROFILES_IN_HAND:
-            logger.warning("ignored a request for the profile: %d are in hand", len(self._profiling))
+    def _aside(self, answering: Coroutine[Any, Any, None]) -> None:
+        """Make and send an answer beside what else goes on; lost with the connection, and bounded."""
+        if len(self._beside) >= MAX_BESIDE:
+            answering.close()
+            logger.warning("the server asks for more than it takes: an answer was dropped")
             return
-        task = asyncio.create_task(self._answer_profile(socket, message), name="profile")
-        self._profiling.add(task)
-        task.add_done_callback(self._profiling.discard)
+        task = asyncio.create_task(answering, name="answer")
+        self._beside.add(task)
+        task.add_done_callback(self._answered)
 
-    async def _answer_profile(self, socket: ClientConnection, message: ServerMessage) -> None:
-        metadata = await asyncio.to_thread(self._profile)
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None and not isinstance(exc, ConnectionClosed):
+            logger.error("an answer could not be made", exc_info=exc)
+
+    async def _answer_profile(self, wire: Wire, message: ServerMessage) -> None:
         frame = self._frame(
             ClientMessageType.DEVICE_INFO_RESPONSE,
-            metadata=metadata,
+            metadata=await self._profiles.fresh(),
             request_id=message.response_id,
             session_id=message.session_id,
         )
-        try:
-            await socket.send(frame, text=True)
-        except ConnectionClosed:
-            logger.debug("the connection ended before the profile was sent")
+        await wire.send(frame)
 
     def _frame(
         self,

@@ -1,164 +1,199 @@
-"""What this machine is: the profile that a registration carries and that orchestrators choose devices by.
+"""What this device is: the profile that a registration carries and that orchestrators choose devices by.
 
-Everything is read from the system afresh on each call and nothing touches the network. What cannot be read here (no
-boot time in a sandbox, no disk of that name) is null or left out rather than guessed.
+The machine's part comes from checks, run at the start and again every `refresh_s`; the tools' part is always that of
+the moment. `published` is the profile that the cluster should have: it is replaced, and its version raised, when
+something changes that others may decide by (see `changes`), not on every flutter.
 """
 
-import os
-import platform as system
-import shutil
-import socket
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
-import psutil
+import orjson
 
 from aip import utc_now
+from clients.device.changes import meaningful_changes
+from clients.device.checks.bounded import BoundedChecks, Check, failed
+from clients.device.checks.hardware import cpu, disk, gpu, memory
+from clients.device.checks.network import network
+from clients.device.checks.software import features, installed_apps, operating_system
 
-__all__ = ["collect"]
+__all__ = ["Identity", "Inventory", "Profiler", "standard_checks"]
 
-_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = "1.0"
-GIB = 1024**3
-MAX_LISTED = 32
+MAX_TOOLS_BYTES = 64 * 1024
 
-# Ours, not UFO's: a node may send commands right after the task, and may send one again without it running twice.
-MARKERS = ("commands_without_echo", "deduplicates")
+# Ours, not UFO's: a node may send commands right after the task, may send one again without it running twice, and may
+# send and be sent files.
+MARKERS = ("commands_without_echo", "deduplicates", "files")
 
-_BROWSERS = ("firefox", "chromium", "chromium-browser", "google-chrome", "microsoft-edge", "safari")
-_OFFICES = ("soffice", "libreoffice")
+# These start programs or read long files: only at the start and on a refresh, not for everyone who asks.
+_SLOW = frozenset({"gpu", "installed_apps"})
 
 
-def collect(
-    device_id: str,
-    *,
-    platform: str,
-    workdir: Path,
-    mcp_servers: Sequence[Mapping[str, Any]],
-    tools: Sequence[str],
-) -> dict[str, Any]:
-    """The profile as `metadata` of a registration. Blocks for some milliseconds; raises nothing of its own."""
-    memory = psutil.virtual_memory()
+class Identity(Protocol):
+    """What the operator says about the device."""
+
+    @property
+    def device_id(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def workdir(self) -> Path: ...
+    @property
+    def tags(self) -> Sequence[str]: ...
+    @property
+    def custom_metadata(self) -> Mapping[str, Any]: ...
+
+
+class Inventory(Protocol):
+    """What the device offers just now."""
+
+    def names(self) -> list[str]:
+        """The tools by the shortest name that calls them."""
+
+    def servers(self) -> list[dict[str, Any]]:
+        """The MCP servers, connected or not."""
+
+    def list_tools(self) -> list[dict[str, Any]]:
+        """The tools in full."""
+
+
+def standard_checks(platform: str, workdir: Path) -> dict[str, Check]:
+    """The self-checks of a device, by the section of the profile that they fill."""
     return {
-        "platform": platform,
-        "system_info": {
-            "device_id": device_id,
-            "platform": platform,
-            "os_version": _os_name(),
-            "cpu_count": os.cpu_count() or 1,
-            "memory_total_gb": round(memory.total / GIB, 2),
-            "hostname": socket.gethostname(),
-            "ip_address": _ip_address(),
-            "supported_features": [*_features(platform), *MARKERS],
-            "platform_type": "mobile" if platform == "mobile" else "computer",
-            "schema_version": SCHEMA_VERSION,
-            "custom_metadata": {},
-        },
-        "cpu": _cpu(),
-        "memory": {
-            "total_gb": round(memory.total / GIB, 2),
-            "available_gb": round(memory.available / GIB, 2),
-            "used_percent": memory.percent,
-        },
-        "disk": _disk(workdir),
-        "network": _network(),
-        "os": {
-            "name": _os_name(),
-            "system": system.system(),
-            "release": system.release(),
-            "version": system.version(),
-            "machine": system.machine(),
-            "boot_time_s": _or_none(lambda: int(psutil.boot_time())),
-            "python": system.python_version(),
-        },
-        "mcp_servers": [dict(server) for server in mcp_servers],
-        "tools": list(tools),
-        "registration_time": utc_now(),
+        "cpu": cpu,
+        "memory": memory,
+        "disk": partial(disk, workdir),
+        "gpu": gpu,
+        "network": network,
+        "os": partial(operating_system, platform),
+        "installed_apps": installed_apps,
     }
 
 
-def _or_none(read: Callable[[], _T]) -> _T | None:
-    """What `read` finds, or None where this system does not tell."""
-    try:
-        return read()
-    except (OSError, RuntimeError, psutil.Error):
-        return None
+class Profiler:
+    """Keeps the profile. `start` first; then `run` for as long as it shall be kept fresh."""
 
+    def __init__(
+        self,
+        identity: Identity,
+        inventory: Inventory,
+        *,
+        refresh_s: float = 300.0,
+        checks: Mapping[str, Check] | None = None,
+    ) -> None:
+        self._identity = identity
+        self._inventory = inventory
+        self._refresh_s = refresh_s
+        self._checks = BoundedChecks(checks or standard_checks(identity.platform, identity.workdir))
+        self._sections: dict[str, Any] = {}
+        # The last of each section that was no failure: the summary is made from these.
+        self._known: dict[str, Any] = {}
+        self._published: dict[str, Any] = {}
+        self._version = 0
+        self._changed = asyncio.Event()
 
-def _os_name() -> str:
-    try:
-        return system.freedesktop_os_release()["PRETTY_NAME"]
-    except OSError:
-        return system.version()
+    async def start(self) -> None:
+        """Run all checks once. Takes some seconds at most; raises nothing of its own."""
+        await self.refresh()
 
+    async def run(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            await self.refresh()
 
-def _features(platform: str) -> list[str]:
-    features = ["cli", "file_system"]
-    if platform in {"linux", "darwin"}:
-        features.append("linux_apps" if platform == "linux" else "macos_apps")
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        features.append("gui")
-        if any(shutil.which(name) for name in _BROWSERS):
-            features.append("browser")
-    if any(shutil.which(name) for name in _OFFICES):
-        features.append("office")
-    return features
+    async def refresh(self) -> None:
+        """Run all checks again."""
+        self._sections = await self._checks.run()
+        self._consider()
 
+    def tools_changed(self) -> None:
+        """Tools came, went or changed: takes effect at once."""
+        if self._version:
+            self._consider()
 
-def _cpu() -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "architecture": system.machine(),
-        "logical_cores": psutil.cpu_count() or 1,
-        "physical_cores": psutil.cpu_count(logical=False),
-        "used_percent": psutil.cpu_percent(interval=None),
-        "load_average": _or_none(lambda: [round(load, 2) for load in os.getloadavg()]),
-    }
-    # `platform.processor()` would start a process to find this out.
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                described["model"] = value.strip()
-                break
-    except OSError:
-        pass
-    return described
+    def published(self) -> tuple[int, dict[str, Any]]:
+        """The version and the profile that the cluster should have."""
+        return self._version, {**self._published, "registration_time": utc_now()}
 
+    async def newer(self, version: int) -> tuple[int, dict[str, Any]]:
+        """As `published`, once it is newer than `version`. Cancelling is safe."""
+        while self._version <= version:
+            await self._changed.wait()
+        return self.published()
 
-def _disk(workdir: Path) -> dict[str, Any]:
-    try:
-        usage = psutil.disk_usage(str(workdir))
-    except OSError:
-        return {}
-    return {
-        "path": str(workdir),
-        "total_gb": round(usage.total / GIB, 2),
-        "free_gb": round(usage.free / GIB, 2),
-        "used_percent": usage.percent,
-    }
+    async def fresh(self) -> dict[str, Any]:
+        """The profile of this moment, the slow checks from the last refresh."""
+        quick = await self._checks.run(set(self._sections) - _SLOW)
+        return self._assemble({**self._sections, **quick})
 
+    async def summary(self) -> dict[str, Any]:
+        """As `fresh`, with the tools by name only: for a model to read."""
+        profile = await self.fresh()
+        return {**profile, "tools": self._inventory.names()}
 
-def _addresses() -> list[dict[str, Any]]:
-    """The interfaces that are up, with their addresses; the loopback last."""
-    # Some sandboxes list interfaces and refuse to say more about them.
-    up = _or_none(psutil.net_if_stats)
-    interfaces = [
-        {
-            "name": name,
-            "ipv4": [address.address for address in addresses if address.family == socket.AF_INET],
-            "ipv6": [address.address for address in addresses if address.family == socket.AF_INET6],
+    def _consider(self) -> None:
+        profile = self._assemble(self._sections)
+        changes = meaningful_changes(self._published, profile)
+        if self._version and not changes:
+            return
+        if self._version:
+            logger.info("the profile has changed: %s", ", ".join(changes))
+        self._published = profile
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _assemble(self, sections: Mapping[str, Any]) -> dict[str, Any]:
+        self._known |= {name: found for name, found in sections.items() if not failed(found)}
+        servers = self._inventory.servers()
+        return {
+            "platform": self._identity.platform,
+            "system_info": self._system_info(self._known),
+            **sections,
+            "mcp_servers": [server["namespace"] for server in servers if server["connected"]],
+            "mcp_status": servers,
+            "tools": self._tools(),
+            "registration_time": utc_now(),
         }
-        for name, addresses in (_or_none(psutil.net_if_addrs) or {}).items()
-        if up is None or (name in up and up[name].isup)
-    ]
-    return sorted(interfaces, key=lambda interface: "127.0.0.1" in interface["ipv4"])
+
+    def _system_info(self, sections: Mapping[str, Any]) -> dict[str, Any]:
+        """UFO's summary. It wants a value in every field, so a failed check gives the least that can be true."""
+        identity = self._identity
+        described = {
+            "device_id": identity.device_id,
+            "platform": identity.platform,
+            "os_version": _found(sections, "os", "name", ""),
+            "cpu_count": _found(sections, "cpu", "threads", 1),
+            "memory_total_gb": _found(sections, "memory", "total_gb", 0.0),
+            "hostname": _found(sections, "network", "hostname", ""),
+            "ip_address": _found(sections, "network", "ip_address", "127.0.0.1"),
+            "supported_features": [*features(identity.platform), *MARKERS],
+            "platform_type": "mobile" if identity.platform == "mobile" else "computer",
+            "schema_version": SCHEMA_VERSION,
+            "custom_metadata": dict(identity.custom_metadata),
+        }
+        return {**described, "tags": list(identity.tags)} if identity.tags else described
+
+    def _tools(self) -> list[Any]:
+        """The tools in full, if that is not too much for a registration, else their names."""
+        described = self._inventory.list_tools()
+        try:
+            if len(orjson.dumps(described)) < MAX_TOOLS_BYTES:
+                return described
+        except (TypeError, ValueError, RecursionError) as exc:
+            logger.warning("the tools' descriptions cannot travel: %s", exc)
+        return self._inventory.names()
 
 
-def _network() -> dict[str, Any]:
-    return {"hostname": socket.gethostname(), "interfaces": _addresses()[:MAX_LISTED]}
-
-
-def _ip_address() -> str:
-    return next((address for interface in _addresses() for address in interface["ipv4"]), "127.0.0.1")
+def _found(sections: Mapping[str, Any], section: str, name: str, otherwise: Any) -> Any:
+    found = sections.get(section)
+    value = found.get(name) if isinstance(found, Mapping) else None
+    return otherwise if value is None else value

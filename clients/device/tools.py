@@ -1,11 +1,12 @@
 """The tools this device offers, as an MCP server that lives inside the agent.
 
-Five tools: a shell command, reading, writing and listing files, and facts about the machine. Each is described well
-enough for a model to choose it. What a caller did wrong comes back as a `ToolError` with a sentence; arguments that
-the schema does not know are refused by name, since a misspelt `timeout` must not silently become the default.
+Six tools: a shell command, reading, writing, listing and sending files, and facts about the machine. Each is
+described well enough for a model to choose it. What a caller did wrong comes back as a `ToolError` with a sentence;
+arguments that the schema does not know are refused by name, since a misspelt `timeout` must not silently become the
+default.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
@@ -14,24 +15,32 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
+from clients.device.files.receiver import safe_name
+from clients.device.files.sender import FileSender, FileSource, SendFailed
+from clients.device.origin import current_origin
+from clients.device.servers.spec import LOCAL_NAMESPACE
 from clients.device.shell import CommandTimeout, run_command
 from clients.device.workspace import Workspace, WorkspaceError
 
 __all__ = ["LOCAL_NAMESPACE", "build_server"]
 
-LOCAL_NAMESPACE = "local"
 DEFAULT_TIMEOUT_S = 30.0
 MAX_TIMEOUT_S = 24 * 3600.0
+DEFAULT_SEND_S = 600.0
 DEFAULT_READ_BYTES = 256 * 1024
 # An answer holds 8 MiB, and a byte that JSON must escape takes six.
 MAX_READ_BYTES = 1024 * 1024
 
 
 def build_server(
-    workspace: Workspace, *, output_limit_bytes: int, describe_system: Callable[[], dict[str, Any]]
+    workspace: Workspace,
+    *,
+    output_limit_bytes: int,
+    describe_system: Callable[[], Awaitable[dict[str, Any]]],
+    sender: FileSender,
 ) -> MCPServer[Any]:
-    """The MCP server with this device's tools. `describe_system` may block: it runs in a thread."""
-    tools = _LocalTools(workspace, output_limit_bytes, describe_system)
+    """The MCP server with this device's tools."""
+    tools = _LocalTools(workspace, output_limit_bytes, describe_system, sender)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     return MCPServer(
         LOCAL_NAMESPACE,
@@ -49,6 +58,11 @@ def build_server(
                 annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False),
             ),
             _tool(tools.list_files, title="List files", annotations=reads),
+            _tool(
+                tools.send_file,
+                title="Send a file",
+                annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False),
+            ),
             _tool(tools.get_system_info, title="Describe this device", annotations=reads),
         ],
     )
@@ -65,11 +79,16 @@ class _LocalTools:
     """The functions behind the tools. Their docstrings are what a model reads."""
 
     def __init__(
-        self, workspace: Workspace, output_limit_bytes: int, describe_system: Callable[[], dict[str, Any]]
+        self,
+        workspace: Workspace,
+        output_limit_bytes: int,
+        describe_system: Callable[[], Awaitable[dict[str, Any]]],
+        sender: FileSender,
     ) -> None:
         self._workspace = workspace
         self._output_limit_bytes = output_limit_bytes
         self._describe_system = describe_system
+        self._sender = sender
 
     async def execute_command(
         self,
@@ -141,6 +160,30 @@ class _LocalTools:
         except WorkspaceError as exc:
             raise ToolError(str(exc)) from None
 
-    def get_system_info(self) -> dict[str, Any]:
-        """Facts about this device: system, processor, memory, disk, network, time of its start."""
-        return self._describe_system()
+    async def send_file(
+        self,
+        path: Annotated[str, Field(description="The file, relative to the working folder.", min_length=1)],
+        name: Annotated[str | None, Field(description="What to call it there; its own name if absent.")] = None,
+        timeout: Annotated[
+            float, Field(description="Seconds after which sending is given up.", gt=0, le=MAX_TIMEOUT_S)
+        ] = DEFAULT_SEND_S,
+    ) -> dict[str, Any]:
+        """Send a file of any kind and size from this device to the session that this command belongs to, where it
+        is kept with the session's results. Returns once it is stored there and its checksum was verified."""
+        session_id = current_origin.get().session_id
+        if session_id is None:
+            raise ToolError("this command belongs to no session that a file could be sent to")
+        try:
+            shown = safe_name(path if name is None else name)
+            source = FileSource(self._workspace.open(path))
+        except (WorkspaceError, ValueError) as exc:
+            raise ToolError(str(exc)) from None
+        try:
+            sent = await self._sender.send(source, shown, session_id, timeout_s=timeout)
+        except SendFailed as exc:
+            raise ToolError(str(exc)) from None
+        return {"name": sent.name, "size": sent.size, "sha256": sent.sha256}
+
+    async def get_system_info(self) -> dict[str, Any]:
+        """Facts about this device: system, processor, memory, disk, graphics, network, what is installed on it."""
+        return await self._describe_system()

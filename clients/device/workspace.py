@@ -68,6 +68,10 @@ class Workspace:
             "truncated": more,
         }
 
+    def open(self, path: str) -> int:
+        """A descriptor of a regular file, to read from; the caller closes it. Raises WorkspaceError."""
+        return self._open(path, os.O_RDONLY)
+
     def write(self, path: str, content: str, *, append: bool) -> dict[str, Any]:
         """Write a file, making the folders above it. Raises WorkspaceError."""
         try:

@@ -27,11 +27,35 @@ class Peer:
         assert self._socket.request is not None
         return self._socket.request.path
 
+    async def receive_any(self) -> dict[str, Any] | bytes:
+        """The next frame, whatever it is; a binary one as bytes."""
+        async with asyncio.timeout(PATIENCE_S):
+            raw = await self._socket.recv()
+        return raw if isinstance(raw, bytes) else json.loads(raw)
+
+    async def receive_end(self, transfer_id: str) -> dict[str, Any]:
+        """The end of a file transfer; what still comes of it before that is passed over."""
+        while True:
+            frame = await self.receive_any()
+            if isinstance(frame, dict) and frame["type"] == "file_transfer_complete":
+                assert frame["transfer_id"] == transfer_id
+                return frame
+
+    async def send_binary(self, data: bytes) -> None:
+        await self._socket.send(data)
+
+    async def abort(self) -> None:
+        """Cut the connection, as a network does: without a closing handshake."""
+        self._socket.transport.abort()
+
     async def receive(self, *kinds: str) -> dict[str, Any]:
-        """The next frame of one of these types; any but a heartbeat if none is given."""
+        """The next text frame of one of these types; any but a heartbeat if none is given."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                frame: dict[str, Any] = json.loads(await self._socket.recv())
+                raw = await self._socket.recv()
+                if isinstance(raw, bytes):
+                    continue
+                frame: dict[str, Any] = json.loads(raw)
                 if frame["type"] in kinds or (not kinds and frame["type"] != "heartbeat"):
                     return frame
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,18 +13,21 @@ from typing import Any
 import psutil
 import pytest
 
+from aip import new_id
 from clients.device import __main__ as command_line
-from clients.device.profile import collect
 from tests.unit.clients.scripted import PATIENCE_S, ScriptedServer
 
 ROOT = Path(command_line.__file__).parents[2]
 
 
 @asynccontextmanager
-async def agent(url: str, workdir: Path, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def agent(
+    url: str, workdir: Path, *, config: Path | None = None, **environ: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "clients.device", "start"),
         *("--server", url, "--id", "lab-1", "--workdir", str(workdir)),
+        *(("--config", str(config)) if config is not None else ()),
         cwd=ROOT,
         env={**os.environ, **environ},
         stderr=asyncio.subprocess.PIPE,
@@ -56,8 +60,10 @@ async def test_an_agent_registers_works_and_stops_cleanly_on_sigterm(server: Scr
         metadata = (await peer.accept())["metadata"]
         assert metadata["system_info"]["device_id"] == "lab-1"
         assert {"cli", "commands_without_echo", "deduplicates"} <= set(metadata["system_info"]["supported_features"])
-        assert metadata["mcp_servers"][0]["namespace"] == "local"
-        assert "execute_command" in metadata["tools"]
+        assert metadata["mcp_servers"] == ["local"]
+        described = {tool["tool_name"]: tool for tool in metadata["tools"]}
+        assert described["execute_command"]["tool_key"] == "action::execute_command"
+        assert described["execute_command"]["input_schema"]["required"] == ["command"]
 
         await peer.send(
             "command",
@@ -74,7 +80,7 @@ async def test_an_agent_registers_works_and_stops_cleanly_on_sigterm(server: Scr
 
         await peer.send("command", session_id="s2", response_id="r2", actions=actions(("list_tools", {})))
         listed = (await peer.receive("command_results"))["action_results"][0]["result"]
-        assert len(listed) == 5
+        assert len(listed) == 6
 
         command = "sleep 300 & echo $! > child; mv child pid; wait"
         await peer.send(
@@ -155,38 +161,138 @@ async def test_a_missing_package_is_explained(package: str, tmp_path: Path) -> N
     assert error.count("\n") == 1
 
 
-def test_the_profile_has_what_ufo_reads_and_says_nothing_untrue(workdir: Path) -> None:
-    profile = collect("lab-1", platform="linux", workdir=workdir, mcp_servers=[{"namespace": "local"}], tools=["a"])
-    info = profile["system_info"]
-    assert set(info) == {
-        "device_id",
-        "platform",
-        "os_version",
-        "cpu_count",
-        "memory_total_gb",
-        "hostname",
-        "ip_address",
-        "supported_features",
-        "platform_type",
-        "schema_version",
-        "custom_metadata",
-    }
-    assert info["memory_total_gb"] > 0
-    assert info["cpu_count"] >= 1
-    assert info["platform_type"] == "computer"
-    assert {"cpu", "memory", "disk", "network", "os", "registration_time"} <= set(profile)
-    assert (profile["tools"], profile["mcp_servers"]) == (["a"], [{"namespace": "local"}])
+async def until_there(path: Path) -> None:
+    """Wait for what a command leaves behind."""
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.to_thread(_wait_for, path)
 
 
-def test_features_follow_what_is_there(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.delenv("DISPLAY", raising=False)
+def _wait_for(path: Path) -> None:
+    for _ in range(int(PATIENCE_S * 100)):
+        if path.exists():
+            return
+        time.sleep(0.01)
 
-    def features() -> list[str]:
-        profile = collect("x", platform="linux", workdir=workdir, mcp_servers=[], tools=[])
-        listed: list[str] = profile["system_info"]["supported_features"]
-        return listed
 
-    assert "gui" not in features()
-    monkeypatch.setenv("DISPLAY", ":0")
-    assert "gui" in features()
+async def test_a_connection_cut_while_executing_costs_neither_the_work_nor_the_answer(
+    server: ScriptedServer, workdir: Path
+) -> None:
+    command = "echo run >> runs; until [ -e go ]; do sleep 0.01; done; echo done"
+    order = {"session_id": "s1", "response_id": "r1", "actions": actions(("execute_command", {"command": command}))}
+    async with agent(server.url, workdir):
+        peer = await server.registered()
+        await peer.send("command", **order)
+        await until_there(workdir / "runs")
+        await peer.abort()
+        peer = await server.registered()
+        # Handed over again, because the node cannot know: it must not run again.
+        await peer.send("command", **order)
+        (workdir / "go").touch()
+        answer = await peer.receive("command_results")
+        assert (answer["prev_response_id"], answer["action_results"][0]["result"]["stdout"]) == ("r1", "done\n")
+        await peer.send("command", session_id="s1", response_id="r2", actions=[])
+        assert (await peer.receive("command_results"))["prev_response_id"] == "r2"
+        await peer.send("command", **order)
+        assert (await peer.receive("command_results"))["request_id"] == answer["request_id"]
+    assert (workdir / "runs").read_text() == "run\n"
+
+
+async def test_an_agent_that_was_stopped_for_a_while_finishes_what_it_began(
+    server: ScriptedServer, workdir: Path
+) -> None:
+    command = "touch begun; until [ -e go ]; do sleep 0.01; done; echo done"
+    async with agent(server.url, workdir) as process:
+        peer = await server.registered()
+        await peer.send(
+            "command", session_id="s", response_id="r", actions=actions(("execute_command", {"command": command}))
+        )
+        await until_there(workdir / "begun")
+        process.send_signal(signal.SIGSTOP)
+        (workdir / "go").touch()
+        await asyncio.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        answer = await peer.receive("command_results")
+        assert answer["action_results"][0]["result"]["stdout"] == "done\n"
+
+
+async def test_a_large_answer_arrives_and_one_past_the_limit_fails_clearly(
+    server: ScriptedServer, workdir: Path
+) -> None:
+    config = workdir.parent / "client_config.yaml"
+    config.write_text("device: {max_answer_bytes: 1000000, output_limit_bytes: 2000000}\n")
+
+    async def output(peer: Any, size: int) -> dict[str, Any]:
+        command = f"head -c {size} /dev/zero | tr '\\0' x"
+        called = actions(("execute_command", {"command": command}), ("list_files", {}))
+        await peer.send("command", session_id="s", response_id=f"r{size}", actions=called)
+        answer: dict[str, Any] = await peer.receive("command_results")
+        return answer
+
+    async with agent(server.url, workdir, config=config):
+        peer = await server.registered()
+        fits = await output(peer, 900_000)
+        assert len(fits["action_results"][0]["result"]["stdout"]) == 900_000
+        too_large = await output(peer, 1_100_000)
+        assert too_large["action_results"][0]["error"] == (
+            "the result cannot be sent: the answer would be larger than 1000000 bytes"
+        )
+
+
+async def test_configured_servers_serve_their_agent_survive_a_crash_and_end_with_the_device(
+    server: ScriptedServer, workdir: Path
+) -> None:
+    script = Path(__file__).parent / "stdio_server.py"
+    config = workdir.parent / "client_config.yaml"
+    config.write_text(
+        f"""
+        device: {{tags: [lab]}}
+        mcp_servers:
+          script:
+            {{type: stdio, command: {sys.executable}, args: ["{script}"], env: {{A: "${{GIVEN}}"}}, agent: Tester}}
+          gone: {{type: http, url: "http://127.0.0.1:9/mcp"}}
+        """
+    )
+    async with agent(server.url, workdir, config=config, GIVEN="s3cret") as process:
+        peer = await server.peer()
+        metadata = (await peer.accept())["metadata"]
+        assert metadata["system_info"]["tags"] == ["lab"]
+        if "script" not in metadata["mcp_servers"]:
+            metadata = (await peer.receive("device_info_response"))["metadata"]
+        assert metadata["mcp_servers"] == ["local", "script"]
+        assert [entry["connected"] for entry in metadata["mcp_status"]] == [True, True, False]
+
+        async def ask(tool: str, agent_name: str = "Tester", /, **parameters: Any) -> dict[str, Any]:
+            called = actions((tool, parameters))
+            await peer.send("command", session_id="s", response_id=new_id(), agent_name=agent_name, actions=called)
+            result: dict[str, Any] = (await peer.receive("command_results"))["action_results"][0]
+            return result
+
+        first = (await ask("pid"))["result"]
+        assert (await ask("variable", name="A"))["result"] == "s3cret"
+        assert "there is no tool 'pid' for agent 'Other'" in (await ask("pid", "Other"))["error"]
+        crashed = await ask("crash")
+        assert (crashed["status"], crashed["namespace"]) == ("failure", "script")
+        # That it went is told, which may be before the answer; and that it is back.
+        servers = None
+        while servers != ["local", "script"]:
+            servers = (await peer.receive("device_info_response"))["metadata"]["mcp_servers"]
+        second = (await ask("pid"))["result"]
+        assert second != first
+
+        process.send_signal(signal.SIGTERM)
+        log = await ended(process)
+        assert process.returncode == 0, log
+        assert not psutil.pid_exists(second)
+        assert "s3cret" not in log
+        assert "Traceback" not in log
+
+
+def test_a_server_that_can_never_be_one_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "_configure_logging", lambda level: None)
+    config = tmp_path / "client_config.yaml"
+    config.write_text("mcp_servers: {x: {type: python, target: 'no_such_module:x'}}")
+    argv = ["start", "--server", "ws://127.0.0.1:9", "--id", "x", "--config", str(config), "--workdir", str(tmp_path)]
+    assert command_line.main(argv) == 2
+    assert "mcp_servers.x.target: 'no_such_module' cannot be imported" in capsys.readouterr().err

@@ -126,3 +126,98 @@ def test_addresses_are_completed(address: str, socket: str, rest: str) -> None:
 def test_addresses_that_cannot_be_used_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         websocket_url(address)
+
+
+def servers(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> dict[str, Any]:
+    settings = with_file(tmp_path, text, environ, **GIVEN)
+    return {spec.namespace: spec for spec in settings.mcp_servers}
+
+
+def test_the_agents_own_tools_are_there_unless_they_are_turned_off(tmp_path: Path) -> None:
+    assert [spec.type for spec in load(GIVEN, {}).mcp_servers] == ["builtin"]
+    assert list(servers(tmp_path, "mcp_servers: []")) == ["local"]
+    assert list(servers(tmp_path, "mcp_servers: [{type: builtin, namespace: BashExecutor}]")) == ["BashExecutor"]
+    assert list(servers(tmp_path, "mcp_servers: {local: {type: builtin, enabled: false}}")) == []
+    agents = servers(tmp_path, "mcp_servers: {local: {type: builtin, agent: LinuxAgent, timeout_s: 5}}")["local"]
+    assert (agents.agents, agents.timeout_s) == (["LinuxAgent"], 5)
+
+
+def test_servers_are_a_list_or_a_map(tmp_path: Path) -> None:
+    entry = "type: stdio, command: python3, args: [-m, x], env: {A: 'b ${C}'}, cwd: /tmp, agent: [H, A]"
+    for text in (f"mcp_servers: [{{namespace: s, {entry}}}]", f"mcp_servers: {{s: {{{entry}}}}}"):
+        found = servers(tmp_path, text, {"C": "s3cret"})
+        assert list(found) == ["local", "s"]
+        assert (found["s"].command, found["s"].args, found["s"].agents) == ("python3", ["-m", "x"], ["H", "A"])
+        assert found["s"].env["A"].get_secret_value() == "b s3cret"
+        assert found["s"].timeout_s == 120
+        assert "s3cret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mcp_servers: 5", "mcp_servers: must be a list or a map of servers"),
+        ("mcp_servers: [5]", "mcp_servers.0: must be a map of settings"),
+        ("mcp_servers: [{type: telnet}]", "mcp_servers.0.type: must be one of builtin, python, stdio, http"),
+        ("mcp_servers: [{type: stdio, command: x}]", "mcp_servers.0.namespace: Field required"),
+        ("mcp_servers: {s: {type: stdio}}", "mcp_servers.s.command: Field required"),
+        ("mcp_servers: {s: {type: stdio, command: x, urk: 1}}", "mcp_servers.s.urk: is not a setting"),
+        ("mcp_servers: {s.t: {type: stdio, command: x}}", "mcp_servers.s.t.namespace: String should match"),
+        ("mcp_servers: {s: {type: stdio, command: x, timeout_s: 0}}", "mcp_servers.s.timeout_s: should be greater"),
+        ("mcp_servers: {s: {type: stdio, command: x, args: y}}", "mcp_servers.s.args: should be a valid list"),
+        ("mcp_servers: {s: {type: stdio, command: x, tool_type: y}}", "mcp_servers.s.tool_type: should be 'action'"),
+        (
+            "mcp_servers: {s: {type: stdio, command: x, env: {A: 5}}}",
+            "mcp_servers.s.env.A: must be a string (quote it)",
+        ),
+        (
+            "mcp_servers: {s: {type: stdio, command: x, env: {A: '${NOT_SET}'}}}",
+            "mcp_servers.s.env.A: the variable 'NOT_SET' is not set",
+        ),
+        ("mcp_servers: {s: {type: http, url: 'ftp://h'}}", "mcp_servers.s.url: must look like http://host:port/mcp"),
+        ("mcp_servers: {s: {type: http, url: 'http://u:p@h/'}}", "mcp_servers.s.url: must not carry credentials"),
+        (
+            "mcp_servers: {s: {type: http, url: 'http://h', headers: {'A b': c}}}",
+            "mcp_servers.s.headers: 'A b' cannot name a header",
+        ),
+        (
+            'mcp_servers: {s: {type: http, url: "http://h", headers: {A: "s3cret\\n"}}}',
+            "mcp_servers.s.headers: the value of A must be printable ASCII",
+        ),
+        (
+            "mcp_servers: {s: {type: python, target: x}}",
+            "mcp_servers.s.target: must look like package.module:attribute",
+        ),
+        ("mcp_servers: {local: {type: stdio, command: x}}", "mcp_servers: 'local' is the namespace of the agent's own"),
+        (
+            "mcp_servers: [{namespace: a, type: builtin}, {namespace: a, type: stdio, command: x}]",
+            "mcp_servers.1.namespace: 'a' is the namespace of another server",
+        ),
+        (
+            "mcp_servers: [{namespace: a, type: builtin}, {namespace: b, type: builtin}]",
+            "mcp_servers: there is one server of type builtin",
+        ),
+        ("device: {tags: [5]}", "device.tags.0: should be a valid string"),
+        ("device: {tags: ['']}", "device.tags.0: String should have at least 1 character"),
+        ("device: {custom_metadata: {1: {2: 3}}}", "device.custom_metadata.1"),
+        ("device: {custom_metadata: {a: {2: 3}}}", "device.custom_metadata: holds a value that JSON cannot carry"),
+        ("device: {max_answer_bytes: 1}", "device.max_answer_bytes: should be greater than or equal to 65536"),
+    ],
+)
+def test_what_is_wrong_about_a_server_is_named_by_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_file(tmp_path, text, {}, **GIVEN)
+    assert message in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tags_metadata_and_limits_come_from_the_file(tmp_path: Path) -> None:
+    text = (
+        "device: {tags: [lab, gpu], custom_metadata: {since: 2026-01-02, floor: 3}, max_answer_bytes: 65536,"
+        " max_file_bytes: 0, profile_refresh_s: 60}"
+    )
+    settings = with_file(tmp_path, text, {"AIP_DEVICE_MAX_FILE_BYTES": "7"}, **GIVEN)
+    assert settings.tags == ("lab", "gpu")
+    assert settings.custom_metadata == {"since": "2026-01-02", "floor": 3}
+    assert (settings.max_answer_bytes, settings.max_file_bytes, settings.profile_refresh_s) == (65536, 7, 60)

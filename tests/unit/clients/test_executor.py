@@ -8,6 +8,7 @@ import pytest
 
 from aip import Command, ServerMessage, ServerMessageType, TaskStatus
 from clients.device.executor import AnswerMemory, Executor
+from clients.device.origin import Origin
 from clients.device.toolbox import ToolFailed, ToolValue
 
 
@@ -16,11 +17,13 @@ class Tools:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.origins: list[Origin] = []
         self.cancelled: list[Any] = []
         self.started = asyncio.Semaphore(0)
         self.release = asyncio.Event()
 
-    async def call(self, command: Command) -> ToolValue:
+    async def call(self, command: Command, origin: Origin) -> ToolValue:
+        self.origins.append(origin)
         tag = (command.parameters or {}).get("tag")
         self.calls.append(tag)
         match command.tool_name:
@@ -106,6 +109,15 @@ async def test_a_command_is_answered_once_with_a_result_per_action_in_order() ->
         {"status": "success", "result": {"tag": "r1"}, "namespace": "local", "call_id": f"r1/{index}"}
         for index in (0, 1)
     ]
+
+
+async def test_a_tool_is_told_the_session_and_the_agent_of_its_command() -> None:
+    bench = Bench()
+    message = command("r1", "ok")
+    message.agent_name = "LinuxAgent"
+    bench.executor.submit(message)
+    await bench.answered()
+    assert bench.tools.origins == [Origin("s", "LinuxAgent")]
 
 
 async def test_after_a_failure_the_rest_are_skipped_and_say_so() -> None:

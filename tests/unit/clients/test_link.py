@@ -5,11 +5,18 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aip import ServerMessage
-from clients.device.link import Backoff, Link, Outbox
+from clients.device.backoff import Backoff
+from clients.device.files.receiver import FileReceiver
+from clients.device.files.sender import FileSender
+from clients.device.link import Link
+from clients.device.outbox import Outbox
+from clients.device.workspace import Workspace
 from tests.unit.clients.scripted import PATIENCE_S, ScriptedServer
 
 
@@ -45,9 +52,36 @@ class RecordingBackoff(Backoff):
                 await self._failures.acquire()
 
 
+class Profiles:
+    """Version after version, as the test says."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def published(self) -> tuple[int, dict[str, Any]]:
+        return self.version, {"version": self.version}
+
+    async def newer(self, version: int) -> tuple[int, dict[str, Any]]:
+        while self.version <= version:
+            await self._changed.wait()
+        return self.published()
+
+    async def fresh(self) -> dict[str, Any]:
+        return {"fresh": True}
+
+
 class Device:
-    def __init__(self, link: Link, handler: Handler, outbox: Outbox, backoff: RecordingBackoff) -> None:
+    def __init__(
+        self, link: Link, handler: Handler, outbox: Outbox, backoff: RecordingBackoff, profiles: Profiles
+    ) -> None:
         self.link = link
+        self.profiles = profiles
         self.handler = handler
         self.outbox = outbox
         self.backoff = backoff
@@ -56,20 +90,22 @@ class Device:
 @asynccontextmanager
 async def device(url: str, *, heartbeat_s: float = 20.0, api_key: str | None = None) -> AsyncIterator[Device]:
     """A link that runs for as long as the context lasts."""
-    handler, outbox, backoff = Handler(), Outbox(), RecordingBackoff()
+    handler, outbox, backoff, profiles = Handler(), Outbox(), RecordingBackoff(), Profiles()
     link = Link(
         url,
         "lab-1",
         handler=handler,
         outbox=outbox,
-        profile=lambda: {"platform": "linux", "system_info": {"device_id": "lab-1"}},
+        profiles=profiles,
+        sender=FileSender(),
+        receiver=FileReceiver(Workspace(Path("/nonexistent")), max_file_bytes=0),
         api_key=api_key,
         heartbeat_s=heartbeat_s,
         backoff=backoff,
     )
     running = asyncio.create_task(link.run())
     try:
-        yield Device(link, handler, outbox, backoff)
+        yield Device(link, handler, outbox, backoff, profiles)
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
@@ -82,7 +118,7 @@ async def test_the_first_frame_registers_with_the_profile_and_the_key_in_a_heade
         frame = await peer.accept()
         assert (frame["type"], frame["status"]) == ("register", "ok")
         assert (frame["client_id"], frame["client_type"]) == ("lab-1", "device")
-        assert frame["metadata"] == {"platform": "linux", "system_info": {"device_id": "lab-1"}}
+        assert frame["metadata"] == {"version": 1}
         assert frame["timestamp"]
         assert peer.header("X-API-Key") == "k3y"
         assert "k3y" not in peer.path
@@ -201,7 +237,22 @@ async def test_a_request_for_the_profile_is_answered_with_a_fresh_one(server: Sc
         await peer.send("device_info_request", response_id="q1")
         frame = await peer.receive("device_info_response")
         assert frame["request_id"] == "q1"
-        assert frame["metadata"]["system_info"]["device_id"] == "lab-1"
+        assert frame["metadata"] == {"fresh": True}
+
+
+async def test_a_profile_is_pushed_when_it_has_changed_since_the_cluster_was_told(server: ScriptedServer) -> None:
+    async with device(server.url) as it:
+        peer = await server.registered()
+        it.profiles.change()
+        frame = await peer.receive("device_info_response")
+        assert frame["metadata"] == {"version": 2}
+        assert "request_id" not in frame
+        await peer.close(1012)
+        again = await server.peer()
+        assert (await again.accept())["metadata"] == {"version": 2}
+        # Told with the registration, it is not pushed again: the next frame is the answer to this.
+        await again.send("device_info_request", response_id="q1")
+        assert (await again.receive("device_info_response"))["metadata"] == {"fresh": True}
 
 
 async def test_answers_given_while_disconnected_are_sent_once_after_the_next_registration(

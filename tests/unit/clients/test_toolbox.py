@@ -9,9 +9,9 @@ from mcp.server import MCPServer
 from mcp_types import ImageContent, ToolAnnotations
 
 from aip import Command
+from clients.device.servers.spec import LOCAL_NAMESPACE
 from clients.device.toolbox import InvalidParameters, Toolbox, ToolFailed, ToolNotFound
-from clients.device.tools import LOCAL_NAMESPACE, build_server
-from clients.device.workspace import Workspace
+from tests.unit.clients.toolboxes import inside, local_server
 
 
 def other_server() -> MCPServer[Any]:
@@ -54,8 +54,8 @@ def other_server() -> MCPServer[Any]:
 
 @pytest.fixture
 async def tools(workdir: Path) -> AsyncIterator[Toolbox]:
-    local = build_server(Workspace(workdir), output_limit_bytes=4096, describe_system=dict)
-    async with Toolbox({LOCAL_NAMESPACE: local, "other": other_server()}) as toolbox:
+    local = inside(LOCAL_NAMESPACE, local_server(workdir))
+    async with Toolbox([local, inside("other", other_server())]) as toolbox:
         yield toolbox
 
 
@@ -111,7 +111,7 @@ async def test_parameters_that_do_not_fit_fail_by_name_before_the_call(
 
 async def test_the_api_key_that_ufo_adds_is_ignored_except_by_a_tool_that_wants_one(tools: Toolbox) -> None:
     assert (await call(tools, "execute_command", {"command": "echo x", "api_key": "k"}))["stdout"] == "x\n"
-    assert await call(tools, "get_system_info", {"api_key": "k"}) == {}
+    assert await call(tools, "get_system_info", {"api_key": "k"}) == {"platform": "linux"}
     assert await call(tools, "whisper", {"api_key": "k"}) == "k"
 
 
@@ -139,7 +139,7 @@ async def test_a_tool_that_crashes_fails_without_telling_why(tools: Toolbox) -> 
 async def test_the_meta_tool_lists_tools_in_the_form_of_the_protocol(tools: Toolbox) -> None:
     listed = await call(tools, "list_tools", {"tool_type": "action", "namespace": "local"}, tool_type="action")
     by_name = {tool["tool_name"]: tool for tool in listed}
-    assert set(by_name) == {"execute_command", "write_file"}
+    assert set(by_name) == {"execute_command", "write_file", "send_file"}
     entry = by_name["execute_command"]
     assert set(entry) == {
         "tool_key",
@@ -160,4 +160,4 @@ async def test_the_meta_tool_lists_tools_in_the_form_of_the_protocol(tools: Tool
     assert "not a sandbox" in entry["description"]
     reads = await call(tools, "list_tools", {"tool_type": "data_collection", "namespace": "local"})
     assert {tool["tool_name"] for tool in reads} == {"get_system_info", "read_file", "list_files"}
-    assert len(await call(tools, "list_tools")) == 13
+    assert len(await call(tools, "list_tools")) == 14

@@ -14,24 +14,15 @@ import pytest
 from aip import Command
 from clients.device import shell
 from clients.device.shell import Completed, run_command
-from clients.device.toolbox import Toolbox, ToolFailed
-from clients.device.tools import LOCAL_NAMESPACE, build_server
-from clients.device.workspace import MAX_LISTED, Workspace
+from clients.device.toolbox import ToolFailed
+from clients.device.workspace import MAX_LISTED
+from tests.unit.clients.toolboxes import local_toolbox
 
 LIMIT = 4096
 
 
-def toolbox(workdir: Path, *, confined: bool = True) -> Toolbox:
-    server = build_server(
-        Workspace(workdir, confined=confined),
-        output_limit_bytes=LIMIT,
-        describe_system=lambda: {"platform": "linux"},
-    )
-    return Toolbox({LOCAL_NAMESPACE: server})
-
-
 async def call(workdir: Path, tool: str, *, confined: bool = True, **parameters: Any) -> Any:
-    async with toolbox(workdir, confined=confined) as tools:
+    async with local_toolbox(workdir, confined=confined) as tools:
         return (await tools.call(Command(tool_name=tool, parameters=parameters))).value
 
 

@@ -1,0 +1,28 @@
+"""How long to wait before trying again."""
+
+import random
+from collections.abc import Callable
+
+__all__ = ["Backoff"]
+
+_random = random.SystemRandom().random
+
+
+class Backoff:
+    """Exponential delays with full jitter: anything between 0 and the ceiling, which doubles each time."""
+
+    def __init__(self, base_s: float = 0.5, cap_s: float = 15.0, rng: Callable[[], float] = _random) -> None:
+        self._base_s = base_s
+        self._cap_s = cap_s
+        self._rng = rng
+        self._ceiling_s = base_s
+
+    def next_s(self) -> float:
+        """The next delay in seconds."""
+        delay_s = self._rng() * self._ceiling_s
+        self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
+        return delay_s
+
+    def reset(self) -> None:
+        """Start from the base again."""
+        self._ceiling_s = self._base_s

@@ -1,0 +1,1 @@
+"""What the device finds out about the machine that it runs on."""

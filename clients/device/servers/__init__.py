@@ -1,0 +1,1 @@
+"""The MCP servers that a device takes its tools from: how they are configured, reached, watched and brought back."""

@@ -28,6 +28,7 @@ from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
 from node.gateway.hub import Hub
 from node.gateway.registrar import Registrar
+from node.gateway.tasks import TaskIntake
 from node.gateway.transfers import Transfers
 from node.membership import Membership
 from node.sessions.batches import BatchRunner
@@ -72,7 +73,7 @@ class Node:
         self.hub = Hub(self.metrics)
         self.bus = self.state.bus(self.node_id)
         self._planners = Planners(settings)
-        self.service = SessionService(self.state, self.bus, self.metrics, self._waiters, self._planners, self.node_id)
+        self.service = SessionService(self.state, self.metrics, self._waiters, self._planners, self.node_id)
         secrets_of_tools = ToolSecrets(settings.tool_secrets)
         self.runner = Runner(
             self.state,
@@ -101,9 +102,8 @@ class Node:
         )
         devices = DeviceNotes(settings.devices_config)
         auth = Auth(settings.api_key)
-        handlers = Handlers(
-            self.state, self._registrar, self.runner, self.service, self.metrics, self._planners, devices, settings
-        )
+        tasks = TaskIntake(self.runner, self.service, self._planners, self.metrics, settings)
+        handlers = Handlers(self.state, self._registrar, self.runner, tasks, devices)
         self._endpoint = Endpoint(
             self._registrar,
             handlers,
@@ -184,10 +184,7 @@ class Node:
             self._deliverer.on_wakeup(rest)
         elif kind == b"ended":
             self.metrics.bus_frames.labels("ended").inc()
-            session_id = rest.decode()
-            self._waiters.wake(session_id)
-            if self.runner.holds(session_id):
-                self._background.spawn(self.runner.on_ended_elsewhere(session_id), "ended-elsewhere")
+            self._waiters.wake(rest.decode())
         elif kind == b"event":
             self.metrics.bus_frames.labels("event").inc()
             self._followers.wake(rest.decode())

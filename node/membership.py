@@ -164,6 +164,12 @@ class Membership:
         log.warning("settled a dead node", extra={"dead_node": node_id, "clients": len(clients)})
 
     async def _settle_client(self, client_id: str, node_id: str) -> None:
-        sessions = await self._state.clients.reap(client_id, node_id)
-        for session_id in sessions or ():
-            await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE)
+        nobody_holds_it, sessions = await self._state.clients.reap(client_id, node_id)
+        for session_id in sessions:
+            # Where the client is back on another node, only what the dead node ran is over.
+            if nobody_holds_it or await self._ran_on(session_id, node_id):
+                await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE)
+
+    async def _ran_on(self, session_id: str, node_id: str) -> bool:
+        session = await self._state.sessions.find(session_id)
+        return session is not None and session.node_id == node_id

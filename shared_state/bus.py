@@ -70,10 +70,6 @@ class Bus:
             self._task = None
         self._subscribed.clear()
 
-    async def tell_ended(self, node_id: str, session_id: str) -> int:
-        """Tell a node that a session has ended. Returns how many heard it: 0 means nobody did."""
-        return int(await self._redis.command("PUBLISH", self._keys.channel(node_id), f"ended\n{session_id}"))
-
     async def _run(self) -> None:
         delay_s = RETRY_BASE_S
         while True:
@@ -81,7 +77,8 @@ class Bus:
             try:
                 await pubsub.subscribe(self._channel)
                 await self._listen(pubsub)
-            except (RedisError, OSError, TimeoutError) as exc:
+            except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+                # RuntimeError is what uvloop raises for a write to a socket that was cut a moment ago.
                 if self._subscribed.is_set():
                     delay_s = RETRY_BASE_S
                     log.warning("the bus lost its subscription", extra={"error": type(exc).__name__})
@@ -127,5 +124,5 @@ async def _no_gap() -> None:
 async def _close(pubsub: PubSub) -> None:
     try:
         await pubsub.aclose()  # type: ignore[no-untyped-call]
-    except (RedisError, OSError, TimeoutError):
+    except (RedisError, OSError, TimeoutError, RuntimeError):
         log.debug("the subscription was already broken when it was closed")

@@ -117,19 +117,23 @@ class Clients:
         Returns the ids of the sessions under way on the client, or None if somebody else holds it by now.
         Safe to repeat.
         """
-        return await self._void(client_id, "connection_id", connection_id)
+        voided, sessions = await self._void(client_id, "connection_id", connection_id)
+        return sessions if voided else None
 
-    async def reap(self, client_id: str, node_id: str) -> list[str] | None:
-        """Void the registration if it is still held by `node_id`, which is dead. Returns as `deregister` does."""
+    async def reap(self, client_id: str, node_id: str) -> tuple[bool, list[str]]:
+        """Void the registration if it is still held by `node_id`, which is dead.
+
+        Returns whether nobody holds the client now, and the ids of the sessions under way on it, whosever they are.
+        """
         return await self._void(client_id, "node_id", node_id)
 
-    async def _void(self, client_id: str, field: str, value: str) -> list[str] | None:
+    async def _void(self, client_id: str, field: str, value: str) -> tuple[bool, list[str]]:
         reply = await self._redis.script(
             "client_deregister",
             [self._keys.registration(client_id), self._keys.active(client_id)],
             [field, value],
         )
-        return [s.decode() for s in reply[1:]] if reply[0] == 1 else None
+        return reply[0] == 1, [s.decode() for s in reply[1:]]
 
     # -- the list of a node --------------------------------------------------------------------------------------
     async def note_seen(self, node_id: str, last_seen_ms: dict[str, int]) -> None:

@@ -157,6 +157,12 @@ class Connection:
         except DataError:
             await self._run_apart(batch)
             return
+        except RuntimeError as exc:
+            # What uvloop raises for a write to a socket that was cut a moment ago; redis-py takes it for none of its
+            # own and would hand the same socket out again.
+            error = type(exc).__name__
+            replies = [StateUnavailable("Redis cannot be reached")] * len(batch)
+            await self._client.connection_pool.disconnect(inuse_connections=False)
         except (RedisError, OSError, TimeoutError) as exc:
             translated = _translate(exc)
             error = type(exc).__name__
@@ -174,6 +180,8 @@ class Connection:
                 continue
             if isinstance(reply, Exception):
                 future.set_exception(reply if isinstance(reply, StateError) else _translate(reply))
+                # Of several calls that fail together the caller may look at one only: that is no loss to report.
+                future.exception()
             else:
                 future.set_result(reply)
 

@@ -19,6 +19,8 @@ INBOX_BOUND = 1_000
 CLIENT_SESSIONS_BOUND = 1_000
 ACTIVE_SLACK_S = 86_400
 READ = 100
+# Longer than any call is repeated.
+MARK_LIFE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,10 @@ class Inbox:
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 
-    async def post(self, client_id: str, message: bytes, *, session: SessionRef | None = None) -> Posted:
-        """Leave `message` for a registered client and wake its node.
+    async def post(
+        self, client_id: str, message: bytes, *, session: SessionRef | None = None, message_id: str = ""
+    ) -> Posted:
+        """Leave `message` for a registered client and wake its node. With `session` or `message_id` safe to repeat.
 
         Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is cancelled, or Redis
         breaks in its midst, the message may be stored: receivers drop what they have seen.
@@ -65,7 +69,7 @@ class Inbox:
         k = self._keys
         tail: list[str | int]
         if session is None:
-            tail = ["", 0, 0, "", 0, 0]
+            tail = ["", 0, 0, "", 0, 0, MARK_LIFE_MS if message_id else ""]
         else:
             life_ms = int((session.timeout_s + ACTIVE_SLACK_S) * 1000)
             member = f"{session.created_ms:015d}:{session.session_id}"
@@ -77,6 +81,7 @@ class Inbox:
                 member,
                 CLIENT_SESSIONS_BOUND,
                 retention_ms,
+                "",
             ]
         reply = await self._redis.script(
             "inbox_post",
@@ -85,6 +90,7 @@ class Inbox:
                 k.inbox(client_id),
                 k.active(client_id),
                 k.client_sessions(client_id),
+                k.posted(client_id, message_id),
             ],
             [client_id, message, INBOX_BOUND, INBOX_LIFE_S * 1000, k.channel_prefix(), *tail],
         )

@@ -12,6 +12,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:client:{<id>}` | hash | registration | 15 min after the last touch |
 | `aip:client:{<id>}:inbox` | stream | messages not yet handed to the socket | an hour after the last message |
 | `aip:client:{<id>}:active` | zset | session id → deadline, ms | as the longest deadline, plus a day |
+| `aip:client:{<id>}:posted:<message>` | string | mark of a message that may be posted again | a minute |
 | `aip:client:{<id>}:sessions` | zset | its newest sessions, in order of time | as results |
 | `aip:task:{<name>}` | hash | session id, and since when | as the session |
 | `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
@@ -58,6 +59,9 @@ class Keys:
 
     def active(self, client_id: str) -> str:
         return f"{self.prefix}:client:{{{client_id}}}:active"
+
+    def posted(self, client_id: str, message_id: str) -> str:
+        return f"{self.prefix}:client:{{{client_id}}}:posted:{message_id}"
 
     def client_sessions(self, client_id: str) -> str:
         return f"{self.prefix}:client:{{{client_id}}}:sessions"

@@ -98,26 +98,28 @@ class Sessions:
         self._result_ttl_s = result_ttl_s
 
     # -- task names --------------------------------------------------------------------------------------------
-    async def claim_task(self, task_name: str, session_id: str, *, timeout_s: float) -> str:
+    async def claim_task(self, task_name: str, session_id: str, *, token: str, timeout_s: float) -> str:
         """Make `task_name` mean `session_id`. Returns the (ended) session id that had the name, '' if none.
 
-        Raises TaskNameTaken while the session that has the name is under way.
+        `token` names this claim: the same may be repeated, while another claim for the same session id is another
+        claim. Raises TaskNameTaken while the session that has the name is under way.
         """
-        replace = ""
+        replace = replaced = ""
         while True:
             reply = await self._redis.script(
-                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(timeout_s)]
+                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(timeout_s), token]
             )
             holder = reply[0].decode()
             if not holder:
-                return replace
+                return replaced
             if not await self._is_over(holder, claimed_ms_ago=int(reply[1])):
                 raise TaskNameTaken(task_name, holder)
-            replace = holder
+            # By its token: the name may be claimed anew for the same session id meanwhile.
+            replace, replaced = reply[2].decode(), holder
 
-    async def release_task(self, task_name: str, session_id: str, *, restore: str = "") -> None:
-        """Undo `claim_task` for a session that never started. Safe to repeat."""
-        await self._redis.script("task_release", [self._keys.task(task_name)], [session_id, restore])
+    async def release_task(self, task_name: str, token: str, *, restore: str = "") -> None:
+        """Undo the claim `token` for a session that never started. Safe to repeat."""
+        await self._redis.script("task_release", [self._keys.task(task_name)], [token, restore])
 
     async def _is_over(self, session_id: str, *, claimed_ms_ago: int) -> bool:
         session = await self.find(session_id)
@@ -161,7 +163,7 @@ class Sessions:
         reply = await self._redis.script(
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
-            [session.owner, self._life_ms(session.timeout_s), event, *fields],
+            [session.owner, self._life_ms(session.timeout_s), event, session.created_ms, *fields],
         )
         await index
         if reply[0] != 1:
@@ -212,10 +214,11 @@ class Sessions:
         result: Any = None,
         error: str | None = None,
         if_overdue: bool = False,
+        end_id: str,
     ) -> Ended | SessionState:
-        """End a session. Returns `Ended` if this call did it, else the state that stands.
+        """End a session. Returns `Ended` if this end did it, else the state that stands.
 
-        Raises SessionNotFound. Safe to repeat: a second call finds the terminal state of the first.
+        Raises SessionNotFound. Safe to repeat: with the same `end_id` it returns the same, whatever got lost.
         """
         k = self._keys
         event = orjson.dumps({"event": "ended", "state": state, **({"error": error} if error else {})})
@@ -229,7 +232,7 @@ class Sessions:
                     error or "",
                     self._result_ttl_s * 1000,
                 ),
-                *(event, k.channel_prefix(), session_id, "1" if if_overdue else ""),
+                *(event, k.channel_prefix(), session_id, "1" if if_overdue else "", end_id),
             ],
         )
         if reply[0] == -1:

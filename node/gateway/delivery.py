@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FRAME = b"frame\n"
 TASK = b"task\n"
+ENDED = b"ended\n"
 FILE = b"file\n"
 
 
@@ -103,6 +104,9 @@ class Deliverer:
             connection.send_raw(entry.message[len(FRAME) :])
         elif entry.message.startswith(TASK):
             self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+        elif entry.message.startswith(ENDED):
+            session_id = entry.message[len(ENDED) :].decode()
+            self._background.spawn(self._runner.on_ended_elsewhere(session_id), "ended-elsewhere")
         elif entry.message.startswith(FILE):
             session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")

@@ -67,10 +67,6 @@ class Runner:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def holds(self, session_id: str) -> bool:
-        """Whether the session runs here."""
-        return session_id in self._sessions
-
     def session_for_file(self, connection: Connection, session_id: str | None) -> str | None:
         """The session that a file from this device belongs to: the one named, or its only one."""
         sessions = [s for s in self._by_device.get(connection.client_id, {}).values() if s.connection is connection]

@@ -19,7 +19,6 @@ from node.sessions.planners import Planner, Planners
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from shared_state import State
-from shared_state.bus import Bus
 from shared_state.clients import Registration
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
 from shared_state.inbox import Posted, SessionRef
@@ -54,11 +53,8 @@ def task_end(session_id: str, task_name: str, state: SessionState, result: Any, 
 class SessionService:
     """What REST, sockets and the reaper do with sessions."""
 
-    def __init__(
-        self, state: State, bus: Bus, metrics: Metrics, waiters: Waiters, planners: Planners, node_id: str
-    ) -> None:
+    def __init__(self, state: State, metrics: Metrics, waiters: Waiters, planners: Planners, node_id: str) -> None:
         self._state = state
-        self._bus = bus
         self._metrics = metrics
         self._waiters = waiters
         self._planners = planners
@@ -86,10 +82,11 @@ class SessionService:
         created_ms = now_ms()
         sid = session_id or new_id()
         name = task_name or sid
+        token = new_id()
         # The look-up and the claim travel together; both are awaited before anything is decided.
         found, claimed = await asyncio.gather(
             self._state.clients.find(client_id),
-            self._state.sessions.claim_task(name, sid, timeout_s=timeout_s),
+            self._state.sessions.claim_task(name, sid, token=token, timeout_s=timeout_s),
             return_exceptions=True,
         )
         if isinstance(claimed, BaseException):
@@ -112,7 +109,7 @@ class SessionService:
             )
             await self._store_and_post(session, commands, own_id=session_id is None)
         except (Exception, asyncio.CancelledError):
-            await self._quietly(self._state.sessions.release_task(name, sid, restore=claimed))
+            await self._quietly(self._state.sessions.release_task(name, token, restore=claimed))
             raise
         return session
 
@@ -174,13 +171,17 @@ class SessionService:
         result: Any = None,
         error: str | None = None,
         if_overdue: bool = False,
+        end_id: str = "",
     ) -> Ended | SessionState:
         """End a session and tell whoever asked for it.
 
-        Returns `Ended` if this call did it, else the state that stands. Raises SessionNotFound or StateUnavailable;
-        repeating is safe.
+        Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound or StateUnavailable;
+        repeating with the same `end_id` is safe.
         """
-        ended = await self._state.sessions.end(session_id, state, result=result, error=error, if_overdue=if_overdue)
+        end_id = end_id or new_id()
+        ended = await self._state.sessions.end(
+            session_id, state, result=result, error=error, if_overdue=if_overdue, end_id=end_id
+        )
         if not isinstance(ended, Ended):
             self._metrics.late_ends.inc()
             return ended
@@ -191,7 +192,7 @@ class SessionService:
         settled = self._quietly(self._state.inbox.settle(ended.client_id, session_id))
         if ended.owner and ended.owner != ended.client_id:
             frame = encode(task_end(session_id, ended.task_name, state, result, error))
-            await asyncio.gather(settled, self._tell_owner(ended, frame))
+            await asyncio.gather(settled, self._tell_owner(ended, frame, end_id))
         else:
             await settled
         return ended
@@ -200,10 +201,10 @@ class SessionService:
         self, session_id: str, state: SessionState, *, result: Any = None, error: str | None = None
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more."""
-        delay_s, waited_s = RETRY_BASE_S, 0.0
+        delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
         while True:
             try:
-                return await self.end(session_id, state, result=result, error=error)
+                return await self.end(session_id, state, result=result, error=error, end_id=end_id)
             except SessionNotFound:
                 return None
             except StateUnavailable as exc:
@@ -214,9 +215,10 @@ class SessionService:
             waited_s += delay_s
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
-    async def _tell_owner(self, ended: Ended, frame: bytes) -> None:
+    async def _tell_owner(self, ended: Ended, frame: bytes, end_id: str) -> None:
         try:
-            await self._state.inbox.post(ended.owner, b"frame\n" + frame)
+            message_id = f"end:{ended.session_id}:{end_id}"
+            await self._state.inbox.post(ended.owner, b"frame\n" + frame, message_id=message_id)
         except NotRegistered:
             log.info("the requester is gone; the result stays readable", extra={"session_id": ended.session_id})
         except StateError as exc:
@@ -242,9 +244,11 @@ class SessionService:
         """Cancel a session from any node; its device is told to stop. Raises SessionNotFound, StateUnavailable."""
         ended = await self.end(session_id, SessionState.CANCELLED, error=CANCELLED)
         if isinstance(ended, Ended):
-            registration = await self._state.clients.find(ended.client_id)
-            if registration is not None:
-                await self._bus.tell_ended(registration.node_id, session_id)
+            try:
+                # Through its inbox: a node that does not hear the bus just now reads it there.
+                await self._state.inbox.post(ended.client_id, f"ended\n{session_id}".encode())
+            except NotRegistered:
+                log.debug("nobody runs the cancelled session", extra={"session_id": session_id})
         return ended
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -252,6 +256,11 @@ class SessionService:
     def stopping(self) -> bool:
         """Whether the node is on its way out."""
         return self._waiters.stopping
+
+    async def is_owned_by(self, session_id: str, client_id: str) -> bool:
+        """Whether `client_id` asked for the session."""
+        session = await self._state.sessions.find(session_id)
+        return session is not None and session.owner == client_id
 
     async def current(self, session: Session | None) -> Session | None:
         """`session`, ended first if its deadline has passed and its node did not do it."""

@@ -1,12 +1,15 @@
 -- Put a message into the inbox of a registered client and wake the node that holds its socket.
--- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions
+-- Safe to repeat: a message is known by the session that it starts, or by its id.
+-- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions   5 mark of a posted message
 -- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix
 --       6 session id ('' = the message starts no session)   7 its deadline, ms   8 life of the set of active sessions, ms
---       9 member for the newest sessions   10 their bound   11 their life, ms
--- reply {1, node id, entry id, receivers}; {0} not registered; {-1} the inbox is full
+--       9 member for the newest sessions   10 their bound   11 their life, ms   12 life of the mark, ms ('' = no mark)
+-- reply {1, node id, entry id ('' = it was posted before), receivers}; {0} not registered; {-1} the inbox is full
 local node = redis.call('HGET', KEYS[1], 'node_id')
 if not node then return {0} end
+if ARGV[6] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[9]) then return {1, node, '', 1} end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
+if ARGV[12] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[12]) then return {1, node, '', 1} end
 local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if ARGV[6] ~= '' then

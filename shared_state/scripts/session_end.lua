@@ -1,16 +1,17 @@
--- End a session; the first terminal state wins. Wakes the nodes where somebody waits for the end.
+-- End a session; the first terminal state wins. Safe to repeat: the same end is answered the same. Wakes the nodes where somebody waits for the end.
 -- KEYS  1 session   2 its events
 -- ARGV  1 state   2 result (JSON, '' = none)   3 error ('' = none)   4 retention, ms   5 event (JSON)
---       6 channel prefix   7 session id   8 '1' = only if its deadline has passed
+--       6 channel prefix   7 session id   8 '1' = only if its deadline has passed   9 id of this end
 -- reply {1, owner, client id, task name}; {0, state} it had ended before, or its deadline is ahead; {-1} no such session
-local there = redis.call('HMGET', KEYS[1], 'state', 'owner', 'client_id', 'task_name', 'watchers', 'deadline_ms', 'followers')
+local there = redis.call('HMGET', KEYS[1], 'state', 'owner', 'client_id', 'task_name', 'watchers', 'deadline_ms', 'followers', 'end_id')
 local state = there[1]
 if not state then return {-1} end
+if there[8] == ARGV[9] then return {1, there[2] or '', there[3] or '', there[4] or ''} end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return {0, state} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[8] == '1' and tonumber(there[6] or '0') > now then return {0, state} end
-redis.call('HSET', KEYS[1], 'state', ARGV[1], 'ended_ms', string.format('%d', now))
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'ended_ms', string.format('%d', now), 'end_id', ARGV[9])
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'result', ARGV[2]) end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[3]) end
 redis.call('HDEL', KEYS[1], 'watchers', 'followers')

@@ -1,0 +1,134 @@
+"""Tasks that come over a socket: from a constellation for a device, or from a device for itself.
+
+What is wrong in a task is answered with an `error` that names the field. A task that cannot be run is answered with
+`task_end`, `failed`: UFO's orchestrator waits for one and does not look at errors.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType, new_id
+from aip.ids import check_client_id, check_session_id, check_task_path
+from node.gateway.connection import Connection
+from node.sessions.planners import PlannerRefused, Planners
+from node.sessions.runner import Runner
+from node.sessions.service import SessionService, task_end
+from node.settings import Settings
+from node.telemetry.metrics import Metrics
+from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken
+from shared_state.sessions import SessionState
+
+__all__ = ["TaskIntake", "target_of"]
+
+_COMMANDS = TypeAdapter(list[Command])
+COMMANDS_BOUND = 256
+
+
+class TaskIntake:
+    """Takes `task` messages."""
+
+    def __init__(
+        self, runner: Runner, service: SessionService, planners: Planners, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._runner = runner
+        self._service = service
+        self._planners = planners
+        self._metrics = metrics
+        self._settings = settings
+
+    async def take(self, connection: Connection, message: ClientMessage) -> None:
+        """Join an echo to its session, or dispatch. Raises ProtocolError and StateUnavailable."""
+        if connection.is_device:
+            if message.target_id not in {None, "", connection.client_id}:
+                raise ProtocolError("a device may only target itself", field="target_id")
+            if self._runner.on_echo(connection, message):
+                return
+        target_id = target_of(connection, message)
+        if not message.request or not message.request.strip():
+            raise ProtocolError("Empty task content", field="request")
+        session_id = check_session_id(message.session_id) if message.session_id else new_id()
+        task_name = check_task_path(message.task_name) if message.task_name else None
+        metadata = dict(message.metadata or {})
+        try:
+            await self._service.dispatch(
+                client_id=target_id,
+                request=message.request,
+                task_name=task_name,
+                commands=_commands_of(metadata),
+                timeout_s=self._timeout_of(metadata),
+                planner=self._planner_of(metadata),
+                metadata=metadata,
+                owner=connection.client_id,
+                session_id=session_id,
+            )
+        except (NotRegistered, PlannerRefused, InboxFull, TaskNameTaken, SessionExists) as exc:
+            await self._refuse(connection, session_id, task_name or session_id, target_id, exc)
+        else:
+            self._accept(connection, session_id)
+
+    def _accept(self, connection: Connection, session_id: str) -> None:
+        self._metrics.dispatches.labels("accepted").inc()
+        connection.send(ServerMessage(type=ServerMessageType.HEARTBEAT, session_id=session_id))
+
+    async def _refuse(
+        self, connection: Connection, session_id: str, task_name: str, target_id: str, why: StateError | PlannerRefused
+    ) -> None:
+        if isinstance(why, TaskNameTaken) and why.session_id == session_id:
+            if await self._service.is_owned_by(session_id, connection.client_id):
+                # The same task once more, perhaps because our answer was lost: it is under way.
+                self._accept(connection, session_id)
+                return
+            why = SessionExists(f"Session '{session_id}' is in use")
+        if isinstance(why, SessionExists):
+            self._metrics.dispatches.labels("session_exists").inc()
+            connection.send_error(str(why), session_id=session_id)
+            return
+        self._metrics.dispatches.labels("refused").inc()
+        error = f"Target device '{target_id}' is not connected" if isinstance(why, NotRegistered) else str(why)
+        connection.send(task_end(session_id, task_name, SessionState.FAILED, None, error))
+
+    def _planner_of(self, metadata: dict[str, Any]) -> str | None:
+        planner = metadata.pop("planner", None)
+        if planner is not None and planner not in self._planners:
+            raise ProtocolError(f"must be one of {', '.join(self._planners.names())}", field="metadata.planner")
+        return planner if isinstance(planner, str) else None
+
+    def _timeout_of(self, metadata: dict[str, Any]) -> float:
+        timeout_s = metadata.pop("timeout_s", None)
+        if timeout_s is None:
+            return self._settings.session_timeout_s
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise ProtocolError("must be a number of seconds", field="metadata.timeout_s")
+        if not 0 < timeout_s <= self._settings.max_session_timeout_s:
+            raise ProtocolError(
+                f"must be above 0 and at most {self._settings.max_session_timeout_s:g}", field="metadata.timeout_s"
+            )
+        return float(timeout_s)
+
+
+def target_of(connection: Connection, message: ClientMessage) -> str:
+    """The device that a message means. Raises ProtocolError if the sender may not mean it."""
+    if connection.is_device:
+        return connection.client_id
+    target_id = message.target_id or connection.target_id
+    if not target_id:
+        raise ProtocolError("name the device that the task is for", field="target_id")
+    if connection.target_id and target_id != connection.target_id:
+        raise ProtocolError(f"this socket may only target '{connection.target_id}'", field="target_id")
+    return check_client_id(target_id, "target_id")
+
+
+def _commands_of(metadata: dict[str, Any]) -> Sequence[Command]:
+    given = metadata.pop("commands", None)
+    if given is None:
+        return []
+    if not isinstance(given, list) or len(given) > COMMANDS_BOUND:
+        raise ProtocolError(f"must be a list of at most {COMMANDS_BOUND} commands", field="metadata.commands")
+    try:
+        return _COMMANDS.validate_python(given)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ProtocolError(first["msg"], field=f"metadata.commands.{where}") from None

@@ -59,8 +59,8 @@ class Batches:
         await stored
 
     async def note(self, batch_id: str, number: int, item: BatchItem) -> None:
-        """Store what became of an item."""
-        await self._redis.command("HSET", self._keys.batch(batch_id), str(number), orjson.dumps(asdict(item)))
+        """Store what became of an item, if the batch is stored still."""
+        await self._redis.script("batch_note", [self._keys.batch(batch_id)], [number, orjson.dumps(asdict(item))])
 
     async def find(self, batch_id: str) -> Batch | None:
         """The batch with its items in order, or None."""

@@ -157,12 +157,6 @@ class Connection:
         except DataError:
             await self._run_apart(batch)
             return
-        except RuntimeError as exc:
-            # What uvloop raises for a write to a socket that was cut a moment ago; redis-py takes it for none of its
-            # own and would hand the same socket out again.
-            error = type(exc).__name__
-            replies = [StateUnavailable("Redis cannot be reached")] * len(batch)
-            await self._client.connection_pool.disconnect(inuse_connections=False)
         except (RedisError, OSError, TimeoutError) as exc:
             translated = _translate(exc)
             error = type(exc).__name__
@@ -171,6 +165,16 @@ class Connection:
             # One of them cannot be written, and nothing was sent: each by itself, so that only that one fails.
             await self._run_apart(batch)
             return
+        except RuntimeError as exc:
+            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
+            # broken connection, and would hand the same socket out again.
+            error = type(exc).__name__
+            replies = [StateUnavailable("Redis cannot be reached")] * len(batch)
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+        except Exception:
+            # Those who wait must be told, whatever it is.
+            log.exception("a pipeline broke")
+            replies = [StateError("the call to Redis broke")] * len(batch)
         except asyncio.CancelledError:
             replies = [StateUnavailable("the connection to Redis is closed")] * len(batch)
         if self._observer is not None:

@@ -41,6 +41,7 @@ class Connection:
     """A client's socket on this node."""
 
     __slots__ = (
+        "__weakref__",
         "_bytes",
         "_flusher",
         "_metrics",

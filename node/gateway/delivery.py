@@ -75,7 +75,8 @@ class Deliverer:
     async def drain_all(self) -> None:
         """The bus was away: look into the inbox of every client here."""
         for connection in self._hub:
-            if connection.delivery is Delivery.LIVE:
+            # One that is being drained looks once more: what it just read may be older than what was missed.
+            if connection.delivery in {Delivery.LIVE, Delivery.DRAINING}:
                 try:
                     await self.drain(connection)
                 except StateUnavailable as exc:
@@ -94,7 +95,7 @@ class Deliverer:
         if fresh:
             try:
                 self._hand_to(connection, entry, verify=verify)
-            except (ValueError, TypeError, KeyError):
+            except ValueError:
                 # A node of another version may have left it: dropped, so that what is behind it arrives.
                 log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
         self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")

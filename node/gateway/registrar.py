@@ -148,8 +148,9 @@ class Registrar:
                 return
             connection.delivery = Delivery.NOT_YET
             sessions = await self._deregister(connection)
-        if sessions is not None and connection.is_device:
-            await self._runner.on_device_gone(connection, sessions)
+        if connection.is_device:
+            # Where another connection holds the client by now, only what ran over this one is over.
+            await self._runner.on_device_gone(connection, sessions or [])
         self._state.events.append("client_left", client_id=connection.client_id, node_id=self._node_id)
         log.info("client left", extra={"client_id": connection.client_id})
 

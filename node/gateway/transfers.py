@@ -6,8 +6,10 @@ before the next is read, so that a fast device waits and memory stays flat. Out:
 each after the one before has left. What goes wrong ends that transfer, not the socket.
 """
 
+import asyncio
 import logging
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from aip import ProtocolError, ServerMessage, ServerMessageType, encode, new_id, utc_now
 from aip.files import BinaryData, FileComplete, FileFrame, FileStart, check_file_name
@@ -51,6 +53,8 @@ class Transfers:
         self._runner = runner
         self._max_file_bytes = max_file_bytes
         self._incoming: dict[str, Incoming] = {}
+        # One file at a time to each device: its side of the wire form knows no more.
+        self._sending: WeakKeyDictionary[Connection, asyncio.Lock] = WeakKeyDictionary()
 
     # -- in ----------------------------------------------------------------------------------------------------------
     def expects_binary(self, connection: Connection) -> bool:
@@ -190,11 +194,12 @@ class Transfers:
             session_id=session_id,
             transfer_id=info.transfer_id,
         )
-        connection.send_raw(encode(start))
-        try:
-            await self._send_pieces(connection, session_id, info)
-        except FileMismatch as exc:
-            await self._state.files.mark_delivered(session_id, name, info.transfer_id, str(exc))
+        async with self._sending.setdefault(connection, asyncio.Lock()):
+            connection.send_raw(encode(start))
+            try:
+                await self._send_pieces(connection, session_id, info)
+            except FileMismatch as exc:
+                await self._state.files.mark_delivered(session_id, name, info.transfer_id, str(exc))
 
     async def _send_pieces(self, connection: Connection, session_id: str, info: FileInfo) -> None:
         number = 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from aip import Command
 
@@ -33,7 +34,11 @@ class TaskOrder:
 
     @classmethod
     def from_json(cls, raw: bytes) -> "TaskOrder":
-        """The order that `to_json` wrote, on this node or one of another version: unknown fields are left out."""
-        data = orjson.loads(raw)
-        commands = [Command.model_validate(c) for c in data.pop("commands", [])]
-        return cls(commands=commands, **{k: v for k, v in data.items() if k in cls.__slots__})
+        """The order that `to_json` wrote, on a node of this version or another: unknown fields are left out.
+
+        Raises ValueError if `raw` is no order.
+        """
+        return _ORDER.validate_json(raw)
+
+
+_ORDER = TypeAdapter(TaskOrder)

@@ -1,0 +1,67 @@
+"""What all tests share: Redis (a real one, and the embedded one), and a state over each."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from hypothesis import settings
+
+from shared_state import State
+from tests.support.backends import Backend
+from tests.support.redis_server import RedisServer, redis_binary
+
+# No deadline: a slow machine is not a failure. In continuous integration the same examples every time.
+settings.register_profile("aip", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("aip"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "aip")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis, one for every worker."""
+    server = RedisServer(redis_binary())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A real Redis of this test alone, to be killed and started again."""
+    server = RedisServer(redis_binary())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["fakeredis", "redis"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    """Both backends, one after the other; at the end every key must have had a time to live."""
+    name: str = request.param
+    if name == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        url = server.url
+    else:
+        url = f"embedded://{uuid.uuid4().hex}"
+    backend = Backend(name, url)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def real_backend(redis_server: RedisServer) -> AsyncIterator[Backend]:
+    """The real backend only, for what the embedded one cannot show."""
+    backend = Backend("redis", redis_server.url)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+def state(backend: Backend) -> State:
+    """One process' view of the cluster, on each backend."""
+    return backend.state()

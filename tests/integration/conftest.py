@@ -1,0 +1,107 @@
+"""Fixtures of the tests with real processes, and the logs of those processes in the report of a test that fails."""
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.harness.cluster import Cluster, Fleet
+from tests.integration.harness.guests import Guests
+from tests.integration.harness.processes import Process
+from tests.integration.harness.redis_server import redis_program
+
+LOG_TAIL_CHARS = 6_000
+SHARED_SETTINGS = {"register_timeout_s": 4, "max_frame_bytes": 8 * 1024 * 1024}
+
+MakeFleet = Callable[..., Fleet]
+MakeCluster = Callable[..., Cluster]
+
+_log_starts = pytest.StashKey[dict[Path, int]]()
+
+
+# -- logs in reports -----------------------------------------------------------------------------------------------
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note where each running process's log stands, so that a failure shows this test's part only."""
+    item.stash[_log_starts] = {p.log_path: p.log_path.stat().st_size for p in Process.known}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the logs to the report of a failure."""
+    report = yield
+    if report.failed:
+        starts = item.stash.get(_log_starts, {})
+        for process in Process.known:
+            text = process.log(starts.get(process.log_path, 0))
+            if text.strip():
+                report.sections.append((f"log of {process.name}", text[-LOG_TAIL_CHARS:]))
+    return report
+
+
+# -- servers -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three nodes for all tests that break nothing."""
+    redis_program()
+    fleet = Fleet(tmp_path_factory.mktemp("shared"), 3, **SHARED_SETTINGS)
+    try:
+        fleet.start()
+        yield fleet
+    finally:
+        fleet.dispose()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of the test's own."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
+    async with httpx.AsyncClient(timeout=45.0, limits=limits, trust_env=False, verify=False) as client:  # noqa: S501
+        yield client
+
+
+@pytest.fixture
+async def cluster(shared_fleet: Fleet, http: httpx.AsyncClient) -> AsyncIterator[Cluster]:
+    """The shared nodes. A test on them must leave no error in their logs, and no key that lives for ever."""
+    starts = {node: node.log_path.stat().st_size for node in shared_fleet.nodes}
+    yield Cluster(shared_fleet, http)
+    for node, start in starts.items():
+        node.fail_if_ended()
+        complaints = node.complaints(start)
+        assert not complaints, f"{node.name} complains: {complaints[:5]}"
+    assert shared_fleet.redis.immortal_keys() == []
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path, http: httpx.AsyncClient) -> Iterator[MakeCluster]:
+    """Makes a cluster that the test may break: `own_cluster(2, echo_wait_s=0)`.
+
+    Whatever happens to it, no node may log an error: outages are warnings.
+    """
+    redis_program()
+    fleets: list[Fleet] = []
+
+    def make(count: int, **settings: object) -> Cluster:
+        directory = tmp_path / f"fleet-{len(fleets)}"
+        directory.mkdir()
+        fleet = Fleet(directory, count, **settings)
+        fleets.append(fleet)
+        fleet.start()
+        return Cluster(fleet, http)
+
+    yield make
+    complaints = [(node.name, line[:300]) for fleet in fleets for node in fleet.nodes for line in node.complaints()]
+    for fleet in fleets:
+        fleet.dispose()
+    assert not complaints, f"{len(complaints)} complaints: {complaints[:3]}"
+
+
+@pytest.fixture
+async def guests() -> AsyncIterator[Guests]:
+    """Opens the sockets of the test."""
+    everybody = Guests()
+    yield everybody
+    await everybody.leave()

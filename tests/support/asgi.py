@@ -1,0 +1,160 @@
+"""A node in this process: REST and sockets straight into its ASGI application, no port and no network."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any, Self
+
+import httpx
+import orjson
+
+from aip import Command, Result, ServerMessage, decode_server
+from node.app import Node
+from tests.support.wait import PATIENCE_S
+
+__all__ = ["Device", "Socket", "SocketClosed", "rest"]
+
+Message = MutableMapping[str, Any]
+
+
+@contextlib.asynccontextmanager
+async def rest(node: Node, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """REST calls to `node`."""
+    transport = httpx.ASGITransport(app=node.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://node", **options) as client:
+        yield client
+
+
+class SocketClosed(Exception):
+    """The node closed the socket, with this code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Socket:
+    """A WebSocket to a node, seen from the client's end. Use as a context."""
+
+    def __init__(self, node: Node, *, query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self._node = node
+        self._to_node: asyncio.Queue[Message] = asyncio.Queue()
+        self._from_node: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self._scope: dict[str, Any] = {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": "/ws",
+            "raw_path": b"/ws",
+            "root_path": "",
+            "query_string": query,
+            "headers": headers or [],
+            "client": ("192.0.2.1", 1234),
+            "server": ("node", 80),
+            "subprotocols": [],
+            "state": {},
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.denied_with: int | None = None
+
+    async def __aenter__(self) -> Self:
+        self._to_node.put_nowait({"type": "websocket.connect"})
+        self._task = asyncio.create_task(self._run())
+        first = await self._next()
+        if first["type"] != "websocket.accept":
+            self.denied_with = first["status"]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Go away, and wait until the node has noticed. Safe to repeat."""
+        if self._task is not None:
+            self._to_node.put_nowait({"type": "websocket.disconnect", "code": 1000})
+            task, self._task = self._task, None
+            async with asyncio.timeout(PATIENCE_S):
+                await task
+
+    def send(self, **fields: Any) -> None:
+        """Say something: one JSON object as a text frame."""
+        self.send_raw(orjson.dumps(fields).decode())
+
+    def send_raw(self, frame: str | bytes) -> None:
+        """Say anything."""
+        kind = "text" if isinstance(frame, str) else "bytes"
+        self._to_node.put_nowait({"type": "websocket.receive", kind: frame})
+
+    async def receive_raw(self) -> str:
+        """The next frame. Raises SocketClosed."""
+        message = await self._next()
+        if message["type"] == "websocket.close":
+            raise SocketClosed(message["code"], message["reason"])
+        text: str = message["text"]
+        return text
+
+    async def receive(self) -> ServerMessage:
+        """The next message. Raises SocketClosed."""
+        return decode_server(await self.receive_raw())
+
+    async def ask(self, **fields: Any) -> ServerMessage:
+        """Say something, and return the next message."""
+        self.send(**fields)
+        return await self.receive()
+
+    async def _run(self) -> None:
+        try:
+            await self._node.app(self._scope, self._to_node.get, self._on_message)
+        finally:
+            self._from_node.put_nowait({"type": "ended"})
+
+    async def _next(self) -> Message:
+        async with asyncio.timeout(PATIENCE_S):
+            message = await self._from_node.get()
+        if message["type"] == "ended":
+            raise EOFError("the node's side of the socket has ended")
+        return message
+
+    async def _on_message(self, message: Message) -> None:
+        self._from_node.put_nowait(message)
+        if message["type"] == "websocket.close":
+            self._to_node.put_nowait({"type": "websocket.disconnect", "code": message["code"]})
+
+
+class Device(Socket):
+    """A socket that registers as a device which wants its commands at once."""
+
+    def __init__(
+        self, node: Node, client_id: str = "device-1", *, features: tuple[str, ...] = ("commands_without_echo",)
+    ) -> None:
+        super().__init__(node)
+        self.client_id = client_id
+        self.metadata = {
+            "platform": "linux",
+            "system_info": {"platform": "linux", "supported_features": list(features)},
+        }
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        answer = await self.ask(type="register", client_id=self.client_id, metadata=self.metadata)
+        assert (answer.type, answer.status) == ("heartbeat", "ok"), answer.error
+        return self
+
+    async def next_commands(self) -> tuple[ServerMessage, list[Command]]:
+        """Skip to the next command message."""
+        while True:
+            message = await self.receive()
+            if message.type == "command":
+                return message, message.actions or []
+
+    def answer(self, command: ServerMessage, *results: Result) -> None:
+        """Answer a command message."""
+        self.send(
+            type="command_results",
+            session_id=command.session_id,
+            prev_response_id=command.response_id,
+            action_results=[r.model_dump(mode="json") for r in results],
+        )

@@ -1,0 +1,67 @@
+"""States over a backend, each test under a prefix of its own; and the promise of `shared_state.keys` checked."""
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared_state import State
+from shared_state.connection import Connection
+
+__all__ = ["Backend", "remove_keys", "without_life"]
+
+
+@dataclass
+class Backend:
+    """Where the states of one test live. Every `state()` sees the same data, as nodes of one cluster do."""
+
+    name: str
+    url: str
+    prefix: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:12]}")
+    _states: list[State] = field(default_factory=list)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a real server answers."""
+        return self.name == "redis"
+
+    def state(self, **settings: Any) -> State:
+        """One more process' view of the cluster. Closed at the end of the test."""
+        state = State(self.url, prefix=self.prefix, **settings)
+        self._states.append(state)
+        return state
+
+    async def close(self) -> None:
+        """Close every state, and remove the keys. Fails if one of them would have stayed for ever."""
+        for state in self._states:
+            await state.close()
+        connection = Connection(self.url)
+        try:
+            immortal = await without_life(connection, self.prefix)
+            await remove_keys(connection, self.prefix)
+        finally:
+            await connection.close()
+        assert immortal == [], "keys without a time to live"
+
+
+async def without_life(connection: Connection, prefix: str) -> list[str]:
+    """Keys under `prefix` that have no time to live."""
+    keys = await _keys(connection, prefix)
+    lives = [(key, await connection.command("PTTL", key)) for key in keys]
+    # -2: it lived out its time since it was listed.
+    return [key.decode() for key, life_ms in lives if life_ms != -2 and life_ms <= 0]
+
+
+async def remove_keys(connection: Connection, prefix: str) -> None:
+    """Remove every key under `prefix`."""
+    for key in await _keys(connection, prefix):
+        await connection.command("DEL", key)
+
+
+async def _keys(connection: Connection, prefix: str) -> list[bytes]:
+    found: set[bytes] = set()
+    cursor: bytes | int = 0
+    while True:
+        cursor, keys = await connection.command("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1000)
+        found.update(keys)
+        if int(cursor) == 0:
+            return sorted(found)

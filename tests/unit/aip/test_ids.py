@@ -1,0 +1,151 @@
+"""Identifiers: made to sort by time, and names from outside that can lead nobody astray."""
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aip import ProtocolError, new_id, utc_now
+from aip.ids import MAX_ID_CHARS, check_client_id, check_session_id, check_task_name, check_task_path, now_ms
+
+Check = Callable[[str], str]
+
+
+def test_an_id_is_a_canonical_uuid_of_version_7() -> None:
+    text = new_id()
+    parsed = uuid.UUID(text)
+    assert str(parsed) == text
+    assert parsed.version == 7
+    assert parsed.variant == uuid.RFC_4122
+
+
+def test_an_id_carries_its_time() -> None:
+    before = now_ms()
+    stamp = uuid.UUID(new_id()).int >> 80
+    assert before <= stamp <= now_ms()
+
+
+@given(st.lists(st.integers(min_value=0, max_value=2**48 - 1), unique=True, min_size=2, max_size=20))
+def test_ids_sort_by_time(times_ms: list[int]) -> None:
+    made: dict[int, str] = {}
+    with pytest.MonkeyPatch.context() as clock:
+        for at_ms in times_ms:
+            clock.setattr(time, "time_ns", lambda at_ms=at_ms: at_ms * 1_000_000)
+            made[at_ms] = new_id()
+    assert [made[t] for t in sorted(times_ms)] == sorted(made.values())
+
+
+def test_version_and_variant_hold_for_any_random_bits() -> None:
+    with pytest.MonkeyPatch.context() as dice:
+        for bits in (b"\x00" * 10, b"\xff" * 10):
+            dice.setattr("os.urandom", lambda _, bits=bits: bits)
+            parsed = uuid.UUID(new_id())
+            assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+
+
+def test_ids_are_unique_within_a_millisecond() -> None:
+    assert len({new_id() for _ in range(50_000)}) == 50_000
+
+
+def test_the_time_on_the_wire_is_iso_8601_in_utc() -> None:
+    parsed = datetime.fromisoformat(utc_now())
+    assert parsed.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - parsed) < timedelta(minutes=5)
+
+
+# -- names from outside ----------------------------------------------------------------------------------------------
+CLIENT_IDS = [
+    "d",
+    "linux_agent_1",
+    "boss@device-1",
+    "a b",
+    "Gerät-7",
+    "设备",
+    "a/b",
+    "a:b",
+    "x" * MAX_ID_CHARS,
+    "-",
+    ".",
+]
+BAD_CLIENT_IDS = [
+    *("", " a", "a{b", "a}b", "{", "x" * (MAX_ID_CHARS + 1), "\ud800", "a\udfff"),
+    *(f"a{c}b" for c in "\n\r\t\0\x1b\x7f\x85\x9f\u2028\u2029"),
+    *("\u00a0a", "\na", "a\n"),
+]
+
+
+@pytest.mark.parametrize("check", [check_client_id, check_session_id])
+@pytest.mark.parametrize("value", CLIENT_IDS)
+def test_plain_ids_pass_unchanged(check: Check, value: str) -> None:
+    assert check(value) == value
+
+
+@pytest.mark.parametrize("check", [check_client_id, check_session_id])
+@pytest.mark.parametrize("value", BAD_CLIENT_IDS, ids=ascii)
+def test_ids_that_could_forge_a_key_or_a_line_are_refused(check: Check, value: str) -> None:
+    with pytest.raises(ProtocolError):
+        check(value)
+
+
+@pytest.mark.parametrize("value", ["a", "A.b-c_d", "0", "-x", "_", "a..b", "x" * MAX_ID_CHARS])
+def test_plain_task_names_pass_unchanged(value: str) -> None:
+    assert check_task_name(value) == value
+    assert check_task_path(value) == value
+
+
+TRAVERSALS = [
+    *("../x", "a/../b", "..", ".", "./x", ".hidden", "a/.hidden", "a/..", "a/."),
+    *("/etc/passwd", "/", "//x", "a//b", "a/", "C:\\x", "C:/x", "c:x", "a\\b", "..\\x", "\\\\host\\share"),
+    *("%2e%2e/x", "..%2fx", "%2e", "a%00b", "a%b"),
+    *("a\0b", "a\nb", "a\rb", "a\r\nb", "a\x1bb", "a\x7fb", "a\x85b", "a\u2028b", "a{b", "a}b", "{a}"),
+    *("", "\ud800", "a/\ud800", "a\n", "\na", "x" * (MAX_ID_CHARS + 1)),
+]
+
+
+@pytest.mark.parametrize("value", TRAVERSALS, ids=ascii)
+def test_names_that_could_lead_elsewhere_are_refused(value: str) -> None:
+    for check in (check_task_name, check_task_path):
+        with pytest.raises(ProtocolError):
+            check(value)
+
+
+@pytest.mark.parametrize("value", ["a/b", "a b", "ä", "a+b", "a@b", "a~"])
+def test_a_task_name_over_rest_is_stricter_than_on_the_wire(value: str) -> None:
+    assert check_task_path(value) == value
+    with pytest.raises(ProtocolError):
+        check_task_name(value)
+
+
+@pytest.mark.parametrize("check", [check_client_id, check_session_id, check_task_name, check_task_path])
+@given(value=st.text(st.characters(), max_size=300))
+def test_what_passes_is_unchanged_and_plain(check: Check, value: str) -> None:
+    try:
+        passed = check(value)
+    except ProtocolError:
+        return
+    assert passed == value
+    assert 0 < len(value) <= MAX_ID_CHARS
+    assert not any(c in value for c in "{}\n\r\0")
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_no_task_path_that_passes_leaves_its_folder(value: str) -> None:
+    try:
+        check_task_path(value)
+    except ProtocolError:
+        return
+    assert all(part not in {"", ".", ".."} for part in value.split("/"))
+    assert not set(value) & set("\\:%{}")
+
+
+@pytest.mark.parametrize("check", [check_client_id, check_session_id, check_task_name, check_task_path])
+def test_the_error_names_the_field_that_was_given(check: Callable[..., str]) -> None:
+    for value in ("", "x" * 1_000):
+        with pytest.raises(ProtocolError) as told:
+            check(value, "target_id")
+        assert told.value.field == "target_id"
+        assert str(told.value).startswith("target_id: ")

@@ -1,0 +1,172 @@
+"""Inboxes: what is posted stays, in order, until it is taken; and there is a bound."""
+
+import asyncio
+
+import pytest
+
+from shared_state import State, inbox
+from shared_state.errors import InboxFull, NotRegistered
+from tests.support.backends import Backend
+from tests.support.records import a_registration, a_session, ref_of
+from tests.support.wait import until
+
+
+@pytest.fixture
+async def state(backend: Backend) -> State:
+    """`device-1` is registered on `node-a`."""
+    state = backend.state(lease_ttl_s=60.0)
+    await state.clients.register(a_registration())
+    return state
+
+
+async def test_messages_are_read_in_the_order_in_which_they_were_posted(state: State) -> None:
+    for i in range(10):
+        await state.inbox.post("device-1", b"%d" % i)
+    assert [e.message for e in await state.inbox.read("device-1")] == [b"%d" % i for i in range(10)]
+
+
+async def test_any_bytes_come_back_unchanged(state: State) -> None:
+    message = bytes(range(256)) + "frame\nwith ünïcode\r\n".encode()
+    await state.inbox.post("device-1", message)
+    assert [e.message for e in await state.inbox.read("device-1")] == [message]
+
+
+async def test_reading_goes_on_behind_an_entry(state: State) -> None:
+    for i in range(3):
+        await state.inbox.post("device-1", b"%d" % i)
+    first = (await state.inbox.read("device-1"))[0]
+    assert [e.message for e in await state.inbox.read("device-1", after=first.entry_id)] == [b"1", b"2"]
+
+
+async def test_a_long_inbox_is_read_in_parts(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "READ", 4)
+    for i in range(10):
+        await state.inbox.post("device-1", b"%d" % i)
+    found, after = [], ""
+    while part := await state.inbox.read("device-1", after=after):
+        assert len(part) <= 4
+        found += [e.message for e in part]
+        after = part[-1].entry_id
+    assert found == [b"%d" % i for i in range(10)]
+
+
+async def test_reading_removes_nothing(state: State) -> None:
+    await state.inbox.post("device-1", b"once")
+    assert await state.inbox.read("device-1") == await state.inbox.read("device-1") != []
+
+
+async def test_what_was_taken_is_gone_and_the_rest_stays(state: State) -> None:
+    posted = [await state.inbox.post("device-1", b"%d" % i) for i in range(3)]
+    await state.inbox.take("device-1", posted[1].entry_id)
+    await state.inbox.take("device-1", posted[1].entry_id)
+    assert [e.message for e in await state.inbox.read("device-1")] == [b"0", b"2"]
+
+
+async def test_the_answer_names_the_node_and_how_many_heard(state: State) -> None:
+    posted = await state.inbox.post("device-1", b"x")
+    assert posted.node_id == "node-a"
+    assert posted.receivers == 0
+    assert [e.entry_id for e in await state.inbox.read("device-1")] == [posted.entry_id]
+
+
+async def test_a_message_with_an_id_is_stored_once_however_often_it_is_posted(state: State) -> None:
+    """The answer to the first call may have been lost."""
+    first = await state.inbox.post("device-1", b"x", message_id="m1")
+    again = await state.inbox.post("device-1", b"x", message_id="m1")
+    await state.inbox.post("device-1", b"y", message_id="m2")
+    assert first.entry_id
+    assert (again.node_id, again.entry_id) == ("node-a", "")
+    assert [e.message for e in await state.inbox.read("device-1")] == [b"x", b"y"]
+
+
+async def test_a_message_that_starts_a_session_is_stored_once_also_after_it_was_taken(state: State) -> None:
+    session = a_session()
+    first = await state.inbox.post("device-1", b"task", session=ref_of(session))
+    await state.inbox.take("device-1", first.entry_id)
+    await state.inbox.settle("device-1", session.session_id)
+    await state.inbox.post("device-1", b"task", session=ref_of(session))
+    assert await state.inbox.read("device-1") == []
+
+
+async def test_a_refused_message_may_be_posted_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "INBOX_BOUND", 0)
+    with pytest.raises(InboxFull):
+        await state.inbox.post("device-1", b"x", message_id="m1")
+    monkeypatch.setattr(inbox, "INBOX_BOUND", 10)
+    await state.inbox.post("device-1", b"x", message_id="m1")
+    assert len(await state.inbox.read("device-1")) == 1
+
+
+async def test_for_a_client_that_is_not_registered_nothing_is_stored(backend: Backend) -> None:
+    state = backend.state()
+    session = a_session()
+    with pytest.raises(NotRegistered, match="'device-1' is not online"):
+        await state.inbox.post("device-1", b"x", session=ref_of(session))
+    keys = (state.keys.inbox, state.keys.active, state.keys.client_sessions)
+    for key in keys:
+        assert await state.connection.command("EXISTS", key("device-1")) == 0
+
+
+async def test_a_full_inbox_takes_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "INBOX_BOUND", 3)
+    for i in range(3):
+        await state.inbox.post("device-1", b"%d" % i)
+    session = a_session()
+    with pytest.raises(InboxFull, match="has 3 messages waiting"):
+        await state.inbox.post("device-1", b"more", session=ref_of(session))
+    assert len(await state.inbox.read("device-1")) == 3
+    assert await state.connection.command("EXISTS", state.keys.active("device-1")) == 0
+
+
+async def test_there_is_room_again_once_something_was_taken(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "INBOX_BOUND", 1)
+    first = await state.inbox.post("device-1", b"1")
+    await state.inbox.take("device-1", first.entry_id)
+    await state.inbox.post("device-1", b"2")
+    assert [e.message for e in await state.inbox.read("device-1")] == [b"2"]
+
+
+async def test_however_many_post_at_once_the_bound_holds(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "INBOX_BOUND", 10)
+    outcomes = await asyncio.gather(*(state.inbox.post("device-1", b"x") for _ in range(100)), return_exceptions=True)
+    assert sum(isinstance(o, InboxFull) for o in outcomes) == 90
+    assert len(await state.inbox.read("device-1")) == 10
+
+
+async def test_a_session_that_was_settled_is_no_longer_under_way(state: State) -> None:
+    first, second = a_session(), a_session()
+    for session in (first, second):
+        await state.inbox.post("device-1", b"task", session=ref_of(session))
+    await state.inbox.settle("device-1", first.session_id)
+    await state.inbox.settle("device-1", first.session_id)
+    registration = await state.clients.find("device-1")
+    assert registration is not None
+    assert await state.clients.deregister("device-1", registration.connection_id) == [second.session_id]
+
+
+async def test_the_newest_sessions_of_a_client_are_kept_up_to_a_bound(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "CLIENT_SESSIONS_BOUND", 3)
+    sessions = [a_session(f"s{i}", created_ms=1_000 + i) for i in range(5)]
+    for session in sessions:
+        await state.inbox.post("device-1", b"task", session=ref_of(session))
+    page = await state.sessions.page(client_id="device-1", limit=100)
+    assert [place.partition(":")[2] for place, _ in page] == ["s4", "s3", "s2"]
+
+
+async def test_the_node_that_holds_the_client_hears_the_message_itself(state: State) -> None:
+    heard: list[tuple[bytes, bytes]] = []
+
+    async def on_gap() -> None:
+        pass
+
+    bus = state.bus("node-a")
+    await bus.start(on_frame=lambda kind, rest: heard.append((kind, rest)), on_gap=on_gap, wait_s=30)
+    try:
+        posted = await state.inbox.post("device-1", b"several\nlines")
+        assert posted.receivers == 1
+        await until(lambda: heard, "the wake-up is heard")
+    finally:
+        await bus.close()
+    assert heard == [(b"inbox", b"device-1\n" + posted.entry_id.encode() + b"\nseveral\nlines")]

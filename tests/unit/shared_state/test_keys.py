@@ -1,0 +1,92 @@
+"""The spelling of every key and channel: what is in Redis can be read off this table."""
+
+import pytest
+from redis.crc import key_slot
+
+from shared_state.keys import Keys
+
+KEYS = Keys("aip")
+
+SPELLED = [
+    (KEYS.leases(), "aip:{nodes}:leases"),
+    (KEYS.node_info("n1"), "aip:{nodes}:node:n1"),
+    (KEYS.reaper(), "aip:{nodes}:reaper"),
+    (KEYS.node_clients("n1"), "aip:{node:n1}:clients"),
+    (KEYS.registration("d1"), "aip:client:{d1}"),
+    (KEYS.inbox("d1"), "aip:client:{d1}:inbox"),
+    (KEYS.active("d1"), "aip:client:{d1}:active"),
+    (KEYS.posted("d1", "m1"), "aip:client:{d1}:posted:m1"),
+    (KEYS.client_sessions("d1"), "aip:client:{d1}:sessions"),
+    (KEYS.task("t1"), "aip:task:{t1}"),
+    (KEYS.session("s1"), "aip:session:{s1}"),
+    (KEYS.session_events("s1"), "aip:session:{s1}:events"),
+    (KEYS.session_files("s1"), "aip:session:{s1}:files"),
+    (KEYS.session_chunk("s1", "t1", 3), "aip:session:{s1}:chunk:t1:3"),
+    (KEYS.batch("b1"), "aip:batch:{b1}"),
+    (KEYS.sessions(), "aip:sessions"),
+    (KEYS.events(), "aip:events"),
+    (KEYS.channel("n1"), "aip:node:n1"),
+    (KEYS.channel_prefix(), "aip:node:"),
+]
+
+
+@pytest.mark.parametrize(("built", "spelled"), SPELLED, ids=[spelled for _, spelled in SPELLED])
+def test_keys_are_spelled_as_documented(built: str, spelled: str) -> None:
+    assert built == spelled
+
+
+def test_every_builder_is_in_the_table() -> None:
+    builders = [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]
+    assert len(SPELLED) == len(builders)
+
+
+def test_no_two_builders_give_the_same_key() -> None:
+    """One id used everywhere: a client called like a session must not be taken for it."""
+    ids = {"x", "nodes", "node:x", "x:inbox", "client:x", "sessions"}
+    built = [
+        build(i)
+        for i in ids
+        for build in (
+            KEYS.node_info,
+            KEYS.node_clients,
+            KEYS.registration,
+            KEYS.inbox,
+            KEYS.active,
+            KEYS.client_sessions,
+            KEYS.task,
+            KEYS.session,
+            KEYS.session_events,
+            KEYS.session_files,
+            KEYS.batch,
+        )
+    ]
+    built += [KEYS.leases(), KEYS.reaper(), KEYS.sessions(), KEYS.events()]
+    assert len(set(built)) == len(built)
+
+
+def test_all_keys_of_a_client_share_a_slot() -> None:
+    of_client = (KEYS.registration, KEYS.inbox, KEYS.active, KEYS.client_sessions)
+    keys = [build("d1") for build in of_client] + [KEYS.posted("d1", "m")]
+    assert {key_slot(key.encode()) for key in keys} == {key_slot(b"d1")}
+
+
+def test_all_keys_of_a_session_share_a_slot() -> None:
+    keys = (KEYS.session("s1"), KEYS.session_events("s1"), KEYS.session_files("s1"), KEYS.session_chunk("s1", "t", 0))
+    assert {key_slot(key.encode()) for key in keys} == {key_slot(b"s1")}
+
+
+def test_all_leases_share_a_slot() -> None:
+    slots = {key_slot(k.encode()) for k in (KEYS.leases(), KEYS.node_info("a"), KEYS.node_info("b"), KEYS.reaper())}
+    assert slots == {key_slot(b"nodes")}
+
+
+def test_clusters_with_different_prefixes_share_no_key() -> None:
+    other = Keys("other")
+    assert other.session("s1") == "other:session:{s1}"
+    assert other.channel("n1") == "other:node:n1"
+
+
+@pytest.mark.parametrize("prefix", ["", "a{b", "a}b", "a*", "a b", "a\nb"])
+def test_a_prefix_that_would_change_the_meaning_of_keys_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="key prefix"):
+        Keys(prefix)

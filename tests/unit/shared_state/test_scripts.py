@@ -1,0 +1,132 @@
+"""The Lua scripts: documented, complete, and each within one slot of a Redis Cluster."""
+
+import re
+from collections.abc import Awaitable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from shared_state import State
+from shared_state.connection import Connection
+from shared_state.sessions import SessionState
+from tests.support.backends import Backend
+from tests.support.records import a_registration, a_session, end_session, ref_of
+
+SCRIPTS = sorted(
+    f.name.removesuffix(".lua") for f in files("shared_state.scripts").iterdir() if f.name.endswith(".lua")
+)
+
+
+def _text(name: str) -> str:
+    return (files("shared_state.scripts") / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _header(name: str) -> str:
+    lines: list[str] = []
+    for line in _text(name).splitlines():
+        if not line.startswith("--"):
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _documented(name: str, array: str) -> list[int]:
+    """The numbers that the header gives to KEYS or ARGV; `4..` counts as its first."""
+    section = re.search(rf"^-- {array}((?:.|\n)*?)(?=^-- (?:KEYS|ARGV|reply)|\Z)", _header(name), re.MULTILINE)
+    assert section is not None
+    return [int(n) for n in re.findall(r"(?:^|\s)(\d+)(?:\.\.)?\s+[a-z'(\d]", section[1])]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_header_says_what_goes_in_and_what_comes_out(name: str) -> None:
+    header = _header(name)
+    assert re.match(r"-- [A-Z].*\.", header), "a sentence first"
+    assert re.search(r"^-- KEYS +1 ", header, re.MULTILINE)
+    assert re.search(r"^-- reply ", header, re.MULTILINE)
+    assert ("ARGV" in _text(name).replace(header, "")) == bool(re.search(r"^-- ARGV +1 ", header, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_key_and_argument_that_is_used_is_documented(name: str) -> None:
+    body = _text(name).replace(_header(name), "")
+    for array in ("KEYS", "ARGV"):
+        used = {int(n) for n in re.findall(rf"{array}\[(\d+)\]", body)}
+        used |= {int(n) for n in re.findall(rf"unpack\({array}, (\d+)\)", body)}
+        if used:
+            assert used <= set(_documented(name, array)), array
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_key_is_built_inside_a_script(name: str) -> None:
+    """Only declared keys are touched: Redis Cluster routes by them."""
+    calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", _text(name))
+    assert calls or "redis.call('TIME')" in _text(name)
+    for command, first in calls:
+        if command == "PUBLISH":
+            continue
+        assert re.fullmatch(r"KEYS\[\d+\]", first.strip()), f"{command} {first}"
+
+
+async def _every_operation(state: State) -> None:
+    """Run everything that may run a script."""
+    await state.nodes.renew("node-a", {})
+    await state.nodes.live()
+    registration = a_registration("device-1", "node-a", profile={"platform": "linux"})
+    await state.clients.register(registration)
+    await state.clients.note_seen("node-a", {"device-1": 1})
+    await state.clients.touch("device-1", registration.connection_id, profile={})
+    session = a_session()
+    await state.sessions.claim_task(session.task_name, session.session_id, token="t", timeout_s=60)
+    await state.sessions.create(session)
+    await state.inbox.post("device-1", b"task", session=ref_of(session))
+    await state.inbox.post("device-1", b"frame")
+    await state.inbox.post("device-1", b"frame", message_id="m")
+    await state.sessions.watch(session.session_id, "node-a")
+    await state.sessions.watch(session.session_id, "node-a", events=True)
+    await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
+    await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
+    await state.sessions.release_task(session.task_name, "t")
+    await state.clients.reap("device-1", "node-b")
+    await state.clients.deregister("device-1", registration.connection_id)
+
+
+async def test_all_keys_that_one_call_gives_share_a_slot(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[list[str]]] = {}
+    genuine = Connection.script
+
+    def watched(self: Connection, name: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Awaitable[Any]:
+        seen.setdefault(name, []).append(list(keys))
+        return genuine(self, name, keys, args)
+
+    monkeypatch.setattr(Connection, "script", watched)
+    await _every_operation(backend.state())
+    assert sorted(seen) == SCRIPTS, "every script is run by some operation here"
+    for name, calls in seen.items():
+        for keys in calls:
+            assert len({key_slot(key.encode()) for key in keys}) == 1, f"{name}: {keys}"
+            assert len(keys) == len(_documented(name, "KEYS")), name
+
+
+async def test_scripts_survive_a_script_flush(real_backend: Backend) -> None:
+    """Redis forgets scripts when it restarts or fails over; nobody must notice."""
+    state = real_backend.state()
+    await state.nodes.renew("node-a", {})
+    await state.connection.command("SCRIPT", "FLUSH")
+    assert (await state.nodes.renew("node-a", {})).held is True
+
+
+async def test_a_script_flush_in_the_midst_of_a_batch_repeats_only_what_did_not_run(real_backend: Backend) -> None:
+    state = real_backend.state()
+    await _every_operation(state)
+    key = f"{state.keys.prefix}:count"
+    await state.connection.command("SCRIPT", "FLUSH")
+    # All of one turn: one pipeline.
+    calls = [state.connection.command("INCR", key), state.nodes.renew("node-a", {}), state.nodes.live()]
+    counted, lease, live = [await c for c in calls]
+    assert counted == 1
+    assert lease.held is True
+    assert live == ["node-a"]
+    assert await state.connection.command("GET", key) == b"1"
+    await state.connection.command("DEL", key)

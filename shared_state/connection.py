@@ -50,7 +50,7 @@ __all__ = ["Connection"]
 log = logging.getLogger(__name__)
 
 Args = tuple[str | bytes | int | float, ...]
-Observer = Callable[[float, str | None], None]
+Observer = Callable[[float, bool], None]
 
 MAX_WAITING = 10_000
 MAX_PIPELINES = 8
@@ -69,7 +69,7 @@ class _Script:
 class Connection:
     """A bounded, pipelining, self-healing connection to one Redis.
 
-    `observer(seconds, error)` is called after every pipeline, for metrics. No I/O happens before the first call.
+    `observer(seconds, failed)` is called after every pipeline, for metrics. No I/O happens before the first call.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 5.0, observer: Observer | None = None) -> None:
@@ -150,35 +150,9 @@ class Connection:
     async def _run(self, batch: list[tuple[Args, asyncio.Future[Any]]]) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        error: str | None = None
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                replies = await self._execute([args for args, _ in batch])
-        except DataError:
-            await self._run_apart(batch)
-            return
-        except (RedisError, OSError, TimeoutError) as exc:
-            translated = _translate(exc)
-            error = type(exc).__name__
-            replies = [translated] * len(batch)
-        except ValueError:
-            # One of them cannot be written, and nothing was sent: each by itself, so that only that one fails.
-            await self._run_apart(batch)
-            return
-        except RuntimeError as exc:
-            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
-            # broken connection, and would hand the same socket out again.
-            error = type(exc).__name__
-            replies = [StateUnavailable("Redis cannot be reached")] * len(batch)
-            await self._client.connection_pool.disconnect(inuse_connections=False)
-        except Exception:
-            # Those who wait must be told, whatever it is.
-            log.exception("a pipeline broke")
-            replies = [StateError("the call to Redis broke")] * len(batch)
-        except asyncio.CancelledError:
-            replies = [StateUnavailable("the connection to Redis is closed")] * len(batch)
+        replies = await self._replies([args for args, _ in batch])
         if self._observer is not None:
-            self._observer(loop.time() - started, error)
+            self._observer(loop.time() - started, any(isinstance(r, StateUnavailable) for r in replies))
         for (_, future), reply in zip(batch, replies, strict=True):
             if future.done():
                 continue
@@ -189,12 +163,30 @@ class Connection:
             else:
                 future.set_result(reply)
 
-    async def _run_apart(self, batch: list[tuple[Args, asyncio.Future[Any]]]) -> None:
-        if len(batch) > 1:
-            for call in batch:
-                await self._run([call])
-        elif not batch[0][1].done():
-            batch[0][1].set_exception(StateError("a value cannot be written to Redis"))
+    async def _replies(self, commands: list[Args]) -> list[Any]:
+        """A reply or an error for each command, whatever happens: those who wait must be told."""
+        failure: StateError
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._execute(commands)
+        except (DataError, ValueError):
+            # One of them cannot be written, and nothing was sent: each by itself, so that only that one fails.
+            if len(commands) > 1:
+                return [(await self._replies([command]))[0] for command in commands]
+            failure = StateError("a value cannot be written to Redis")
+        except (RedisError, OSError, TimeoutError) as exc:
+            failure = _translate(exc)
+        except RuntimeError:
+            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
+            # broken connection, and would hand the same socket out again.
+            failure = StateUnavailable("Redis cannot be reached")
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+        except asyncio.CancelledError:
+            failure = StateUnavailable("the connection to Redis is closed")
+        except Exception:
+            log.exception("a pipeline broke")
+            failure = StateError("the call to Redis broke")
+        return [failure] * len(commands)
 
     async def _execute(self, commands: list[Args]) -> list[Any]:
         replies = await self._pipeline(commands)

@@ -58,10 +58,10 @@ class Metrics:
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
         self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
 
-    def observe_redis(self, seconds: float, error: str | None) -> None:
+    def observe_redis(self, seconds: float, failed: bool) -> None:
         """Count one round trip to Redis."""
         self.redis_seconds.observe(seconds)
-        if error is not None:
+        if failed:
             self.redis_errors.inc()
 
     def expose(self) -> bytes:

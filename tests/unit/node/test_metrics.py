@@ -72,8 +72,8 @@ def test_ten_thousand_clients_add_no_series() -> None:
 
 def test_round_trips_and_their_failures_are_counted() -> None:
     metrics = Metrics()
-    metrics.observe_redis(0.01, None)
-    metrics.observe_redis(1.0, "TimeoutError")
+    metrics.observe_redis(0.01, failed=False)
+    metrics.observe_redis(1.0, failed=True)
     assert metrics.registry.get_sample_value("aip_redis_pipeline_duration_seconds_count") == 2
     assert metrics.registry.get_sample_value("aip_redis_errors_total") == 1
 

@@ -18,6 +18,8 @@ __all__ = ["DEFAULT_BODY_LIMIT_BYTES", "RenderError", "render"]
 TEMPLATE = Path(__file__).with_name("nginx.conf.tmpl")
 # The node's own limit for a REST body. Frames on a WebSocket are the node's business alone.
 DEFAULT_BODY_LIMIT_BYTES = 2 * 1024 * 1024
+# The node's own limit for a file of a session.
+DEFAULT_FILE_LIMIT_BYTES = 100 * 1024 * 1024
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])"
 _ADDRESS = re.compile(rf"({_HOST}|\*):([0-9]{{1,5}})")
@@ -40,6 +42,7 @@ def render(
     *,
     user: str | None = None,
     body_limit_bytes: int = DEFAULT_BODY_LIMIT_BYTES,
+    file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
     worker_processes: int | None = None,
     worker_connections: int = 16_384,
     connections_per_address: int = 0,
@@ -81,6 +84,7 @@ def render(
         "access_log": access,
         "error_log": f'"{error}"',
         "body_limit_bytes": _number("body_limit_bytes", body_limit_bytes, least=1),
+        "file_limit_bytes": _number("file_limit_bytes", file_limit_bytes, least=1),
         "listen": _address("listen", listen, wildcard=True) + (" ssl" if tls else "") + " backlog=4096",
         "servers": "\n".join(f"        server {_address('node', node)} max_fails=3 fail_timeout=5s;" for node in nodes),
         "limit_zone": _line(f"limit_conn_zone $binary_remote_addr zone={_ZONE}:10m", depth=1) if limit else "",
@@ -161,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, default=Path("/run/aip-nginx"), help="default: %(default)s")
     parser.add_argument("--user", help="user of the worker processes, when started by root")
     parser.add_argument("--body-limit-bytes", type=int, default=DEFAULT_BODY_LIMIT_BYTES)
+    parser.add_argument("--file-limit-bytes", type=int, default=DEFAULT_FILE_LIMIT_BYTES)
     parser.add_argument("--worker-processes", type=int, help="default: one per processor")
     parser.add_argument("--worker-connections", type=int, default=16_384, help="default: %(default)s")
     parser.add_argument("--connections-per-address", type=int, default=0, help="default: no limit")

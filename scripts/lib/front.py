@@ -17,12 +17,15 @@ def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str) -> Pa
     """Writes nginx.conf below `run_dir` and returns its path. Raises ScriptError."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    from loadbalancer.render import DEFAULT_BODY_LIMIT_BYTES, RenderError, render  # noqa: PLC0415 - see above
+    from loadbalancer.render import (  # noqa: PLC0415 - see above
+        DEFAULT_BODY_LIMIT_BYTES,
+        DEFAULT_FILE_LIMIT_BYTES,
+        RenderError,
+        render,
+    )
 
     directory = run_dir / "nginx"
     directory.mkdir(exist_ok=True)
-    # What the nodes accept, nginx lets through.
-    limit = os.environ.get("AIP_MAX_BODY_BYTES", "")
     try:
         text = render(
             nodes,
@@ -32,13 +35,20 @@ def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str) -> Pa
             worker_connections=_worker_connections(),
             access_log=str(logs / "nginx-access.log"),
             error_log=str(logs / "nginx-error.log"),
-            body_limit_bytes=int(limit) if limit.isdigit() else DEFAULT_BODY_LIMIT_BYTES,
+            body_limit_bytes=_from_environment("AIP_MAX_BODY_BYTES", DEFAULT_BODY_LIMIT_BYTES),
+            file_limit_bytes=_from_environment("AIP_MAX_FILE_BYTES", DEFAULT_FILE_LIMIT_BYTES),
         )
     except RenderError as exc:
         raise ScriptError(Exit.NOT_READY, f"nginx cannot be configured: {exc}") from None
     config = directory / "nginx.conf"
     config.write_text(text, encoding="utf-8")
     return config
+
+
+def _from_environment(name: str, default: int) -> int:
+    """What the nodes accept, nginx lets through."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else default
 
 
 def _worker_connections() -> int:

@@ -67,7 +67,7 @@ def build(name: str, journal: Path) -> Starlette:
         routes=[
             Route("/api/die", die, methods=["GET", "POST"]),
             Route("/api/events", events),
-            Route("/{path:path}", echo, methods=["GET", "POST"]),
+            Route("/{path:path}", echo, methods=["GET", "POST", "PUT"]),
             WebSocketRoute("/{path:path}", socket),
         ]
     )

@@ -209,6 +209,13 @@ def test_a_body_over_the_limit_is_refused_before_it_reaches_a_server(front: Fron
     assert len(front.seen("POST /api/echo")) == 1
 
 
+def test_a_file_may_be_larger_than_a_body(front: Front) -> None:
+    path = "/api/sessions/galaxy@task_1/files/video.mp4"
+    answer = httpx.put(f"{front.url}{path}", content=b"x" * 3_000_000, trust_env=False)
+    assert answer.status_code != 413
+    assert len(front.seen(f"PUT {path}")) == 1
+
+
 def test_events_arrive_one_by_one(front: Front) -> None:
     with httpx.stream("GET", f"{front.url}/api/events", trust_env=False, timeout=PATIENCE_S) as answer:
         read: list[str] = []

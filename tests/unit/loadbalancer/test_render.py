@@ -52,13 +52,18 @@ def test_no_log_format_holds_a_query_string() -> None:
 def test_errors_about_requests_are_not_logged_with_their_first_line() -> None:
     text = render(NODES, LISTEN, RUN_DIR)
     proxying = re.findall(r"location [^{]*\{[^}]*proxy_pass[^}]*\}", text)
-    assert len(proxying) == 2
+    assert len(proxying) == 3
     assert all(re.search(r'error_log "[^"]+" emerg;', block) for block in proxying)
 
 
 def test_a_post_is_never_passed_on() -> None:
     lines = directives(render(NODES, LISTEN, RUN_DIR))
     assert [line for line in lines if line.startswith("proxy_next_upstream ")] == ["proxy_next_upstream error timeout;"]
+
+
+def test_files_have_a_limit_of_their_own() -> None:
+    assert "client_max_body_size 104857600;" in render(NODES, LISTEN, RUN_DIR)
+    assert "client_max_body_size 5000;" in render(NODES, LISTEN, RUN_DIR, file_limit_bytes=5000)
 
 
 def test_the_body_limit_is_the_one_given() -> None:

@@ -15,7 +15,6 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)

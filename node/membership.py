@@ -151,7 +151,7 @@ class Membership:
             for node_id in dead:
                 await self._settle(node_id)
         finally:
-            await self._state.nodes.reaped()
+            await self._state.nodes.reaped(self._node_id)
 
     async def _settle(self, node_id: str) -> None:
         clients = list(await self._state.clients.on_node(node_id))

@@ -5,7 +5,6 @@ node that finds its lease gone was away too long (frozen, partitioned, or Redis 
 what it holds. When Redis is away nobody's lease can be judged: callers get `StateUnavailable`.
 """
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +77,6 @@ class Nodes:
         won = await self._redis.command("SET", self._keys.reaper(), node_id, "NX", "PX", REAPER_LOCK_MS)
         return bool(won)
 
-    def reaped(self) -> Awaitable[Any]:
-        """Let another node be the reaper."""
-        return self._redis.command("DEL", self._keys.reaper())
+    async def reaped(self, node_id: str) -> None:
+        """Let another node be the reaper, unless another is by now. Safe to repeat."""
+        await self._redis.script("reaper_release", [self._keys.reaper()], [node_id])

@@ -63,7 +63,6 @@ def _operation(op: Operation) -> dict[str, Any]:
         fails |= {401: "the API key is missing or wrong", 503: "Redis is away; try again after Retry-After"}
     responses = {str(op.status): {"description": "done", "content": _content(op.gives, op.media_type)}}
     responses |= {str(s): {"description": text, "content": _content(failed)} for s, text in sorted(fails.items())}
-    # The handler's module too: `clients.list_clients` and the like stay unique.
     described: dict[str, Any] = {
         "operationId": op.handler.__name__,
         "summary": op.summary,

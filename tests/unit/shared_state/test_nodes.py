@@ -107,7 +107,10 @@ async def test_without_nodes_nobody_is_described(state: State) -> None:
 async def test_one_node_at_a_time_settles_the_dead(state: State) -> None:
     attempts = await asyncio.gather(*(state.nodes.try_reap(f"node-{i}") for i in range(20)))
     assert attempts.count(True) == 1
-    await state.nodes.reaped()
+    winner = f"node-{attempts.index(True)}"
+    await state.nodes.reaped("somebody else")
+    assert await state.nodes.try_reap("node-late") is False
+    await state.nodes.reaped(winner)
     assert await state.nodes.try_reap("node-late") is True
 
 

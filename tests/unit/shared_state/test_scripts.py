@@ -89,6 +89,7 @@ async def _every_operation(state: State) -> None:
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
     await state.sessions.release_task(session.task_name, "t")
+    await state.nodes.reaped("node-a")
     await state.batches.note("batch-1", 0, BatchItem("device-1"))
     await state.clients.reap("device-1", "node-b")
     await state.clients.deregister("device-1", registration.connection_id)

@@ -6,7 +6,6 @@ schema that a planner sees and of the steps, and their values are struck out of 
 
 from typing import Any
 
-import orjson
 from pydantic import SecretStr
 
 from aip import Command, Result
@@ -50,8 +49,12 @@ class ToolSecrets:
         if not secrets:
             return schema
         hidden = dict(schema)
-        hidden["properties"] = {k: v for k, v in schema.get("properties", {}).items() if k not in secrets}
-        hidden["required"] = [k for k in schema.get("required", []) if k not in secrets]
+        properties, required = schema.get("properties"), schema.get("required")
+        # A schema is whatever a device sent: what is none tells a planner nothing.
+        hidden["properties"] = (
+            {k: v for k, v in properties.items() if k not in secrets} if isinstance(properties, dict) else {}
+        )
+        hidden["required"] = [k for k in required if k not in secrets] if isinstance(required, list) else []
         return hidden
 
     def scrub(self, result: Result) -> Result:
@@ -61,15 +64,14 @@ class ToolSecrets:
         return result.model_copy(update={"result": self._struck(result.result), "error": self._struck(result.error)})
 
     def _struck(self, value: Any) -> Any:
-        text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        if not any(secret in text for secret in self._values):
-            return value
-        if isinstance(value, str):
-            for secret in self._values:
-                value = value.replace(secret, STRUCK_OUT)
-            return value
         if isinstance(value, dict):
             return {self._struck(k): self._struck(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self._struck(v) for v in value]
+        if isinstance(value, str):
+            for secret in self._values:
+                value = value.replace(secret, STRUCK_OUT)
+            return value
+        if isinstance(value, int | float) and any(secret in str(value) for secret in self._values):
+            return STRUCK_OUT
         return value

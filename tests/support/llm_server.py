@@ -304,4 +304,5 @@ def _chunks(reply: Reply, number: int, *, usage: bool) -> list[Json]:
 
 
 def _pieces(text: str) -> list[str]:
-    return [text[i : i + 7] for i in range(0, len(text), 7)]
+    size = max(7, len(text) // 50)
+    return [text[i : i + size] for i in range(0, len(text), size)]

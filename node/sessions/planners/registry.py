@@ -4,6 +4,7 @@
 `device`; an endpoint is configured → `llm`; else one of the others; else the task is refused with the remedies.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -78,5 +79,7 @@ class Planners:
 
     async def close(self) -> None:
         """Close every planner."""
-        for planner in self._by_name.values():
-            await planner.close()
+        closings = (planner.close() for planner in self._by_name.values())
+        for name, outcome in zip(self._by_name, await asyncio.gather(*closings, return_exceptions=True), strict=True):
+            if isinstance(outcome, Exception):
+                log.error("a planner could not be closed", extra={"planner": name}, exc_info=outcome)

@@ -10,8 +10,9 @@ A section may leave fields out: they come from `AIP_LLM_*`. Agents without a sec
 those name no model, the first section.
 """
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class EndpointConfig:
 
     base_url: str
     model: str
-    api_key: str
+    api_key: str = field(repr=False)
     temperature: float
     timeout_s: float
     stream: bool
@@ -73,13 +74,13 @@ class LlmConfig:
     @staticmethod
     def _section(name: str, value: dict[Any, Any]) -> dict[str, Any]:
         # UFO's sections hold more than an endpoint; what is not about one is UFO's business.
-        section = {k: v for k, v in value.items() if k in _SECTION_FIELDS and v not in {None, ""}}
+        section = {k: v for k, v in value.items() if k in _SECTION_FIELDS and v is not None and v != ""}
         if section.pop("API_TYPE", "openai") != "openai":
             raise ValueError(f"llm_config: {name}.API_TYPE must be openai: any compatible endpoint is reached with it")
-        for field in ("API_BASE", "API_KEY", "API_MODEL"):
-            if not isinstance(section.get(field, ""), str):
-                raise ValueError(f"llm_config: {name}.{field} must be a string")
-        _number(section, "TEMPERATURE", 0.0, float)
+        for name_of_field in ("API_BASE", "API_KEY", "API_MODEL"):
+            if not isinstance(section.get(name_of_field, ""), str):
+                raise ValueError(f"llm_config: {name}.{name_of_field} must be a string")
+        _number(section, "TEMPERATURE", 0.0, float, within=f"{name}.")
         return section
 
     @property
@@ -106,8 +107,10 @@ class LlmConfig:
         )
 
 
-def _number(data: dict[Any, Any], name: str, default: Any, kind: type) -> Any:
+def _number(data: dict[Any, Any], name: str, default: Any, kind: type, *, within: str = "") -> Any:
     value = data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"llm_config: {name} must be a number, 0 or more")
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    # No time and no steps are no configuration; a temperature of 0 is one.
+    if not sound or (value == 0 and name != "TEMPERATURE"):
+        raise ValueError(f"llm_config: {within}{name} must be a number above 0 (TEMPERATURE: 0 or more)")
     return kind(value)

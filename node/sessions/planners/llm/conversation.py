@@ -5,6 +5,7 @@ between marks that it cannot forge, and the model is told that nothing between t
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -30,7 +31,7 @@ You carry out a task on a remote device by calling its tools.
 - When the task is done, or cannot be done, answer in plain words without calling a tool: that answer is the result."""
 
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_MARK = re.compile(r"<(/?)tool_output", re.IGNORECASE)
+_MARK = re.compile(r"<\s*(/?)\s*tool_output", re.IGNORECASE)
 
 
 class Functions:
@@ -38,14 +39,29 @@ class Functions:
 
     def __init__(self, tools: list[Tool]) -> None:
         self._tools: dict[str, Tool] = {}
-        bare: dict[str, int] = {}
+        namespaces: dict[tuple[str | None, str], set[str]] = {}
         for tool in tools:
-            bare[tool.name] = bare.get(tool.name, 0) + 1
+            namespaces.setdefault((tool.agent_name, tool.name), set()).add(tool.namespace)
+        # Within one agent a name may be that of several servers' tools; the device then wants the namespace too.
+        self._ambiguous = {key for key, found in namespaces.items() if len(found) > 1}
+        bare = Counter(tool.name for tool in tools)
         for tool in tools:
-            name = tool.name if bare[tool.name] == 1 else f"{tool.namespace}__{tool.name}"
-            name = _NOT_A_NAME.sub("_", name)[:FUNCTION_NAME_CHARS]
-            self._tools.setdefault(name, tool)
-        self._ambiguous = {name for name, count in bare.items() if count > 1}
+            if tool.name:
+                self._tools[self._free(tool.name if bare[tool.name] == 1 else f"{tool.namespace}__{tool.name}")] = tool
+
+    def _free(self, wanted: str) -> str:
+        """A name that the API allows and no other tool has."""
+        name = _NOT_A_NAME.sub("_", wanted)[:FUNCTION_NAME_CHARS]
+        number = 1
+        while name in self._tools:
+            number += 1
+            suffix = f"_{number}"
+            name = _NOT_A_NAME.sub("_", wanted)[: FUNCTION_NAME_CHARS - len(suffix)] + suffix
+        return name
+
+    def _command_name(self, tool: Tool) -> str:
+        """What the device calls the tool."""
+        return f"{tool.namespace}.{tool.name}" if (tool.agent_name, tool.name) in self._ambiguous else tool.name
 
     def described(self) -> list[dict[str, Any]]:
         """The `tools` of a question."""
@@ -63,10 +79,13 @@ class Functions:
 
     def calls(self, wanted: list[ToolCall], step: int) -> list[Call]:
         """What the model wants as calls; what makes no sense is refused with a reason that helps it."""
-        return [self._call(w, f"call-{step}-{i}") for i, w in enumerate(wanted[:MAX_CALLS], 1)]
+        calls: list[Call] = []
+        for i, w in enumerate(wanted[:MAX_CALLS], 1):
+            taken = {c.command.call_id for c in calls}
+            calls.append(self._call(w, w.call_id if w.call_id and w.call_id not in taken else f"call-{step}-{i}"))
+        return calls
 
-    def _call(self, wanted: ToolCall, fallback_id: str) -> Call:
-        call_id = wanted.call_id or fallback_id
+    def _call(self, wanted: ToolCall, call_id: str) -> Call:
         tool = self._tools.get(wanted.name)
         try:
             arguments = orjson.loads(wanted.arguments) if wanted.arguments.strip() else {}
@@ -76,9 +95,13 @@ class Functions:
         if tool is None:
             command = Command(tool_name=wanted.name or "none", parameters=parameters, call_id=call_id)
             return Call(command, refused=f"There is no tool '{wanted.name}'; there are {', '.join(self._tools)}")
-        name = f"{tool.namespace}.{tool.name}" if tool.name in self._ambiguous else tool.name
         command = Command.model_validate(
-            {"tool_name": name, "tool_type": tool.tool_type, "parameters": parameters, "call_id": call_id}
+            {
+                "tool_name": self._command_name(tool),
+                "tool_type": tool.tool_type,
+                "parameters": parameters,
+                "call_id": call_id,
+            }
         )
         if not isinstance(arguments, dict):
             return Call(command, tool.agent_name, refused="The arguments were not a JSON object: send one")
@@ -87,7 +110,7 @@ class Functions:
     def name_of(self, call: Call) -> str:
         """The name under which the model knows what it called."""
         for name, tool in self._tools.items():
-            if call.command.tool_name in {tool.name, f"{tool.namespace}.{tool.name}"}:
+            if call.command.tool_name == self._command_name(tool) and call.agent_name == tool.agent_name:
                 return name
         return _NOT_A_NAME.sub("_", call.command.tool_name)[:FUNCTION_NAME_CHARS] or "none"
 

@@ -99,7 +99,7 @@ class Endpoint:
         async with contextlib.aclosing(stream):
             async for chunk in stream:
                 if chunk.usage is not None:
-                    answer.tokens = Tokens(chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+                    answer.tokens = _tokens(chunk.usage)
                 for choice in (chunk.choices or [])[:1]:
                     delta = choice.delta
                     answer.finish_reason = choice.finish_reason or answer.finish_reason
@@ -138,10 +138,21 @@ def _read(completion: Any) -> Answer:
     text = choice.message.content
     if not isinstance(text, str | None):
         raise LlmError("The model's endpoint sent an answer that cannot be read")
+    if len(text or "") + sum(len(c.arguments) for c in calls) > MAX_ANSWER_CHARS:
+        raise LlmError("The model's answer is too long")
     return Answer(
         text=text or "",
         refusal=choice.message.refusal or "",
         finish_reason=choice.finish_reason or "",
         calls=calls,
-        tokens=Tokens(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage is not None else Tokens(),
+        tokens=_tokens(usage) if usage is not None else Tokens(),
+    )
+
+
+def _tokens(usage: Any) -> Tokens:
+    """What an endpoint says that it used, as far as it makes sense: the package checks none of it."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return Tokens(
+        prompt if isinstance(prompt, int) and prompt > 0 else 0,
+        completion if isinstance(completion, int) and completion > 0 else 0,
     )

@@ -74,6 +74,8 @@ def _step(answer: Answer, functions: Functions, number: int) -> Step:
         return Act(functions.calls(answer.calls, number), answer.text, answer.tokens)
     elif answer.finish_reason == "content_filter":
         error = "The model's answer was held back by a content filter"
+    elif answer.finish_reason == "length":
+        error = "The model's answer was cut off at its greatest length"
     elif not answer.text.strip():
         error = "The model answered with nothing"
     return Finish(result=None if error else answer.text, error=error, tokens=answer.tokens)

@@ -4,6 +4,7 @@ Decoding accepts every spelling that AIP.md section 1 names (aliases, upper case
 and raises nothing but `ProtocolError`, whatever the bytes. Encoding writes the one form that UFO's clients parse.
 """
 
+import re
 from typing import Any, TypeVar
 
 import orjson
@@ -17,6 +18,9 @@ __all__ = ["decode_client", "decode_client_frame", "decode_server", "encode", "e
 
 # orjson reads deeper than it writes (254 levels): what we could not pass on is refused at the door.
 MAX_DEPTH = 200
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -28,25 +32,24 @@ def loads(raw: bytes | str) -> Any:
     except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
         reason = exc.msg if isinstance(exc, orjson.JSONDecodeError) else type(exc).__name__
         raise ProtocolError(f"the frame is not valid JSON ({reason})") from None
-    brackets = raw.count(b"[") + raw.count(b"{") if isinstance(raw, bytes) else raw.count("[") + raw.count("{")
-    if brackets > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if _deep(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw):
         raise ProtocolError(f"the frame is nested deeper than {MAX_DEPTH} levels")
     return value
 
 
-def _depth(value: object) -> int:
-    """Levels of nesting, found without recursion: the value may be nested up to orjson's 1,024."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, dict | list)
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, dict | list)
-        ]
-    return depth
+def _deep(raw: bytes) -> bool:
+    """Whether valid JSON is nested deeper than MAX_DEPTH, without a walk through its values: a frame may hold millions.
+
+    What is left of the text without strings and scalars are brackets; each round takes the innermost level away.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", raw).translate(_TO_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _validate(model: type[_M], data: dict[str, Any]) -> _M:
@@ -61,6 +64,10 @@ def _validate(model: type[_M], data: dict[str, Any]) -> _M:
 
 
 def _object(raw: bytes | str) -> dict[str, Any]:
+    # Looked at before it is parsed: a list of millions is not worth the memory.
+    start = raw.lstrip()[:1]
+    if start in {b"[", "["}:
+        raise ProtocolError("the frame must be a JSON object")
     data = loads(raw)
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")

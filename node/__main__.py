@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     if settings.redis_url.startswith("embedded:"):
         log.warning("no Redis: all state lives in this process and ends with it; for a cluster set redis_url")
+    if settings.api_key is None and settings.bind_host not in {"127.0.0.1", "localhost", "::1"}:
+        log.warning("no api_key: whoever reaches this port can run commands on every device; --local keeps it to here")
     Server(node, signals=True).run()
 
 

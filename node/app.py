@@ -95,6 +95,7 @@ class Node:
             self._registrar,
             self._deliverer,
             self.service,
+            self.runner,
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,
@@ -111,6 +112,7 @@ class Node:
             auth,
             self.metrics,
             self._background,
+            allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
         )
@@ -122,6 +124,7 @@ class Node:
             hub=self.hub,
             service=self.service,
             membership=self.membership,
+            auth=auth,
             planners=self._planners,
             batches=BatchRunner(self.state, self.service, self._background, self.node_id),
             devices=devices,

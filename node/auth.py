@@ -6,11 +6,11 @@ too; the logs never show it.
 
 import hmac
 from collections.abc import Iterable
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 
-__all__ = ["Auth"]
+__all__ = ["Auth", "origin_allowed"]
 
 HEADER = b"x-api-key"
 
@@ -35,6 +35,19 @@ class Auth:
             shown += [t.encode("utf-8", "surrogateescape") for t in _tokens(query_string)]
         # Every candidate is compared, so that the time does not tell which one was right.
         return sum(hmac.compare_digest(s, self._key) for s in shown) > 0
+
+
+def origin_allowed(headers: Iterable[tuple[bytes, bytes]], allowed: frozenset[str]) -> bool:
+    """Whether a socket may come from where it comes from.
+
+    Browsers let any page open a WebSocket to anywhere, and say in `Origin` which page it was; programs say nothing.
+    Pages of this node's own address are allowed, and those of `allowed` (`https://console.example`).
+    """
+    named = {name.lower(): value.decode("latin-1") for name, value in headers if name.lower() in {b"origin", b"host"}}
+    origin = named.get(b"origin")
+    if origin is None or origin in allowed:
+        return True
+    return urlsplit(origin).netloc.lower() == named.get(b"host", "").lower() != ""
 
 
 def _tokens(query_string: bytes) -> list[str]:

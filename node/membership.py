@@ -14,6 +14,7 @@ from typing import Any
 
 from node.gateway.delivery import Deliverer
 from node.gateway.registrar import Registrar
+from node.sessions.runner import Runner
 from node.sessions.service import DEVICE_GONE, SessionService
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -43,6 +44,7 @@ class Membership:
         registrar: Registrar,
         deliverer: Deliverer,
         service: SessionService,
+        runner: Runner,
         metrics: Metrics,
         *,
         node_id: str,
@@ -53,6 +55,7 @@ class Membership:
         self._registrar = registrar
         self._deliverer = deliverer
         self._service = service
+        self._runner = runner
         self._metrics = metrics
         self._node_id = node_id
         self._renew_s = renew_s
@@ -78,11 +81,14 @@ class Membership:
         ]
 
     async def close(self) -> None:
-        """Stop renewing, and give the lease up."""
+        """Stop renewing, and give the lease up; unless somebody is left to settle: then the reaper is to find it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if not self._registrar.settled:
+            log.warning("not everybody is settled; the lease is left to run out")
+            return
         try:
             await self._state.nodes.release(self._node_id)
             await self._state.clients.drop_node_list(self._node_id)
@@ -125,6 +131,7 @@ class Membership:
                 if self._to_claim:
                     log.warning("the lease was gone; registering every client anew")
                     await self._registrar.claim_again()
+                    await self._runner.look_again()
                     self._to_claim = False
                 await self._deliverer.resume()
                 if time.monotonic() >= next_signs:
@@ -168,7 +175,7 @@ class Membership:
         for session_id in sessions:
             # Where the client is back on another node, only what the dead node ran is over.
             if nobody_holds_it or await self._ran_on(session_id, node_id):
-                await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE)
+                await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE, stop_device=True)
 
     async def _ran_on(self, session_id: str, node_id: str) -> bool:
         session = await self._state.sessions.find(session_id)

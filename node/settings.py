@@ -63,6 +63,10 @@ class Settings(BaseSettings):
         None, description="when set, REST wants it in X-API-Key, and /ws there or as ?token="
     )
 
+    allowed_origins: str = Field(
+        "", description="web pages that may open sockets, separated by commas, as https://console.example"
+    )
+
     # Sessions.
     session_timeout_s: float = Field(600.0, gt=0, description="deadline of a session that names none")
     max_session_timeout_s: float = Field(86_400.0, gt=0, description="longest deadline that may be asked for")

@@ -1,7 +1,7 @@
 """Files of sessions: in pieces, so that no node and no Redis reply ever holds a whole one.
 
 A file is stored under a transfer id while it arrives, and appears under its name only when it is complete and verified;
-until then its pieces live ten minutes. A file of the same name is replaced. When Redis is away calls raise
+until then its pieces live an hour. A file of the same name is replaced. When Redis is away calls raise
 `StateUnavailable`, and what had arrived is left to its time to live.
 """
 
@@ -18,8 +18,9 @@ from shared_state.keys import Keys
 
 __all__ = ["FileInfo", "FileMismatch", "Files", "Upload"]
 
-ARRIVING_LIFE_S = 600
+ARRIVING_LIFE_S = 3_600
 FILES_BOUND = 200
+SESSION_BYTES = 1024 * 1024 * 1024
 PIECE_BYTES = 256 * 1024
 
 
@@ -115,23 +116,25 @@ class Files:
         return Upload(self, session_id, name, transfer_id, mime_type or "application/octet-stream")
 
     async def put_piece(self, session_id: str, transfer_id: str, number: int, piece: bytes) -> None:
-        """Store one piece, for ten minutes."""
+        """Store one piece, for an hour."""
         key = self._keys.session_chunk(session_id, transfer_id, number)
         await self._redis.command("SET", key, piece, "EX", ARRIVING_LIFE_S)
 
     async def keep(self, session_id: str, info: FileInfo) -> None:
         """Let a complete file appear under its name, in place of one that had it.
 
-        Raises FileMismatch when the session has 200 files already.
+        Raises FileMismatch when the session has as many or as large files as it may, or pieces have expired.
         """
-        key = self._keys.session_files(session_id)
         old = await self.find(session_id, info.name)
-        if old is None and await self._redis.command("HLEN", key) >= FILES_BOUND:
+        others = [f for f in await self.list(session_id) if f.name != info.name]
+        if len(others) >= FILES_BOUND or sum(f.size for f in others) + info.size > SESSION_BYTES:
             await self.drop_pieces(session_id, info.transfer_id, info.pieces)
-            raise FileMismatch(f"the session has {FILES_BOUND} files already")
+            raise FileMismatch(f"a session may have {FILES_BOUND} files of {SESSION_BYTES} bytes together")
         for number in range(info.pieces):
             piece = self._keys.session_chunk(session_id, info.transfer_id, number)
-            await self._redis.command("EXPIRE", piece, self._result_ttl_s)
+            if not await self._redis.command("EXPIRE", piece, self._result_ttl_s):
+                await self.drop_pieces(session_id, info.transfer_id, info.pieces)
+                raise FileMismatch(f"'{info.name}' took too long to arrive")
         await self._note(session_id, info)
         if old is not None and old.transfer_id != info.transfer_id:
             await self.drop_pieces(session_id, old.transfer_id, old.pieces)

@@ -18,7 +18,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
 | `aip:session:{<id>}:events` | stream | what happened in it | as the session |
 | `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
-| `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | 10 min while it arrives, then as results |
+| `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | an hour while it arrives, then as results |
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
 | `aip:events` | stream | the cluster's newest events | a day after the last one |

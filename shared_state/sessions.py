@@ -21,6 +21,8 @@ from shared_state.keys import Keys
 __all__ = ["TERMINAL", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
+# An event is a note, not a store: what is larger is noted by its size.
+EVENT_BYTES = 65_536
 INDEX_BOUND = 100_000
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
@@ -189,6 +191,9 @@ class Sessions:
         Returns the state it is in now: a terminal one if it had ended, and then nothing was changed.
         Raises SessionNotFound.
         """
+        noted = orjson.dumps(event) if event else b""
+        if event and len(noted) > EVENT_BYTES:
+            noted = orjson.dumps({"event": event.get("event"), "shortened_from": len(noted)})
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
         )
@@ -197,7 +202,7 @@ class Sessions:
             "session_advance",
             [k.session(session_id), k.session_events(session_id)],
             [
-                *(state or "", stamp, orjson.dumps(event) if event else "", EVENTS_BOUND),
+                *(state or "", stamp, noted, EVENTS_BOUND),
                 *(k.channel_prefix(), session_id),
                 *(x for pair in fields.items() for x in pair),
             ],

@@ -59,7 +59,7 @@ async def _selected(context: Context, asked: BatchRequest) -> list[BatchTask]:
     chosen = [r for r in online.values() if _fits(context, asked.selector, r)]
     tasks = [_task(context, check_task(context, asked.for_device(r.client_id))) for r in chosen]
     # Devices named outright are expected, online or not.
-    for client_id in asked.selector.client_ids or []:
+    for client_id in dict.fromkeys(asked.selector.client_ids or []):
         if client_id not in online and not _WILD & set(client_id):
             task = check_task(context, asked.for_device(client_id))
             tasks.append(_task(context, task, missing="Client not online"))
@@ -67,7 +67,7 @@ async def _selected(context: Context, asked: BatchRequest) -> list[BatchTask]:
 
 
 def _fits(context: Context, selector: Selector, r: Registration) -> bool:
-    if selector.client_ids and not any(fnmatch.fnmatchcase(r.client_id, p) for p in selector.client_ids):
+    if selector.client_ids is not None and not any(fnmatch.fnmatchcase(r.client_id, p) for p in selector.client_ids):
         return False
     if selector.platform is not None and r.platform != selector.platform.lower():
         return False

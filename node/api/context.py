@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from node.api.requests import dump
+from node.auth import Auth
 from node.devices import DeviceNotes
 from node.gateway.hub import Hub
 from node.membership import Membership
@@ -33,6 +34,7 @@ class Context:
     hub: Hub
     service: SessionService
     membership: Membership
+    auth: Auth
     planners: Planners
     batches: BatchRunner
     devices: DeviceNotes

@@ -29,6 +29,12 @@ class Shell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        if scope["type"] == "websocket":
+            # uvicorn's own object is behind `send` only out here; a close handshake alone does not end a socket
+            # whose peer reads nothing.
+            transport = getattr(getattr(send, "__self__", None), "transport", None)
+            if transport is not None:
+                scope["aip.cut"] = transport.abort
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

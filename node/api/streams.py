@@ -22,7 +22,7 @@ __all__ = ["session_events"]
 
 KEEP_ALIVE_S = 15.0
 RETRY_MS = 1000
-_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+_EVENT_ID = re.compile(r"\d{1,15}-\d{1,15}")
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 

@@ -26,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 
 ENDED_TASKS_BOUND = 64
+CLOSE_GRACE_S = 5.0
 
 
 class Delivery(Enum):
@@ -43,6 +44,8 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_bytes",
+        "_cut",
+        "_cut_timer",
         "_flusher",
         "_metrics",
         "_outbox",
@@ -65,7 +68,11 @@ class Connection:
         "target_id",
     )
 
-    def __init__(self, send: Send, *, metrics: Metrics, queue_bound: int) -> None:
+    def __init__(
+        self, send: Send, *, metrics: Metrics, queue_bound: int, cut: Callable[[], None] = lambda: None
+    ) -> None:
+        self._cut = cut
+        self._cut_timer: asyncio.TimerHandle | None = None
         self._send = send
         self._metrics = metrics
         self._queue_bound = queue_bound
@@ -139,6 +146,8 @@ class Connection:
         """Close the socket after what is queued. The receive loop then sees the disconnect. Safe to repeat."""
         if self.closing is None:
             self.closing = why
+            # A peer that reads nothing lets no close frame out either: then the socket is cut.
+            self._cut_timer = asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._cut)
             self._metrics.ws_closes.labels(why.value.label).inc()
             if self._flusher is None:
                 self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")
@@ -150,6 +159,8 @@ class Connection:
 
     def abandon(self) -> None:
         """Stop sending: the socket is gone."""
+        if self._cut_timer is not None:
+            self._cut_timer.cancel()
         if self._flusher is not None:
             self._flusher.cancel()
 

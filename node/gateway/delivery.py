@@ -75,13 +75,15 @@ class Deliverer:
     async def drain_all(self) -> None:
         """The bus was away: look into the inbox of every client here."""
         for connection in self._hub:
-            # One that is being drained looks once more: what it just read may be older than what was missed.
-            if connection.delivery in {Delivery.LIVE, Delivery.DRAINING}:
-                try:
-                    await self.drain(connection)
-                except StateUnavailable as exc:
-                    log.warning("inboxes not read; trying again with the next renewal", extra={"reason": str(exc)})
-                    return
+            # Marked before the first is read: should a reading fail, `resume` finds all the others.
+            if connection.delivery is Delivery.LIVE:
+                connection.delivery = Delivery.STALLED
+            elif connection.delivery is Delivery.DRAINING:
+                connection.inbox_grew = True
+        try:
+            await self.resume()
+        except StateUnavailable as exc:
+            log.warning("inboxes not read; trying again with the next renewal", extra={"reason": str(exc)})
 
     async def resume(self) -> None:
         """Drain those whose last drain failed. Raises StateUnavailable."""
@@ -103,6 +105,8 @@ class Deliverer:
     def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         if entry.message.startswith(FRAME):
             connection.send_raw(entry.message[len(FRAME) :])
+        elif entry.message.startswith((TASK, ENDED, FILE)) and not connection.is_device:
+            log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
             self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):

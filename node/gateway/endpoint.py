@@ -13,7 +13,7 @@ from typing import Any
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
 from aip.codec import decode_client_frame
 from aip.ids import now_ms
-from node.auth import Auth
+from node.auth import Auth, origin_allowed
 from node.background import Background
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
@@ -28,6 +28,12 @@ __all__ = ["Endpoint"]
 log = logging.getLogger(__name__)
 
 
+# In a socket's scope: what cuts it without a word.
+CUT = "aip.cut"
+# Nobody is known yet: little is read of them.
+REGISTRATION_BYTES = 256 * 1024
+
+
 class Endpoint:
     """The ASGI application of `/ws`."""
 
@@ -40,6 +46,7 @@ class Endpoint:
         metrics: Metrics,
         background: Background,
         *,
+        allowed_origins: frozenset[str],
         register_timeout_s: float,
         send_queue_bytes: int,
     ) -> None:
@@ -49,6 +56,7 @@ class Endpoint:
         self._auth = auth
         self._metrics = metrics
         self._background = background
+        self._allowed_origins = allowed_origins
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
         self.draining = False
@@ -60,11 +68,16 @@ class Endpoint:
             log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
             await _deny(send, 401, b'{"detail":"Missing or wrong API key"}')
             return
+        if not origin_allowed(scope["headers"], self._allowed_origins):
+            log.warning("socket from a foreign page", extra={"peer": str(scope.get("client"))})
+            await _deny(send, 403, b'{"detail":"This origin is not allowed"}')
+            return
         if self.draining:
             await _deny(send, 503, b'{"detail":"The node is shutting down"}')
             return
         await send({"type": "websocket.accept"})
-        connection = Connection(send, metrics=self._metrics, queue_bound=self._send_queue_bytes)
+        cut = scope.get(CUT, lambda: None)
+        connection = Connection(send, metrics=self._metrics, queue_bound=self._send_queue_bytes, cut=cut)
         try:
             if await self._register(connection, receive):
                 await self._serve(connection, receive)
@@ -89,6 +102,8 @@ class Endpoint:
         if frame is None:
             return False
         try:
+            if len(frame) > REGISTRATION_BYTES:
+                raise ProtocolError(f"a registration may have {REGISTRATION_BYTES} bytes at most")
             message = decode_client(frame)
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")

@@ -8,6 +8,7 @@ repeated until it is stored; the registration's node lease bounds how long anyon
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
 CHUNK = 200
+PROFILE_BYTES = 256 * 1024
 
 
 class RegistrationRefused(Exception):
@@ -39,6 +41,13 @@ class RegistrationRefused(Exception):
         super().__init__(error)
         self.close = close
         self.label = label
+
+
+def _bounded(profile: dict[str, Any]) -> bytes:
+    raw = orjson.dumps(profile)
+    if len(raw) > PROFILE_BYTES:
+        raise ProtocolError(f"is larger than {PROFILE_BYTES} bytes", field="metadata")
+    return raw
 
 
 class Registrar:
@@ -51,6 +60,9 @@ class Registrar:
         self._runner = runner
         self._node_id = node_id
         self.stopping = False
+        # Leaves that are not stored yet: if the node ends now, the reaper must find them.
+        self._leaving: set[str] = set()
+        self.failed = False
 
     # -- coming ----------------------------------------------------------------------------------------------------
     async def register(self, connection: Connection, message: ClientMessage) -> None:
@@ -68,14 +80,14 @@ class Registrar:
         connection.platform = platform_of(profile)
         connection.features = features_of(profile)
         connection.payload_format = profile.get("aip_format") == "payload"
-        connection.profile = orjson.dumps(profile)
+        connection.profile = _bounded(profile)
         async with self._hub.lock(connection.client_id):
             await self._check_target(connection)
             if not self._hub.add(connection):
                 raise self._duplicate(connection)
             try:
                 # Should this fail without an answer, it may be stored all the same: `leave` takes it back.
-                await self._state.clients.register(self.registration_of(connection))
+                await self._store(connection)
             except AlreadyRegistered:
                 self._hub.remove(connection)
                 raise self._duplicate(connection) from None
@@ -98,6 +110,17 @@ class Registrar:
             await self._deliverer.drain(connection)
         except StateUnavailable:
             log.warning("inbox not read yet", extra={"client_id": connection.client_id})
+
+    async def _store(self, connection: Connection) -> None:
+        """Store the registration. Raises AlreadyRegistered; under the client's lock only."""
+        try:
+            await self._state.clients.register(self.registration_of(connection))
+        except AlreadyRegistered as exc:
+            if exc.node_id != self._node_id:
+                raise
+            # The hub holds this client, so what is stored of this node is of a socket that is no more.
+            await self._state.clients.deregister(connection.client_id, exc.connection_id)
+            await self._state.clients.register(self.registration_of(connection))
 
     async def _check_target(self, connection: Connection) -> None:
         if connection.client_type is not ClientType.CONSTELLATION or not connection.target_id:
@@ -131,8 +154,8 @@ class Registrar:
     async def update_profile(self, connection: Connection, message: ClientMessage) -> None:
         """A device pushed a fresh profile. Raises StateUnavailable."""
         profile = profile_of(message)
+        connection.profile = _bounded(profile)
         connection.features = features_of(profile) or connection.features
-        connection.profile = orjson.dumps(profile)
         await self._state.clients.touch(
             connection.client_id, connection.connection_id, profile=profile, features=connection.features
         )
@@ -147,10 +170,13 @@ class Registrar:
             if not held:
                 return
             connection.delivery = Delivery.NOT_YET
+            self._leaving.add(connection.connection_id)
             sessions = await self._deregister(connection)
         if connection.is_device:
             # Where another connection holds the client by now, only what ran over this one is over.
             await self._runner.on_device_gone(connection, sessions or [])
+        if not self.failed:
+            self._leaving.discard(connection.connection_id)
         self._state.events.append("client_left", client_id=connection.client_id, node_id=self._node_id)
         log.info("client left", extra={"client_id": connection.client_id})
 
@@ -162,12 +188,18 @@ class Registrar:
                 await self._state.clients.unlist_on_node(self._node_id, connection.client_id)
             except StateUnavailable as exc:
                 if self.stopping:
+                    self.failed = True
                     log.warning("left for the reaper", extra={"client_id": connection.client_id, "reason": str(exc)})
                     return None
             else:
                 return sessions
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody who left has been settled, and nobody is here."""
+        return not self._leaving and not self.failed and not len(self._hub)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
     async def claim_again(self) -> None:
@@ -190,8 +222,14 @@ class Registrar:
             yield registered[start : start + CHUNK]
 
     async def _claim(self, connection: Connection) -> None:
+        async with self._hub.lock(connection.client_id):
+            if self._hub.get(connection.client_id) is not connection:
+                return  # it left meanwhile: nothing may bring it back
+            await self._claim_alone(connection)
+
+    async def _claim_alone(self, connection: Connection) -> None:
         try:
-            await self._state.clients.register(self.registration_of(connection))
+            await self._store(connection)
         except AlreadyRegistered:
             log.warning("another node holds the client by now", extra={"client_id": connection.client_id})
             connection.close(Close.LOST_REGISTRATION)

@@ -14,7 +14,7 @@ from aip.ids import check_client_id, check_session_id, check_task_path
 from node.gateway.connection import Connection
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
-from node.sessions.service import SessionService, task_end
+from node.sessions.service import Attempt, SessionService, task_end
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken
@@ -61,7 +61,7 @@ class TaskIntake:
                 planner=self._planner_of(metadata),
                 metadata=metadata,
                 owner=connection.client_id,
-                session_id=session_id,
+                attempt=Attempt.fresh(session_id),
             )
         except (NotRegistered, PlannerRefused, InboxFull, TaskNameTaken, SessionExists) as exc:
             await self._refuse(connection, session_id, task_name or session_id, target_id, exc)

@@ -14,7 +14,7 @@ from aip import Command, new_id
 from aip.ids import now_ms
 from node.background import Background
 from node.sessions.planners import PlannerRefused
-from node.sessions.service import SessionService
+from node.sessions.service import Attempt, SessionService
 from shared_state import State
 from shared_state.batches import Batch, BatchItem
 from shared_state.errors import NotRegistered, StateError, StateUnavailable
@@ -112,6 +112,7 @@ class BatchRunner:
                 await asyncio.sleep(RETRY_S)
 
     async def _dispatch(self, task: BatchTask) -> Session:
+        attempt = Attempt.fresh()
         while True:
             try:
                 return await self._service.dispatch(
@@ -122,9 +123,10 @@ class BatchRunner:
                     timeout_s=task.timeout_s,
                     planner=task.planner,
                     metadata=task.metadata,
+                    attempt=attempt,
                 )
             except StateUnavailable:
-                # Nothing was left behind: it may be tried again once Redis is back.
+                # Under the same ids, so that a task that was sent after all is not sent twice.
                 if self._service.stopping:
                     raise
                 await asyncio.sleep(RETRY_S)

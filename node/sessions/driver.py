@@ -106,7 +106,7 @@ class Driver:
         task.time_left_s = max(0.0, (session.order.deadline_ms - now_ms()) / 1000)
         step = await planner.next(task)
         task.tokens += step.tokens
-        if step.tokens.total:
+        if planner.wants_tools or step.tokens.total:
             self._metrics.llm_calls.labels("finish" if isinstance(step, Finish) else "act").inc()
             self._metrics.llm_tokens.labels("prompt").inc(step.tokens.prompt)
             self._metrics.llm_tokens.labels("completion").inc(step.tokens.completion)
@@ -161,7 +161,7 @@ class Driver:
             elif refused:
                 results += [_not_run(c.command, ResultStatus.FAILURE, c.refused or "") for c in part]
             else:
-                commands = [self._secrets.fill(c.command) for c in part]
+                commands = [self._secrets.fill(c.command, given_wins=not session.planner.wants_tools) for c in part]
                 to = replace(names, agent_name=agent or names.agent_name)
                 given = await self._send(session, commands, response_id, to)
                 # Fewer results than commands leave the rest unknown, not shifted.

@@ -60,6 +60,7 @@ class Runner:
         self._echo_wait_s = echo_wait_s
         self._platform = platform
         self._planners = planners
+        self._secrets = secrets
         self._driver = Driver(self._advance, toolbelt, secrets, metrics)
         self._sessions: dict[str, LocalSession] = {}
         self._by_device: dict[str, dict[str, LocalSession]] = {}
@@ -233,9 +234,9 @@ class Runner:
         session.running = True
         event: dict[str, Any] = {"event": "progress"}
         if message.action_results:
-            event["results"] = [shortened(r) for r in message.action_results]
+            event["results"] = [shortened(self._secrets.scrub(r)) for r in message.action_results]
         if message.messages:
-            event["messages"] = message.messages
+            event["messages"] = self._secrets.struck(message.messages)
         self._background.spawn(self._advance(session, state, event), "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
@@ -247,6 +248,7 @@ class Runner:
         if not completed:
             failed = next((r.error for r in message.action_results or [] if r.error), None)
             error = message.error or failed or "The device reported a failure"
+        result, error = self._secrets.struck(result), self._secrets.struck(error)
         state = SessionState.COMPLETED if completed else SessionState.FAILED
         # What a device ended by itself it need not be told.
         self._background.spawn(self._finish(session, state, result, error, tell_device=False), "session-finish")
@@ -287,7 +289,9 @@ class Runner:
             sessions.pop(session.session_id, None)
             if not sessions:
                 del self._by_device[session.connection.client_id]
-        session.connection.ended_tasks.append(session.order.task_name)
+        if session.order.owner != session.connection.client_id:
+            # Its echo, or another, may be on its way still; a task of the device's own has none.
+            session.connection.ended_tasks.append(session.order.task_name)
 
     def _drop(self, session: LocalSession, state: SessionState, result: Any, error: str | None) -> None:
         if not session.over:
@@ -301,6 +305,13 @@ class Runner:
             return
         self._forget(session)
         await self._tell_device_of_stored_end(session)
+
+    async def look_again(self) -> None:
+        """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""
+        states = await self._state.sessions.states(list(self._sessions))
+        for session_id, (state, _) in states.items():
+            if state in TERMINAL:
+                await self.on_ended_elsewhere(session_id)
 
     async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
         try:

@@ -28,12 +28,13 @@ class ToolSecrets:
     def _of(self, tool_name: str) -> dict[str, str]:
         return self._by_tool.get(tool_name) or self._by_tool.get(tool_name.rpartition(".")[2]) or {}
 
-    def fill(self, command: Command) -> Command:
-        """The command as it is sent. What the command gives itself stays."""
+    def fill(self, command: Command, *, given_wins: bool) -> Command:
+        """The command as it is sent. What a dispatch gave stays; what a model made up does not."""
         secrets = self._of(command.tool_name)
         if not secrets:
             return command
-        return command.model_copy(update={"parameters": {**secrets, **(command.parameters or {})}})
+        given = command.parameters or {}
+        return command.model_copy(update={"parameters": {**secrets, **given} if given_wins else {**given, **secrets}})
 
     def strip(self, command: Command) -> Command:
         """The command as it is stored: without the secret parameters, whoever gave them."""
@@ -61,13 +62,14 @@ class ToolSecrets:
         """A result in which no secret value is left."""
         if not self._values:
             return result
-        return result.model_copy(update={"result": self._struck(result.result), "error": self._struck(result.error)})
+        return result.model_copy(update={"result": self.struck(result.result), "error": self.struck(result.error)})
 
-    def _struck(self, value: Any) -> Any:
+    def struck(self, value: Any) -> Any:
+        """Any JSON value without a secret in it."""
         if isinstance(value, dict):
-            return {self._struck(k): self._struck(v) for k, v in value.items()}
+            return {self.struck(k): self.struck(v) for k, v in value.items()}
         if isinstance(value, list):
-            return [self._struck(v) for v in value]
+            return [self.struck(v) for v in value]
         if isinstance(value, str):
             for secret in self._values:
                 value = value.replace(secret, STRUCK_OUT)

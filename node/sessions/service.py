@@ -8,6 +8,7 @@ end that must not be lost is repeated by `end_surely`.
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -24,7 +25,7 @@ from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, State
 from shared_state.inbox import Posted, SessionRef
 from shared_state.sessions import TERMINAL, Ended, Session, SessionState
 
-__all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
+__all__ = ["CANCELLED", "DEVICE_GONE", "Attempt", "SessionService", "task_end"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,28 @@ def task_end(session_id: str, task_name: str, state: SessionState, result: Any, 
     )
 
 
+class _Unknown(Exception):
+    """Redis went away in the midst of a dispatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One dispatch under ids that stay the same when it is repeated, because its outcome was not known.
+
+    `given_id`: the session id was chosen by a client, and may be somebody else's.
+    """
+
+    session_id: str
+    token: str
+    created_ms: int
+    given_id: bool
+
+    @classmethod
+    def fresh(cls, session_id: str | None = None) -> "Attempt":
+        """A new attempt."""
+        return cls(session_id or new_id(), new_id(), now_ms(), given_id=session_id is not None)
+
+
 class SessionService:
     """What REST, sockets and the reaper do with sessions."""
 
@@ -72,21 +95,20 @@ class SessionService:
         planner: str | None,
         metadata: dict[str, Any],
         owner: str = "",
-        session_id: str | None = None,
+        attempt: Attempt | None = None,
     ) -> Session:
         """Send a task to a device, wherever it is connected.
 
-        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused, InboxFull or StateUnavailable, and then no
-        session is left behind.
+        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused or InboxFull, and then no session is left
+        behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be unknown, as the text
+        says, and the same `attempt` may be repeated: it sends the task once.
         """
-        created_ms = now_ms()
-        sid = session_id or new_id()
-        name = task_name or sid
-        token = new_id()
+        attempt = attempt or Attempt.fresh()
+        name = task_name or attempt.session_id
         # The look-up and the claim travel together; both are awaited before anything is decided.
         found, claimed = await asyncio.gather(
             self._state.clients.find(client_id),
-            self._state.sessions.claim_task(name, sid, token=token, timeout_s=timeout_s),
+            self._state.sessions.claim_task(name, attempt.session_id, token=attempt.token, timeout_s=timeout_s),
             return_exceptions=True,
         )
         if isinstance(claimed, BaseException):
@@ -94,24 +116,42 @@ class SessionService:
         try:
             if isinstance(found, BaseException):
                 raise found
-            chosen = self._check(client_id, found, planner, commands)
             session = Session(
-                session_id=sid,
+                session_id=attempt.session_id,
                 client_id=client_id,
                 task_name=name,
                 request=request,
-                planner=chosen.name,
+                planner=self._check(client_id, found, planner, commands).name,
                 owner=owner,
-                created_ms=created_ms,
-                deadline_ms=created_ms + int(timeout_s * 1000),
+                created_ms=attempt.created_ms,
+                deadline_ms=attempt.created_ms + int(timeout_s * 1000),
                 timeout_s=timeout_s,
                 metadata=metadata,
             )
-            await self._store_and_post(session, commands, own_id=session_id is None)
-        except (Exception, asyncio.CancelledError):
-            await self._quietly(self._state.sessions.release_task(name, token, restore=claimed))
+            await self._send(session, commands, given_id=attempt.given_id)
+        except _Unknown as exc:
+            # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
+            raise StateUnavailable(str(exc)) from None
+        except Exception:
+            await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
             raise
         return session
+
+    async def _send(self, session: Session, commands: Sequence[Command], *, given_id: bool) -> None:
+        """Store the session and post its task; repeated once if the answer got lost, since both know themselves."""
+        repeats = 1
+        while True:
+            try:
+                await self._store_and_post(session, commands, given_id=given_id)
+                return
+            except StateUnavailable as exc:
+                if repeats == 0:
+                    raise _Unknown(
+                        f"{exc}; whether the task was sent is not known: "
+                        f"read session '{session.session_id}' before sending it again"
+                    ) from None
+            repeats -= 1
+            await asyncio.sleep(RETRY_BASE_S)
 
     def _check(
         self, client_id: str, found: Registration | None, planner: str | None, commands: Sequence[Command]
@@ -120,7 +160,7 @@ class SessionService:
             raise NotRegistered(f"Client '{client_id}' is not online")
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    async def _store_and_post(self, session: Session, commands: Sequence[Command], *, own_id: bool) -> None:
+    async def _store_and_post(self, session: Session, commands: Sequence[Command], *, given_id: bool) -> None:
         order = TaskOrder(
             session_id=session.session_id,
             client_id=session.client_id,
@@ -135,7 +175,7 @@ class SessionService:
         )
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms, session.timeout_s)
         message = b"task\n" + order.to_json()
-        if not own_id:
+        if given_id:
             # An id that a client chose may be somebody else's: nothing may be sent before that is known.
             await self._state.sessions.create(session)
             await self._post(session, message, ref)
@@ -156,8 +196,7 @@ class SessionService:
                 await self._state.inbox.take(session.client_id, posted.entry_id)
                 await self._state.inbox.settle(session.client_id, session.session_id)
                 raise NotRegistered(f"Client '{session.client_id}' is not online")
-        except (NotRegistered, InboxFull, StateUnavailable):
-            # Should the message be out after all, its node finds no session and stops the device.
+        except (NotRegistered, InboxFull):
             await self._quietly(self._state.sessions.discard(session))
             raise
         return posted
@@ -172,11 +211,12 @@ class SessionService:
         error: str | None = None,
         if_overdue: bool = False,
         end_id: str = "",
+        stop_device: bool = False,
     ) -> Ended | SessionState:
-        """End a session and tell whoever asked for it.
+        """End a session, and tell whoever asked for it; with `stop_device` its device too.
 
         Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound or StateUnavailable;
-        repeating with the same `end_id` is safe.
+        repeating with the same `end_id` is safe, and finishes what a failure left undone.
         """
         end_id = end_id or new_id()
         ended = await self._state.sessions.end(
@@ -185,26 +225,36 @@ class SessionService:
         if not isinstance(ended, Ended):
             self._metrics.late_ends.inc()
             return ended
+        following = [self._state.inbox.settle(ended.client_id, session_id)]
+        if ended.owner and ended.owner != ended.client_id:
+            frame = encode(task_end(session_id, ended.task_name, state, result, error))
+            following.append(self._tell(ended.owner, b"frame\n" + frame, f"end:{session_id}:{end_id}"))
+        if stop_device:
+            # Through its inbox: a node that does not hear the bus just now reads it there.
+            following.append(self._tell(ended.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}"))
+        await asyncio.gather(*following)
         self._metrics.sessions_ended.labels(state.value).inc()
         self._state.events.append(
             "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error
         )
-        settled = self._quietly(self._state.inbox.settle(ended.client_id, session_id))
-        if ended.owner and ended.owner != ended.client_id:
-            frame = encode(task_end(session_id, ended.task_name, state, result, error))
-            await asyncio.gather(settled, self._tell_owner(ended, frame, end_id))
-        else:
-            await settled
         return ended
 
     async def end_surely(
-        self, session_id: str, state: SessionState, *, result: Any = None, error: str | None = None
+        self,
+        session_id: str,
+        state: SessionState,
+        *,
+        result: Any = None,
+        error: str | None = None,
+        stop_device: bool = False,
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more."""
         delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
         while True:
             try:
-                return await self.end(session_id, state, result=result, error=error, end_id=end_id)
+                return await self.end(
+                    session_id, state, result=result, error=error, end_id=end_id, stop_device=stop_device
+                )
             except SessionNotFound:
                 return None
             except StateUnavailable as exc:
@@ -215,14 +265,14 @@ class SessionService:
             waited_s += delay_s
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
-    async def _tell_owner(self, ended: Ended, frame: bytes, end_id: str) -> None:
+    async def _tell(self, client_id: str, message: bytes, message_id: str) -> None:
+        """Post a message, once, to a client that may be gone. Raises StateUnavailable."""
         try:
-            message_id = f"end:{ended.session_id}:{end_id}"
-            await self._state.inbox.post(ended.owner, b"frame\n" + frame, message_id=message_id)
+            await self._state.inbox.post(client_id, message, message_id=message_id)
         except NotRegistered:
-            log.info("the requester is gone; the result stays readable", extra={"session_id": ended.session_id})
-        except StateError as exc:
-            log.warning("requester not told", extra={"session_id": ended.session_id, "reason": str(exc)})
+            log.info("nobody there to be told; the result stays readable", extra={"client_id": client_id})
+        except InboxFull as exc:
+            log.warning("not told", extra={"client_id": client_id, "reason": str(exc)})
 
     async def tell_progress(self, order: TaskOrder, event: dict[str, Any]) -> None:
         """Tell the client that asked for a task, and for its progress, of a step. Best effort."""
@@ -241,15 +291,16 @@ class SessionService:
             log.debug("progress not told", extra={"session_id": order.session_id, "reason": str(exc)})
 
     async def cancel(self, session_id: str) -> Ended | SessionState:
-        """Cancel a session from any node; its device is told to stop. Raises SessionNotFound, StateUnavailable."""
-        ended = await self.end(session_id, SessionState.CANCELLED, error=CANCELLED)
-        if isinstance(ended, Ended):
-            try:
-                # Through its inbox: a node that does not hear the bus just now reads it there.
-                await self._state.inbox.post(ended.client_id, f"ended\n{session_id}".encode())
-            except NotRegistered:
-                log.debug("nobody runs the cancelled session", extra={"session_id": session_id})
-        return ended
+        """Cancel a session from any node; its device is told to stop. Raises SessionNotFound, StateUnavailable.
+
+        Repeating finishes what a failure left undone.
+        """
+        outcome = await self.end(session_id, SessionState.CANCELLED, error=CANCELLED, stop_device=True)
+        if outcome is SessionState.CANCELLED:
+            session = await self._state.sessions.find(session_id)
+            if session is not None:
+                await self._tell(session.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}")
+        return outcome
 
     # -- reading ---------------------------------------------------------------------------------------------------
     @property
@@ -272,6 +323,7 @@ class SessionService:
                 SessionState.TIMED_OUT,
                 error=f"Task timed out after {session.timeout_s:g} s",
                 if_overdue=True,
+                stop_device=True,
             )
         except SessionNotFound:
             return None

@@ -1,6 +1,6 @@
 """Server-sent events of a session, read as a browser reads them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ class SentEvent:
     data: dict[str, Any]
 
 
-async def follow(http: httpx.AsyncClient, url: str, *, after: str = "") -> AsyncIterator[SentEvent]:
+async def follow(http: httpx.AsyncClient, url: str, *, after: str = "") -> AsyncGenerator[SentEvent]:
     """The events of the session at `url`, from behind `after` on, until the node closes the stream."""
     headers = {"Last-Event-ID": after} if after else {}
     async with http.stream("GET", url, headers=headers) as answer:

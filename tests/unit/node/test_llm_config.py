@@ -1,12 +1,12 @@
 """Which endpoint serves which agent: the settings, and a file like UFO's."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from node.sessions.planners.llm import planner as planner_module
 from node.sessions.planners.llm.config import EndpointConfig, LlmConfig
 from node.sessions.planners.llm.planner import LlmPlanner
 from node.settings import Settings
@@ -159,7 +159,7 @@ def test_a_missing_package_is_named_only_where_it_is_needed(monkeypatch: pytest.
     def find_none(name: str) -> None:
         return None
 
-    monkeypatch.setattr(planner_module.importlib.util, "find_spec", find_none)
+    monkeypatch.setattr(importlib.util, "find_spec", find_none)
     LlmPlanner(Settings())
     with pytest.raises(ValueError, match=r"aip-cluster\[llm\]"):
         LlmPlanner(Settings(llm_base_url=URL, llm_model="m"))

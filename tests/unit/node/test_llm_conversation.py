@@ -74,13 +74,16 @@ def test_it_begins_with_the_rules_the_platform_and_the_task_in_the_users_words()
 
 def test_each_turn_is_what_was_called_and_an_answer_to_every_call() -> None:
     said, *answers = messages(
-        task(turn(good("a"), bad("gone"), Result(status=ResultStatus.SKIPPED), text="I look.")), Functions([tool("read")])
+        task(turn(good("a"), bad("gone"), Result(status=ResultStatus.SKIPPED), text="I look.")),
+        Functions([tool("read")]),
     )[2:]
     assert (said["role"], said["content"]) == ("assistant", "I look.")
     assert [(c["id"], c["type"], c["function"]["name"]) for c in said["tool_calls"]] == [
         (f"c{i}", "function", "read") for i in range(3)
     ]
-    assert [orjson.loads(c["function"]["arguments"]) for c in said["tool_calls"]] == [{"path": f"/{i}"} for i in range(3)]
+    assert [orjson.loads(c["function"]["arguments"]) for c in said["tool_calls"]] == [
+        {"path": f"/{i}"} for i in range(3)
+    ]
     assert [(a["role"], a["tool_call_id"]) for a in answers] == [("tool", f"c{i}") for i in range(3)]
     assert answers[0]["content"] == f"{OPENS}\na\n{CLOSES}"
     assert answers[1]["content"] == f"The call failed.\n{OPENS}\ngone\n{CLOSES}"
@@ -108,7 +111,9 @@ def test_a_failure_without_a_reason_says_so(error: str | None) -> None:
 
 def test_a_long_result_is_shown_with_its_beginning_its_end_and_what_is_left_out() -> None:
     text = shown(good("a" * 20_000 + "b" * 20_000))
-    assert text.startswith(f"{OPENS}\n{'a' * (RESULT_CHARS // 2)}\n[… {40_000 - RESULT_CHARS} characters left out …]\nb")
+    assert text.startswith(
+        f"{OPENS}\n{'a' * (RESULT_CHARS // 2)}\n[… {40_000 - RESULT_CHARS} characters left out …]\nb"
+    )
     assert text.endswith(f"{'b' * (RESULT_CHARS // 2)}\n{CLOSES}")
 
 
@@ -234,9 +239,9 @@ def test_no_tool_is_hidden_by_another_whose_function_would_be_named_alike(alike:
 
 def test_a_call_becomes_a_command_to_the_agent_and_type_of_its_tool() -> None:
     functions = Functions([tool("look", tool_type="data_collection", agent_name="AppAgent")])
-    call = called(functions, "look", '{"path": "/tmp"}')
+    call = called(functions, "look", '{"path": "/srv"}')
     assert call == Call(
-        Command(tool_name="look", tool_type="data_collection", parameters={"path": "/tmp"}, call_id="c"), "AppAgent"
+        Command(tool_name="look", tool_type="data_collection", parameters={"path": "/srv"}, call_id="c"), "AppAgent"
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from aip import Command, Result, ResultStatus, ServerMessage
@@ -49,6 +50,7 @@ def listed(name: str, namespace: str, *parameters: str, tool_type: str = "action
     }
 
 
+Tools = dict[str | None, dict[str, list[Json]]]
 Act = Callable[[Command], Result]
 
 
@@ -59,7 +61,7 @@ def echo(command: Command) -> Result:
 class UfoDevice:
     """Serves `tools[agent][type]`, and says nothing at all about a type that its agent has no servers for."""
 
-    def __init__(self, device: Device, tools: dict[str | None, dict[str, list[Json]]], act: Act = echo) -> None:
+    def __init__(self, device: Device, tools: Tools, act: Act = echo) -> None:
         self._device = device
         self._tools = tools
         self._act = act
@@ -106,7 +108,7 @@ class Stage:
 async def stage(
     make_node: MakeNode,
     platform: str,
-    tools: dict[str | None, dict[str, list[Json]]],
+    tools: Tools,
     *script: Scripted,
     act: Act = echo,
     registered: list[Any] | None = None,
@@ -128,13 +130,14 @@ async def stage(
                 await asyncio.wait([serving])
 
 
-LINUX = {"LinuxAgent": {"action": [listed("execute_command", "BashExecutor", "command", "api_key")]}}
+LISTED: list[Any] = [listed("execute_command", "BashExecutor", "command", "api_key")]
+LINUX: Tools = {"LinuxAgent": {"action": LISTED}}
 SECRETS = {"execute_command": {"api_key": KEY}}
 
 
 async def test_a_device_that_answers_for_one_type_of_tools_is_planned_for(make_node: MakeNode) -> None:
     script = (Reply(calls=(call("execute_command", command="uptime"),)), say("Up for long."))
-    async with stage(make_node, "linux", {**LINUX}, *script) as it:
+    async with stage(make_node, "linux", LINUX, *script) as it:
         session = await it.run()
         again = await it.run()
     assert (session["state"], session["result"]) == ("completed", "Up for long.")
@@ -164,7 +167,7 @@ async def test_a_device_that_listed_its_tools_when_it_registered_is_not_asked(ma
 
 
 async def test_the_window_that_was_selected_is_what_the_next_agent_works_in(make_node: MakeNode) -> None:
-    windows: dict[str | None, dict[str, list[Json]]] = {
+    windows: Tools = {
         "HostAgent": {
             "action": [listed("select_application_window", "HostUIExecutor", "id")],
             "data_collection": [listed("get_desktop_app_info", "UICollector", tool_type="data_collection")],
@@ -199,7 +202,7 @@ async def test_the_window_that_was_selected_is_what_the_next_agent_works_in(make
 
 
 async def test_a_window_that_could_not_be_selected_changes_nothing(make_node: MakeNode) -> None:
-    tools: dict[str | None, dict[str, list[Json]]] = {
+    tools: Tools = {
         "HostAgent": {"action": [listed("select_application_window", "HostUIExecutor", "id")], "data_collection": []}
     }
 
@@ -215,9 +218,7 @@ async def test_a_window_that_could_not_be_selected_changes_nothing(make_node: Ma
 
 
 async def test_an_agent_that_the_dispatch_names_is_the_only_one(make_node: MakeNode) -> None:
-    tools: dict[str | None, dict[str, list[Json]]] = {
-        "AppAgent": {"action": [listed("click_input", "AppUIExecutor", "id")], "data_collection": []}
-    }
+    tools: Tools = {"AppAgent": {"action": [listed("click_input", "AppUIExecutor", "id")], "data_collection": []}}
     script = (Reply(calls=(call("click_input", id="A1"),)), say("Clicked."))
     names = {"agent_name": "AppAgent", "process_name": "Book1 - Excel", "root_name": "EXCEL.EXE"}
     async with stage(make_node, "windows", tools, *script) as it:
@@ -230,7 +231,7 @@ async def test_an_agent_that_the_dispatch_names_is_the_only_one(make_node: MakeN
 
 async def test_the_device_gets_the_key_and_nobody_else(make_node: MakeNode) -> None:
     script = (Reply(calls=(call("execute_command", command="ls"),)), say(f"Done, and {KEY} is not known here."))
-    async with stage(make_node, "linux", {**LINUX}, *script, tool_secrets=SECRETS) as it:
+    async with stage(make_node, "linux", LINUX, *script, tool_secrets=SECRETS) as it:
         session = await it.run()
     ((_, sent),) = it.device.commands
     assert sent.parameters == {"command": "ls", "api_key": KEY}
@@ -249,7 +250,7 @@ async def test_what_makes_no_sense_is_told_to_the_model_and_not_to_the_device(ma
         Reply(calls=(call("execute_command", command="ls"),)),
         say("Done at last."),
     )
-    async with stage(make_node, "linux", {**LINUX}, *script) as it:
+    async with stage(make_node, "linux", LINUX, *script) as it:
         session = await it.run()
     assert session["result"] == "Done at last."
     assert [c.parameters for _, c in it.device.commands] == [{"command": "ls"}]
@@ -275,6 +276,61 @@ async def test_what_a_device_says_about_itself_does_not_break_the_session(make_n
 
 async def test_what_the_endpoint_says_it_cost_does_not_break_the_session(make_node: MakeNode) -> None:
     script = say("Fine.", usage={"prompt_tokens": "many", "completion_tokens": -3})
-    async with stage(make_node, "linux", {**LINUX}, script) as it:
+    async with stage(make_node, "linux", LINUX, script) as it:
         session = await it.run()
     assert (session["state"], session["result"]) == ("completed", "Fine."), session["error"]
+
+
+async def test_a_device_that_ends_the_task_itself_does_not_tell_the_key(make_node: MakeNode) -> None:
+    async with LlmServer(Reply(calls=(call("execute_command", command="ls"),))) as llm:
+        node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", tool_secrets=SECRETS)
+        raw = Device(node)
+        raw.metadata["tools"] = LISTED
+        async with rest(node, timeout=PATIENCE_S * 2) as client, raw:
+            body = {"client_id": "device-1", "request": "anything"}
+            task = (await client.post("/api/dispatch", json=body)).json()
+            message, _ = await raw.next_commands()
+            raw.send(
+                type="task_end",
+                status="failed",
+                session_id=message.session_id,
+                error=f"ran with {KEY}",
+                result={"line": f"ls --key {KEY}"},
+            )
+            result = await client.get(f"/api/task_result/{task['task_name']}", params={"wait": PATIENCE_S})
+            session = await client.get(f"/api/sessions/{task['session_id']}")
+    assert result.json()["state"] == "failed"
+    assert KEY not in result.text
+    assert KEY not in session.text
+
+
+async def test_a_device_that_speaks_the_documents_form_can_be_planned_for(make_node: MakeNode) -> None:
+    async with LlmServer(Reply(calls=(call("execute_command", command="ls"),)), say("Listed.")) as llm:
+        node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", tool_secrets=SECRETS)
+        raw = Device(node)
+        raw.metadata |= {"aip_format": "payload", "tools": LISTED}
+        async with rest(node, timeout=PATIENCE_S * 2) as client, raw:
+            body = {"client_id": "device-1", "request": "anything"}
+            task = (await client.post("/api/dispatch", json=body)).json()
+            frame: Json = {}
+            while "payload" not in frame:
+                frame = orjson.loads(await raw.receive_raw())
+            assert frame["payload"] == {"function": "execute_command", "arguments": {"command": "ls", "api_key": KEY}}
+            answer = {"status": "success", "data": f"ran with {KEY}"}
+            raw.send(type="result", request_id=frame["request_id"], payload=answer)
+            result = await client.get(f"/api/task_result/{task['task_name']}", params={"wait": PATIENCE_S})
+    assert result.json()["result"] == "Listed.", result.text
+    assert "[redacted]" in llm.questions[1].outputs()[0]
+
+
+async def test_an_endpoint_that_does_not_say_what_it_cost_leaves_the_same_steps(make_node: MakeNode) -> None:
+    script = (
+        Reply(text="I look.", calls=(call("execute_command", command="ls"),), usage=None),
+        say("Listed.", usage=None),
+    )
+    async with stage(make_node, "linux", LINUX, *script) as it:
+        session = await it.run()
+        steps = [step for step in session["steps"] if step["event"] in {"plan", "commands"}]
+        assert [step["event"] for step in steps] == ["plan", "commands", "plan"]
+        assert steps[0]["text"] == "I look."
+        assert b'aip_llm_calls_total{outcome="act"} 1.0' in it.node.metrics.expose()

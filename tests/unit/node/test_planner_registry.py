@@ -1,5 +1,6 @@
 """Planners that installed packages bring, and what a dispatch that none can run is told."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -122,10 +123,8 @@ async def test_all_of_them_are_closed_even_if_one_cannot_be(install: Install, mo
         raise RuntimeError("it will not")
 
     monkeypatch.setattr(first, "close", fail)
-    try:
+    with contextlib.suppress(RuntimeError):
         await it.close()
-    except RuntimeError:
-        pass
     assert second.closed
 
 

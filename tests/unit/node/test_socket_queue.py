@@ -134,7 +134,7 @@ async def test_what_was_queued_before_a_close_is_sent_before_it() -> None:
 async def test_after_a_close_nothing_is_sent_and_the_first_reason_stands() -> None:
     peer = Peer()
     socket = _socket(peer)
-    socket.close(Close.RESTART)
+    socket.close(Close.LOST_REGISTRATION)
     socket.close(Close.LOST_REGISTRATION)
     socket.send_raw(b"late")
     socket.send_error("late")
@@ -142,7 +142,7 @@ async def test_after_a_close_nothing_is_sent_and_the_first_reason_stands() -> No
     socket.send_raw(b"later still")
     await socket.flushed()
     assert peer.texts == []
-    assert peer.closes == [(1012, "the node is restarting, reconnect")]
+    assert peer.closes == [(4101, "the registration was lost, reconnect")]
 
 
 async def test_a_close_while_a_frame_is_on_its_way_follows_it() -> None:
@@ -151,7 +151,7 @@ async def test_a_close_while_a_frame_is_on_its_way_follows_it() -> None:
     socket.send_raw(b"1")
     await until(lambda: peer.asked == 1, "the frame is on its way")
     socket.send_raw(b"2")
-    socket.close(Close.RESTART)
+    socket.close(Close.LOST_REGISTRATION)
     peer.read(10)
     await socket.flushed()
     assert peer.texts == ["1", "2"]
@@ -189,10 +189,9 @@ async def test_with_nothing_to_send_there_is_nothing_to_wait_for() -> None:
 
 
 def test_close_codes_say_whether_to_come_back() -> None:
-    """1012 and 1013 are registered; from 4100 on: at once; below: after mending what the reason says."""
+    """1013 is registered; from 4100 on: at once; below: after mending what the reason says."""
     codes = {c.name: c.value.code for c in Close}
     assert codes == {
-        "RESTART": 1012,
         "UNAVAILABLE": 1013,
         "NOT_REGISTERED_IN_TIME": 4001,
         "BAD_REGISTRATION": 4002,

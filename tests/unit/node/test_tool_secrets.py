@@ -25,25 +25,27 @@ def ok(result: Any, error: str | None = None) -> Result:
 @pytest.mark.parametrize("name", ["run", "BashExecutor.run", "a.b.run"])
 def test_a_command_is_sent_with_them_and_stored_without(name: str) -> None:
     given = command(name, line="ls")
-    filled = SECRETS.fill(given)
+    filled = SECRETS.fill(given, given_wins=True)
     assert filled.parameters == {"line": "ls", "api_key": KEY, "pin": "12"}
     assert SECRETS.strip(filled).parameters == {"line": "ls"}
     assert given.parameters == {"line": "ls"}, "the command itself is as it was"
 
 
 def test_a_command_without_parameters_is_filled_too() -> None:
-    assert SECRETS.fill(Command(tool_name="run")).parameters == {"api_key": KEY, "pin": "12"}
+    assert SECRETS.fill(Command(tool_name="run"), given_wins=True).parameters == {"api_key": KEY, "pin": "12"}
 
 
 def test_what_a_dispatch_gives_is_sent_as_it_is_and_stored_without() -> None:
     given = command(line="ls", api_key="another")
-    assert SECRETS.fill(given).parameters == {"line": "ls", "api_key": "another", "pin": "12"}
+    assert SECRETS.fill(given, given_wins=True).parameters == {"line": "ls", "api_key": "another", "pin": "12"}
+    made_up = SECRETS.fill(given, given_wins=False).parameters
+    assert made_up == {"line": "ls", "api_key": KEY, "pin": "12"}, "what a model made up is not sent"
     assert SECRETS.strip(given).parameters == {"line": "ls"}
 
 
 def test_other_tools_are_left_alone() -> None:
     given = command("walk", api_key="theirs")
-    assert SECRETS.fill(given) is given
+    assert SECRETS.fill(given, given_wins=True) is given
     assert SECRETS.strip(given) is given
 
 
@@ -64,7 +66,14 @@ def test_the_schema_that_a_planner_sees_knows_nothing_of_them() -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [{}, {"properties": None}, {"required": None}, {"properties": ["api_key"]}, {"required": "api_key"}, {"properties": 5}],
+    [
+        {},
+        {"properties": None},
+        {"required": None},
+        {"properties": ["api_key"]},
+        {"required": "api_key"},
+        {"properties": 5},
+    ],
     ids=str,
 )
 def test_a_schema_that_is_none_breaks_nothing(schema: dict[str, Any]) -> None:

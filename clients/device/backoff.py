@@ -23,6 +23,10 @@ class Backoff:
         self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
         return delay_s
 
+    def at_most(self, ceiling_s: float) -> None:
+        """Let the next delay be no longer than `ceiling_s`."""
+        self._ceiling_s = min(self._ceiling_s, ceiling_s)
+
     def reset(self) -> None:
         """Start from the base again."""
         self._ceiling_s = self._base_s

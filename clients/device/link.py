@@ -45,6 +45,9 @@ MAX_BESIDE = 64
 CLOSE_RESTARTING = 1012
 CLOSE_TRY_LATER = 1013
 CLOSE_TOO_BIG = 1009
+CLOSE_DUPLICATE_ID = 4009
+# An id is held by our own broken connection until the node notices: soon, so worth asking often.
+DUPLICATE_CEILING_S = 2.0
 
 
 class Handler(Protocol):
@@ -291,6 +294,8 @@ class Link:
     def _heed_close(self, code: int | None) -> None:
         if code in {CLOSE_RESTARTING, CLOSE_TRY_LATER}:
             self._backoff.reset()
+        if code == CLOSE_DUPLICATE_ID:
+            self._backoff.at_most(DUPLICATE_CEILING_S)
         if code == CLOSE_TOO_BIG and self._sending is not None:
             # Kept, it would end every connection to come.
             logger.error("dropped the answer to %r: the server takes no frame of its size", self._sending[0])

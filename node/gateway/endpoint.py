@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 CUT = "aip.cut"
 # Nobody is known yet: little is read of them.
 REGISTRATION_BYTES = 256 * 1024
+DENIED_LINGER_S = 0.1
 
 
 class Endpoint:
@@ -88,7 +89,9 @@ class Endpoint:
             connection.abandon()
             await self._transfers.abort(connection)
             # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
-            await asyncio.shield(self._background.spawn(self._registrar.leave(connection), "client-leave"))
+            leave = self._background.spawn(self._registrar.leave(connection), "client-leave")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(leave)
 
     async def _register(self, connection: Connection, receive: Receive) -> bool:
         try:
@@ -176,3 +179,5 @@ async def _deny(send: Send, status: int, body: bytes) -> None:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
+    # Until the socket is gone, uvicorn 0.54 takes a denial for an unfinished handshake, and says so as an error.
+    await asyncio.sleep(DENIED_LINGER_S)

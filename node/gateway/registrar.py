@@ -172,11 +172,12 @@ class Registrar:
             connection.delivery = Delivery.NOT_YET
             self._leaving.add(connection.connection_id)
             sessions = await self._deregister(connection)
+        if self.failed:
+            return  # the node is stopping without Redis: what cannot be settled now is the reaper's
         if connection.is_device:
             # Where another connection holds the client by now, only what ran over this one is over.
             await self._runner.on_device_gone(connection, sessions or [])
-        if not self.failed:
-            self._leaving.discard(connection.connection_id)
+        self._leaving.discard(connection.connection_id)
         self._state.events.append("client_left", client_id=connection.client_id, node_id=self._node_id)
         log.info("client left", extra={"client_id": connection.client_id})
 

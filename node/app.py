@@ -32,6 +32,7 @@ from node.gateway.tasks import TaskIntake
 from node.gateway.transfers import Transfers
 from node.membership import Membership
 from node.sessions.batches import BatchRunner
+from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners
 from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
@@ -73,7 +74,8 @@ class Node:
         self.hub = Hub(self.metrics)
         self.bus = self.state.bus(self.node_id)
         self._planners = Planners(settings)
-        self.service = SessionService(self.state, self.metrics, self._waiters, self._planners, self.node_id)
+        self._dispatcher = Dispatcher(self.state, self._planners)
+        self.service = SessionService(self.state, self.metrics, self._waiters, self.node_id)
         secrets_of_tools = ToolSecrets(settings.tool_secrets)
         self.runner = Runner(
             self.state,
@@ -103,7 +105,7 @@ class Node:
         )
         devices = DeviceNotes(settings.devices_config)
         auth = Auth(settings.api_key)
-        tasks = TaskIntake(self.runner, self.service, self._planners, self.metrics, settings)
+        tasks = TaskIntake(self.runner, self._dispatcher, self.service, self._planners, self.metrics, settings)
         handlers = Handlers(self.state, self._registrar, self.runner, tasks, devices)
         self._endpoint = Endpoint(
             self._registrar,
@@ -122,11 +124,12 @@ class Node:
             state=self.state,
             bus=self.bus,
             hub=self.hub,
+            dispatcher=self._dispatcher,
             service=self.service,
             membership=self.membership,
             auth=auth,
             planners=self._planners,
-            batches=BatchRunner(self.state, self.service, self._background, self.node_id),
+            batches=BatchRunner(self.state, self._dispatcher, self.service, self._background, self.node_id),
             devices=devices,
             metrics=self.metrics,
             followers=self._followers,

@@ -12,6 +12,7 @@ from node.devices import DeviceNotes
 from node.gateway.hub import Hub
 from node.membership import Membership
 from node.sessions.batches import BatchRunner
+from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners
 from node.sessions.service import SessionService
 from node.sessions.waiters import Waiters
@@ -32,6 +33,7 @@ class Context:
     state: State
     bus: Bus
     hub: Hub
+    dispatcher: Dispatcher
     service: SessionService
     membership: Membership
     auth: Auth

@@ -21,7 +21,7 @@ async def dispatch(context: Context, request: Request) -> Response:
     outcome = "invalid"
     try:
         task = _read(await read_json(request, context.settings.max_body_bytes), context)
-        session = await context.service.dispatch(
+        session = await context.dispatcher.dispatch(
             client_id=task.client_id,
             request=task.request,
             task_name=task.task_name,

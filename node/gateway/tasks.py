@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType, new_id
 from aip.ids import check_client_id, check_session_id, check_task_path
 from node.gateway.connection import Connection
+from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
-from node.sessions.service import Attempt, SessionService, task_end
+from node.sessions.service import SessionService, task_end
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken
@@ -30,9 +31,16 @@ class TaskIntake:
     """Takes `task` messages."""
 
     def __init__(
-        self, runner: Runner, service: SessionService, planners: Planners, metrics: Metrics, settings: Settings
+        self,
+        runner: Runner,
+        dispatcher: Dispatcher,
+        service: SessionService,
+        planners: Planners,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self._runner = runner
+        self._dispatcher = dispatcher
         self._service = service
         self._planners = planners
         self._metrics = metrics
@@ -52,7 +60,7 @@ class TaskIntake:
         task_name = check_task_path(message.task_name) if message.task_name else None
         metadata = dict(message.metadata or {})
         try:
-            await self._service.dispatch(
+            await self._dispatcher.dispatch(
                 client_id=target_id,
                 request=message.request,
                 task_name=task_name,

@@ -13,8 +13,9 @@ from typing import Any
 from aip import Command, new_id
 from aip.ids import now_ms
 from node.background import Background
+from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused
-from node.sessions.service import Attempt, SessionService
+from node.sessions.service import SessionService
 from shared_state import State
 from shared_state.batches import Batch, BatchItem
 from shared_state.errors import NotRegistered, StateError, StateUnavailable
@@ -50,8 +51,16 @@ class BatchTask:
 class BatchRunner:
     """The batches that this node works off."""
 
-    def __init__(self, state: State, service: SessionService, background: Background, node_id: str) -> None:
+    def __init__(
+        self,
+        state: State,
+        dispatcher: Dispatcher,
+        service: SessionService,
+        background: Background,
+        node_id: str,
+    ) -> None:
         self._state = state
+        self._dispatcher = dispatcher
         self._service = service
         self._background = background
         self._node_id = node_id
@@ -115,7 +124,7 @@ class BatchRunner:
         attempt = Attempt.fresh()
         while True:
             try:
-                return await self._service.dispatch(
+                return await self._dispatcher.dispatch(
                     client_id=task.client_id,
                     request=task.request,
                     task_name=task.task_name,

@@ -24,7 +24,7 @@ from aip import (
 )
 from aip.codec import encode_payload_command
 from aip.ids import now_ms
-from node.sessions.local import LocalSession
+from node.sessions.local_session import LocalSession
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
 from node.sessions.platforms import AgentNames, Focus
 from node.sessions.secrets import ToolSecrets

@@ -4,6 +4,14 @@ A task is handed to the device, then driven: by a planner here (server-driven: c
 stored before it is sent), or by the device itself. Whatever ends a session first wins, in Redis; what comes later is
 counted and dropped. Results are taken only from the device that the session runs on, and never create a session.
 If Redis is away a session goes on as far as it can; its end is stored once Redis is back.
+
+| what ends a session | here | the device is told | the requester is told |
+|---|---|---|---|
+| the planner, or the deadline | `_finish` | yes | by the service, with the end |
+| the device says so | `_finish_soon` | no: it knows | by the service, with the end |
+| a cancellation, a late reader, the reaper | `on_ended_elsewhere` | of the stored end | by whoever ended it |
+| the device's socket is gone | `on_device_gone` | nobody is there | by the service, with the end |
+| it is not stored any more | `_drop` | yes | nobody knows whom |
 """
 
 import asyncio
@@ -15,7 +23,7 @@ from aip.ids import now_ms
 from node.background import Background
 from node.gateway.connection import Connection
 from node.sessions.driver import Driver, shortened
-from node.sessions.local import LocalSession
+from node.sessions.local_session import LocalSession
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from aip import ClientMessage, Command, ResultStatus, ServerMessage, ServerMessageType, TaskStatus, new_id
-from node.sessions.local import LocalSession
+from node.sessions.local_session import LocalSession
 from node.sessions.planners import Tool
 from node.sessions.platforms import AgentNames
 from node.sessions.secrets import ToolSecrets

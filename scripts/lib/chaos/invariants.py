@@ -8,10 +8,10 @@ loss window is not the cluster's: it is listed apart, as lost by failover, and c
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from lib.chaos.evidence import Evidence, Reading
-from lib.chaos.ledger import TERMINAL, Deed, Outcome, Task
+from lib.chaos.ledger import TERMINAL, Deed, Execution, Outcome, Task
 
 __all__ = ["CHECKS", "Verdict", "Violation", "judge"]
 
@@ -79,7 +79,7 @@ def unanswered_tasks_do_not_hang(evidence: Evidence) -> Iterator[Violation]:
 
 def refused_tasks_leave_nothing(evidence: Evidence) -> Iterator[Violation]:
     """What was refused was not carried out, and is not there."""
-    executed = {execution.effect.rpartition("#")[0] for execution in evidence.ledger.executions}
+    executed = {_task_name(execution) for execution in evidence.ledger.executions}
     for task in evidence.ledger.of(Outcome.REFUSED):
         if task.name in executed:
             yield Violation("refused is refused", f"{task.name} was refused, and carried out", task)
@@ -118,15 +118,16 @@ def results_are_the_tasks_own(evidence: Evidence) -> Iterator[Violation]:
 
 def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
     """No side effect happened twice, on any device: ours do not repeat, and to others nothing is sent again."""
-    for effect, times in Counter(e.effect for e in evidence.ledger.executions).items():
-        if times < 2:
-            continue
-        done = [e for e in evidence.ledger.executions if e.effect == effect]
-        task = evidence.ledger.tasks.get(effect.rpartition("#")[0])
-        lives = {e.life for e in done}
-        rule = "once a process" if len(lives) < len(done) else "once"
-        what = ", ".join(f"at {e.at_s:.2f} s by {e.device} process {e.life} for {e.response_id or '?'}" for e in done)
-        yield Violation(rule, f"{effect} was carried out {times} times: {what}", task, _writes_of(task) if task else ())
+    times = Counter(e.effect for e in evidence.ledger.executions)
+    repeated = [e for e in evidence.ledger.executions if times[e.effect] > 1]
+    for name, done in groupby(sorted(repeated, key=_task_name), key=_task_name):
+        task = evidence.ledger.tasks.get(name)
+        what = [
+            f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done
+        ]
+        yield Violation(
+            "once", f"{name} was carried out again: {'; '.join(what)}", task, _writes_of(task) if task else ()
+        )
 
 
 def constellations_are_told(evidence: Evidence) -> Iterator[Violation]:
@@ -142,7 +143,10 @@ def constellations_are_told(evidence: Evidence) -> Iterator[Violation]:
                 yield Violation("told the truth", text, task, (told.at_s,))
         for connection, times in Counter(t.connection for t in task.told).items():
             if times > 1:
-                yield Violation("told once", f"{task.name}: told {times} times on connection {connection}", task)
+                hinges = (*_writes_of(task), *(t.at_s for t in task.told))
+                yield Violation(
+                    "told once", f"{task.name}: told {times} times on connection {connection}", task, hinges
+                )
         if states and not task.told and task.via.startswith("AIP") and not _was_away(evidence, task):
             yield Violation("told", f"{task.name}: {task.owner} was never told its end", task, _writes_of(task))
 
@@ -190,8 +194,9 @@ def unmodified_clients_hold_out(evidence: Evidence) -> Iterator[Violation]:
 
 def logs_are_clean(evidence: Evidence) -> Iterator[Violation]:
     """A node logs no error: outages are warnings."""
-    for complaint in evidence.complaints:
-        yield Violation("clean logs", f"{complaint.log}: {complaint.line}")
+    lines = Counter((c.log, c.line.partition(" ")[2]) for c in evidence.complaints)
+    for (log, line), times in lines.items():
+        yield Violation("clean logs", f"{log}, {times} times: {line}")
 
 
 def nothing_ends_by_itself(evidence: Evidence) -> Iterator[Violation]:
@@ -239,6 +244,10 @@ def _writes_of(task: Task) -> tuple[float, ...]:
     """When something of the task was stored, as far as its users know: accepted, ended."""
     accepted = () if task.accepted_s is None else (task.accepted_s,)
     return (*accepted, *(s.at_s for s in task.sightings[:1]), *(t.at_s for t in task.told[:1]))
+
+
+def _task_name(execution: Execution) -> str:
+    return execution.effect.rpartition("#")[0]
 
 
 def _speaks_of(reading: Reading, task: Task) -> bool:

@@ -3,8 +3,8 @@
 Redis replicates asynchronously. A write that a primary acknowledged may be gone if its replica took over before it
 had arrived, or if that primary went on answering after its replica had taken over. Every server is asked for its role
 and its offset twenty times a second; from the answers come the largest lag that was seen, and for each promotion the
-`LossWindow`s: the lag before the old primary's last word, and every moment after it at which the old one still
-called itself a primary.
+`LossWindow`s: the lag before the old primary's last word, and the time after the promotion in which the old one still
+called itself a primary, up to the `FOLLOW_S` within which a node must have followed the new one.
 """
 
 import threading
@@ -20,13 +20,15 @@ from redis.retry import Retry
 
 from lib.topologies import Server
 
-__all__ = ["Answer", "LossWindow", "ReplicationLog", "ReplicationWatch"]
+__all__ = ["FOLLOW_S", "Answer", "LossWindow", "ReplicationLog", "ReplicationWatch"]
 
 EVERY_S = 0.05
 TIMEOUT_S = 0.5
 # Answers further apart than this do not belong together: the server was frozen, or dead.
 TOGETHER_S = 0.6
 OFFSETS_KEPT = 2_000
+# Sentinels spread the word of a promotion within a second or so, and nodes ask them twice a second.
+FOLLOW_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,15 @@ class ReplicationLog:
         if answer.leader:
             self._measure_lag(answer)
             return
-        self._offsets.setdefault(name, deque(maxlen=OFFSETS_KEPT)).append(answer)
+        offsets = self._offsets.setdefault(name, deque(maxlen=OFFSETS_KEPT))
         reigns = self._reigns.setdefault(name, [])
         goes_on = before is not None and not before.leader and answer.at_s - before.at_s <= TOGETHER_S
         if reigns and goes_on:
             reigns[-1].to_s = answer.at_s
         else:
+            offsets.clear()
             reigns.append(_Reign(answer.at_s, answer.at_s))
+        offsets.append(answer)
         if before is not None and before.leader:
             self._promotions.append((name, before.leader, answer.at_s))
 
@@ -98,9 +102,11 @@ class ReplicationLog:
             last_word_s = max((min(r.to_s, promoted_s) for r in reigns if r.from_s <= promoted_s), default=promoted_s)
             windows.append(LossWindow(last_word_s - before_s, promoted_s + after_s, f"{name} took over from {old}"))
             windows += [
-                LossWindow(max(r.from_s, promoted_s), r.to_s + after_s, f"{old} did not know of its successor")
+                LossWindow(
+                    max(r.from_s, promoted_s), min(r.to_s, promoted_s + FOLLOW_S) + after_s, f"{old} took writes still"
+                )
                 for r in reigns
-                if r.to_s > promoted_s and not self._led_again(old, promoted_s, r)
+                if r.to_s > promoted_s and r.from_s < promoted_s + FOLLOW_S and not self._led_again(old, promoted_s, r)
             ]
         return windows
 

@@ -17,6 +17,7 @@ import orjson
 from shared_state.connection import Connection
 from shared_state.errors import SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys
+from shared_state.voice import Voice
 
 __all__ = ["TERMINAL", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
@@ -96,6 +97,7 @@ class Sessions:
 
     def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
         self._redis = connection
+        self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 
@@ -131,8 +133,8 @@ class Sessions:
         return session.state in TERMINAL
 
     # -- the life of a session ---------------------------------------------------------------------------------
-    async def create(self, session: Session) -> None:
-        """Store a new session as `created`.
+    async def create(self, session: Session, *, durable: bool = False) -> None:
+        """Store a new session as `created`. `durable`: as for `Connection.command`.
 
         Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only.
         """
@@ -166,6 +168,7 @@ class Sessions:
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
             [session.owner, self._life_ms(session.timeout_s), event, session.created_ms, *fields],
+            durable=durable,
         )
         await index
         if reply[0] != 1:
@@ -203,12 +206,14 @@ class Sessions:
             [k.session(session_id), k.session_events(session_id)],
             [
                 *(state or "", stamp, noted, EVENTS_BOUND),
-                *(k.channel_prefix(), session_id),
+                *(self._voice.script_prefix, session_id),
                 *(x for pair in fields.items() for x in pair),
             ],
         )
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
+        if reply[0] == 1 and noted:
+            await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
     async def end(
@@ -237,13 +242,15 @@ class Sessions:
                     error or "",
                     self._result_ttl_s * 1000,
                 ),
-                *(event, k.channel_prefix(), session_id, "1" if if_overdue else "", end_id),
+                *(event, self._voice.script_prefix, session_id, "1" if if_overdue else "", end_id),
             ],
         )
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
+        await self._tell(reply[4], "ended", session_id)
+        await self._tell(reply[5], "event", session_id)
         return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode())
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
@@ -302,6 +309,11 @@ class Sessions:
             (place, session if session and place == _place(session) else None)
             for place, session in zip(places, sessions, strict=True)
         ]
+
+    async def _tell(self, node_ids: bytes, kind: str, session_id: str) -> None:
+        """Wake the nodes that a script named because it could not wake them itself."""
+        if not self._voice.script_prefix:
+            await self._voice.tell_all(node_ids.decode().split(), kind, session_id)
 
     def _life_ms(self, timeout_s: float) -> int:
         return int((timeout_s + self._result_ttl_s) * 1000)

@@ -150,11 +150,13 @@ class Dispatcher:
         message = b"task\n" + order.to_json()
         if given_id:
             # An id that a client chose may be somebody else's: nothing may be sent before that is known.
-            await self._state.sessions.create(session)
+            await self._state.sessions.create(session, durable=True)
             await self._post(session, message, ref)
             return
         created, posted = await asyncio.gather(
-            self._state.sessions.create(session), self._post(session, message, ref), return_exceptions=True
+            self._state.sessions.create(session, durable=True),
+            self._post(session, message, ref),
+            return_exceptions=True,
         )
         if isinstance(created, BaseException):
             raise created
@@ -163,7 +165,7 @@ class Dispatcher:
 
     async def _post(self, session: Session, message: bytes, ref: SessionRef) -> Posted:
         try:
-            posted = await self._state.inbox.post(session.client_id, message, session=ref)
+            posted = await self._state.inbox.post(session.client_id, message, session=ref, durable=True)
             if posted.receivers == 0 and posted.node_id not in await self._state.nodes.live():
                 # The registration of a dead node that nobody has removed yet.
                 await self._state.inbox.take(session.client_id, posted.entry_id)

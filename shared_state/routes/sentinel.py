@@ -1,9 +1,12 @@
 """The route to whichever server the sentinels say is the primary.
 
-They are asked before the first command, and again after anything that a failover may have caused: a broken socket, a
-call that took too long, a READONLY. All are asked at once; of the answers of a majority (or of those that came within
-`ASK_S`) that with the highest configuration epoch counts, since a sentinel that was cut off names the primary of
-before. A command that a replica refused has not run, and is sent on to the new primary in the same call; so is, once, a
+They are asked before the first command, again after anything that a failover may have caused (a broken socket, a call
+that took too long, a READONLY), and while commands flow every `LOOK_EVERY_S` besides: after a failover the old primary
+may take writes for some seconds, all of which are lost when the sentinels get to demote it. All are asked at once; of
+the answers of a majority (or of those that came within `ASK_S`) that with the highest configuration epoch counts, since
+a sentinel that was cut off names the primary of before.
+
+A command that a replica refused has not run, and is sent on to the new primary in the same call; so is, once, a
 pipeline whose socket broke (scripts are safe to repeat). If no sentinel answers, the server of before stays in use.
 """
 
@@ -27,6 +30,7 @@ __all__ = ["SentinelRoute"]
 log = logging.getLogger(__name__)
 
 ASK_S = 1.0
+LOOK_EVERY_S = 0.5
 
 
 class SentinelRoute(Route):
@@ -40,6 +44,8 @@ class SentinelRoute(Route):
         self._server: Server | None = None
         self._in_doubt = False
         self._asking = asyncio.Lock()
+        self._asked_at = 0.0
+        self._look: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
@@ -81,28 +87,41 @@ class SentinelRoute(Route):
         return [await self._primary()]
 
     async def close(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
         if self._server is not None:
             await self._server.close()
         await asyncio.gather(*self._closing, *(s.aclose() for s in self._sentinels), return_exceptions=True)
 
     # -- who it is -----------------------------------------------------------------------------------------------------
     async def _primary(self) -> Server:
-        if self._server is not None and not self._in_doubt:
-            return self._server
-        async with self._asking:
-            if self._server is not None and not self._in_doubt:
-                return self._server
-            address = await self._ask_all()
-            if address is None:
-                if self._server is None:
-                    raise RedisConnectionError("no sentinel knows the primary")
-                return self._server
-            self._in_doubt = False
-            if self._server is None or self._server.address != f"{address[0]}:{address[1]}":
-                return self._follow(address)
-            return self._server
+        if self._server is None or self._in_doubt:
+            async with self._asking:
+                if self._server is None or self._in_doubt:
+                    await self._find()
+        elif self._look is None and asyncio.get_running_loop().time() > self._asked_at + LOOK_EVERY_S:
+            self._look = asyncio.create_task(self._find(), name="sentinel-look")
+            self._look.add_done_callback(self._looked)
+        if self._server is None:
+            raise RedisConnectionError("no sentinel knows the primary")
+        return self._server
 
-    def _follow(self, address: Address) -> Server:
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._look = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the sentinels could not be asked", exc_info=task.exception())
+
+    async def _find(self) -> None:
+        """Follow whom the sentinels name; nobody's word changes nothing."""
+        address = await self._ask_all()
+        self._asked_at = asyncio.get_running_loop().time()
+        if address is None:
+            return
+        self._in_doubt = False
+        if self._server is None or self._server.address != f"{address[0]}:{address[1]}":
+            self._follow(address)
+
+    def _follow(self, address: Address) -> None:
         if self._server is not None:
             log.warning("another Redis server is the primary now")
             task = asyncio.create_task(self._server.close(), name="old-primary-close")
@@ -116,7 +135,6 @@ class SentinelRoute(Route):
             port=address[1],
             primary_only=True,
         )
-        return self._server
 
     async def _ask_all(self) -> Address | None:
         tasks = {asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels}

@@ -1,8 +1,8 @@
 -- Move a session on, or note a step of it, unless it has ended.
 -- KEYS  1 session   2 its events
 -- ARGV  1 new state ('' = unchanged)   2 field that takes the time ('' = none)   3 event (JSON, '' = none)
---       4 bound of the events   5 channel prefix   6 session id   7.. field, value, ...
--- reply {1, state} moved; {0, state} it has ended; {-1} no such session
+--       4 bound of the events   5 channel prefix ('' = the caller publishes)   6 session id   7.. field, value, ...
+-- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session
 local there = redis.call('HMGET', KEYS[1], 'state', 'followers')
 local state = there[1]
 if not state then return {-1} end
@@ -20,10 +20,10 @@ if ARGV[3] ~= '' then
   local fresh = redis.call('EXISTS', KEYS[2]) == 0
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[3])
   if fresh then redis.call('PEXPIRE', KEYS[2], math.max(redis.call('PTTL', KEYS[1]), 1)) end
-  if there[2] then
+  if there[2] and ARGV[5] ~= '' then
     for node in string.gmatch(there[2], '[^\n]+') do
       redis.call('PUBLISH', ARGV[5] .. node, 'event\n' .. ARGV[6])
     end
   end
 end
-return {1, state}
+return {1, state, there[2] or ''}

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -48,23 +49,29 @@ class Inspector:
 
     # -- tasks -----------------------------------------------------------------------------------------------------
     async def settle(self, within_s: float) -> None:
-        """Returns when every task that may exist has ended, or when the time is over."""
+        """Returns when every task that exists has ended, or when the time is over."""
         deadline_s = self.ledger.now_s + within_s
-        nodes = list(self.cluster.nodes)
-        turn = 0
-        while self.ledger.now_s < deadline_s:
-            under_way = [t for t in self.ledger.tasks.values() if not t.sightings and t.outcome is Outcome.ACCEPTED]
-            if not under_way:
+        under_way = [t for t in self.ledger.tasks.values() if not t.sightings and t.outcome is not Outcome.REFUSED]
+        for node in cycle(self.cluster.nodes):
+            ended: set[str] = set()
+
+            async def look(task: Task, node: str = node, ended: set[str] = ended) -> None:
+                if await self._has_ended(task, node):
+                    ended.add(task.name)
+
+            await self._each(under_way, look)
+            under_way = [task for task in under_way if task.name not in ended]
+            if not under_way or self.ledger.now_s > deadline_s:
                 return
-            turn += 1
-            await self._each([(task, nodes[turn % len(nodes)]) for task in under_way], self._look)
             await asyncio.sleep(0.5)
 
-    async def _look(self, pair: tuple[Task, str]) -> None:
-        task, node = pair
-        for reading, body in await self._read(task, node):
+    async def _has_ended(self, task: Task, node: str) -> bool:
+        """Whether no session of the task is under way, as far as this node knows; one that is lost is not."""
+        found = await self._read(task, node)
+        for reading, body in found:
             if reading.state in TERMINAL:
                 self.ledger.saw(task, node, reading.state, body.get("result"), body.get("error"))
+        return all(reading.state in TERMINAL or not reading.state for reading, _ in found)
 
     async def read_all(self) -> dict[str, list[Reading]]:
         """Every task on every node, as it is now."""

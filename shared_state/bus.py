@@ -1,8 +1,9 @@
 """Pub/sub between nodes: each node listens on a channel of its own.
 
 A frame is `kind`, then fields, separated by newlines: `inbox\\n<client>\\n<entry>\\n<message>`,
-`ended\\n<session>`. The bus is a wake-up, never the only copy: a frame may be lost while a
-subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself at what it may have missed.
+`ended\\n<session>`, `event\\n<session>`, and what nodes ask each other. The bus is a wake-up, never the only copy: a
+frame may be lost while a subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself
+at what it may have missed.
 """
 
 import asyncio
@@ -61,6 +62,10 @@ class Bus:
                 await self._subscribed.wait()
         except TimeoutError:
             log.warning("the bus is not subscribed yet; going on trying")
+
+    async def tell(self, node_id: str, kind: str, *fields: str) -> None:
+        """Send a frame to another node. Raises StateUnavailable; it may be lost all the same."""
+        await self._redis.command("PUBLISH", self._keys.channel(node_id), "\n".join((kind, *fields)))
 
     async def close(self) -> None:
         """Stop listening."""

@@ -33,10 +33,15 @@ class Metrics:
         self.ws_messages = Counter("aip_ws_messages", "WebSocket messages", ["direction", "type"], registry=r)
         self.ws_closes = Counter("aip_ws_closes", "Sockets closed by this node", ["reason"], registry=r)
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
+        self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
         self.dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
         self.sessions_ended = Counter("aip_sessions_ended", "Sessions that this node ended", ["state"], registry=r)
         self.session_seconds = Histogram(
-            "aip_session_duration_seconds", "From dispatch to end", ["state"], buckets=_TASKS, registry=r
+            "aip_session_duration_seconds",
+            "From being handed to its device here to the end",
+            ["state"],
+            buckets=_TASKS,
+            registry=r,
         )
         self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
         self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)

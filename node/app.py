@@ -72,6 +72,8 @@ class Node:
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
             timeout_s=settings.redis_timeout_s,
+            min_replicas=settings.min_replicas,
+            replica_wait_ms=settings.replica_wait_ms,
             observer=self.metrics.observe_redis,
         )
         self._started_ms = now_ms()
@@ -79,7 +81,12 @@ class Node:
         self._followers = Waiters()
         self._background = Background()
         self.hub = Hub(self.metrics)
-        self.bus = self.state.bus(self.node_id)
+        self.bus = self.state.bus(
+            self.node_id,
+            probe_interval_s=settings.probe_interval_s,
+            deaf_after_s=settings.deaf_after_s,
+            observer=self.metrics,
+        )
         self._planners = Planners(settings)
         self._dispatcher = Dispatcher(self.state, self._planners)
         self.service = SessionService(self.state, self.metrics, self._waiters, self.node_id)
@@ -172,6 +179,7 @@ class Node:
         await self.bus.start(on_frame=self._on_frame, on_gap=self._on_gap, wait_s=BUS_WAIT_S)
         await self.membership.start()
         self.state.events.start()
+        self._background.spawn(self.state.check_servers(), "server-check")
         # What lives from now until the end is not worth walking through at every collection.
         gc.collect()
         gc.freeze()

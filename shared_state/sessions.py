@@ -21,6 +21,7 @@ from shared_state.connection import Connection
 from shared_state.errors import Fenced, SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys
 from shared_state.session_record import TERMINAL, Ended, EndIf, Event, Session, SessionState, parse, place
+from shared_state.voice import Voice
 
 __all__ = ["TERMINAL", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
@@ -37,6 +38,7 @@ class Sessions:
 
     def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
         self._redis = connection
+        self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 
@@ -73,8 +75,8 @@ class Sessions:
         return session.state in TERMINAL
 
     # -- the life of a session ---------------------------------------------------------------------------------
-    async def create(self, session: Session) -> None:
-        """Store a new session as `created`.
+    async def create(self, session: Session, *, durable: bool = False) -> None:
+        """Store a new session as `created`. `durable`: as for `Connection.command`.
 
         Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only.
         """
@@ -115,6 +117,7 @@ class Sessions:
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
             [session.owner, self._life_ms(session.span_s), event, session.created_ms, *fields],
+            durable=durable,
         )
         await index
         if reply[0] != 1:
@@ -154,7 +157,7 @@ class Sessions:
             [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)],
             [
                 *(state or "", stamp, noted, EVENTS_BOUND),
-                *(k.channel_prefix(), session_id, "" if generation is None else generation),
+                *(self._voice.script_prefix, session_id, "" if generation is None else generation),
                 len(journal),
                 *(orjson.dumps(entry) for entry in journal),
                 *(x for pair in fields.items() for x in pair),
@@ -164,6 +167,8 @@ class Sessions:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == -2:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
+        if reply[0] == 1 and noted:
+            await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
     async def requeue(self, session_id: str, attempt: int) -> int | None:
@@ -207,7 +212,14 @@ class Sessions:
                     error or "",
                     self._result_ttl_s * 1000,
                 ),
-                *(event, k.channel_prefix(), session_id, end_if, end_id, "" if generation is None else generation),
+                *(
+                    event,
+                    self._voice.script_prefix,
+                    session_id,
+                    end_if,
+                    end_id,
+                    "" if generation is None else generation,
+                ),
             ],
         )
         if reply[0] == -1:
@@ -216,6 +228,8 @@ class Sessions:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
+        await self._tell(reply[4], "ended", session_id)
+        await self._tell(reply[5], "event", session_id)
         return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode())
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
@@ -279,6 +293,11 @@ class Sessions:
             (placed, session if session and placed == place(session) else None)
             for placed, session in zip(places, sessions, strict=True)
         ]
+
+    async def _tell(self, node_ids: bytes, kind: str, session_id: str) -> None:
+        """Wake the nodes that a script named because it could not wake them itself."""
+        if not self._voice.script_prefix:
+            await self._voice.tell_all(node_ids.decode().split(), kind, session_id)
 
     def _life_ms(self, span_s: float) -> int:
         return int((span_s + self._result_ttl_s) * 1000)

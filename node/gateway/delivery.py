@@ -37,12 +37,15 @@ class Deliverer:
         self._background = background
 
     def on_wakeup(self, rest: bytes) -> None:
-        """A frame `<client>\\n<entry>\\n<message>` from the bus."""
+        """A frame `<client>\\n<entry>\\n<message>` from the bus; without an entry it says to look into the inbox."""
         client_id, _, rest = rest.partition(b"\n")
         entry_id, _, message = rest.partition(b"\n")
         connection = self._hub.get(client_id.decode())
         if connection is None:
             return  # gone: the message waits in the inbox
+        if not entry_id:
+            self._background.spawn(self._look(connection), "inbox-look")
+            return
         if connection.delivery is Delivery.LIVE:
             self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
         else:
@@ -90,6 +93,12 @@ class Deliverer:
         for connection in self._hub:
             if connection.delivery is Delivery.STALLED:
                 await self.drain(connection)
+
+    async def _look(self, connection: Connection) -> None:
+        try:
+            await self.drain(connection)
+        except StateUnavailable as exc:
+            log.warning("an inbox not read; trying again with the next renewal", extra={"reason": str(exc)})
 
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken

@@ -44,7 +44,9 @@ class Probes:
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._asked[probe_id] = answer
         try:
-            await self._bus.tell(holder.node_id, "probe", client_id, holder.connection_id, self._node_id, probe_id)
+            fields = (client_id, holder.connection_id, self._node_id, probe_id)
+            if await self._bus.tell(holder.node_id, "probe", *fields) == 0:
+                return False  # its node is not there, or deaf
             async with asyncio.timeout(ANSWER_S):
                 return await answer
         except TimeoutError:

@@ -184,11 +184,13 @@ class Dispatcher:
         message = b"task\n" + order.to_json()
         if given_id:
             # An id that a client chose may be somebody else's: nothing may be sent before that is known.
-            await self._state.sessions.create(session)
+            await self._state.sessions.create(session, durable=True)
             await self._post(session, message, ref)
             return
         created, posted = await asyncio.gather(
-            self._state.sessions.create(session), self._post(session, message, ref), return_exceptions=True
+            self._state.sessions.create(session, durable=True),
+            self._post(session, message, ref),
+            return_exceptions=True,
         )
         if isinstance(created, BaseException):
             raise created
@@ -198,7 +200,9 @@ class Dispatcher:
     async def _post(self, session: Session, message: bytes, ref: SessionRef) -> Posted:
         try:
             # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
-            posted = await self._state.inbox.post(session.client_id, message, session=ref, wait_s=_wait_s(session))
+            posted = await self._state.inbox.post(
+                session.client_id, message, session=ref, wait_s=_wait_s(session), durable=True
+            )
         except (NotRegistered, InboxFull):
             await self._quietly(self._state.sessions.discard(session))
             raise

@@ -59,7 +59,12 @@ class Metrics:
         )
         self.redis_errors = Counter("aip_redis_errors", "Round trips to Redis that failed", registry=r)
         self.bus_frames = Counter("aip_bus_frames", "Frames heard on the bus", ["kind"], registry=r)
-        self.bus_gaps = Counter("aip_bus_gaps", "Times the subscription had to be renewed", registry=r)
+        self.bus_gaps = Counter("aip_bus_gaps", "Times that frames of the bus may have been missed", registry=r)
+        self.bus_probe_seconds = Histogram(
+            "aip_bus_probe_seconds", "Until this node hears what it says to itself", buckets=_FAST, registry=r
+        )
+        self.bus_probe_misses = Counter("aip_bus_probe_misses", "Probes unheard when the next one was due", registry=r)
+        self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed anew", registry=r)
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
         self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
 
@@ -68,6 +73,18 @@ class Metrics:
         self.redis_seconds.observe(seconds)
         if failed:
             self.redis_errors.inc()
+
+    def probe_heard(self, seconds: float) -> None:
+        """A probe came back over the bus."""
+        self.bus_probe_seconds.observe(seconds)
+
+    def probe_missed(self) -> None:
+        """A probe did not come back in time."""
+        self.bus_probe_misses.inc()
+
+    def resubscribed(self) -> None:
+        """The bus stands again."""
+        self.bus_resubscriptions.inc()
 
     def expose(self) -> bytes:
         """The metrics in Prometheus' text format."""

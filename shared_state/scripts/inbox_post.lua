@@ -1,7 +1,7 @@
 -- Put a message into the inbox of a client that is registered or away, and wake the node that holds its socket.
 -- Safe to repeat: a message is known by the session that it starts, or by its id.
 -- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions   5 mark of a posted message
--- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix
+-- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix ('' = the caller publishes)
 --       6 session id ('' = the message starts no session)   7 its deadline, ms   8 life of the set of active sessions, ms
 --       9 member for the newest sessions   10 their bound   11 their life, ms   12 life of the mark, ms ('' = no mark)
 --       13 '1' = also for a client that nobody knows
@@ -22,6 +22,8 @@ if ARGV[6] ~= '' then
   redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[10]))
   redis.call('PEXPIRE', KEYS[4], ARGV[11])
 end
-if node == '' then return {1, '', id, 0} end
-local receivers = redis.call('PUBLISH', ARGV[5] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. ARGV[2])
+local receivers = 0
+if node ~= '' and ARGV[5] ~= '' then
+  receivers = redis.call('PUBLISH', ARGV[5] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. ARGV[2])
+end
 return {1, node, id, receivers}

@@ -1,9 +1,11 @@
 -- Move a session on, or note a step of it, unless it has ended, or a newer connection of its device drives it by now.
 -- KEYS  1 session   2 its events   3 its journal
 -- ARGV  1 new state ('' = unchanged)   2 field that takes the time ('' = none)   3 event (JSON, '' = none)
---       4 bound of the events   5 channel prefix   6 session id   7 generation of the connection ('' = of none)
---       8 how many entries for the journal follow   9.. entry, ..., field, value, ...
--- reply {1, state} moved; {0, state} it has ended; {-1} no such session; {-2, state} a newer connection drives it
+--       4 bound of the events   5 channel prefix ('' = the caller publishes)   6 session id
+--       7 generation of the connection ('' = of none)   8 how many entries for the journal follow
+--       9.. entry, ..., field, value, ...
+-- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
+--       {-2, state} a newer connection drives it
 local there = redis.call('HMGET', KEYS[1], 'state', 'followers', 'generation')
 local state = there[1]
 if not state then return {-1} end
@@ -30,10 +32,10 @@ if ARGV[3] ~= '' then
   local fresh = redis.call('EXISTS', KEYS[2]) == 0
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[3])
   if fresh then redis.call('PEXPIRE', KEYS[2], math.max(redis.call('PTTL', KEYS[1]), 1)) end
-  if there[2] then
+  if there[2] and ARGV[5] ~= '' then
     for node in string.gmatch(there[2], '[^\n]+') do
       redis.call('PUBLISH', ARGV[5] .. node, 'event\n' .. ARGV[6])
     end
   end
 end
-return {1, state}
+return {1, state, there[2] or ''}

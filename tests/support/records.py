@@ -52,4 +52,4 @@ async def end_session(
 
 async def publish(state: State, node_id: str, frame: bytes) -> int:
     """Say `frame` on the channel of `node_id`. Returns how many heard it."""
-    return int(await state.connection.command("PUBLISH", state.keys.channel(node_id), frame))
+    return await state.connection.publish(state.keys.channel(node_id), frame)

@@ -104,9 +104,11 @@ async def test_all_keys_that_one_call_gives_share_a_slot(backend: Backend, monke
     seen: dict[str, list[list[str]]] = {}
     genuine = Connection.script
 
-    def watched(self: Connection, name: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Awaitable[Any]:
+    def watched(
+        self: Connection, name: str, keys: Sequence[str], args: Sequence[Any] = (), **options: Any
+    ) -> Awaitable[Any]:
         seen.setdefault(name, []).append(list(keys))
-        return genuine(self, name, keys, args)
+        return genuine(self, name, keys, args, **options)
 
     monkeypatch.setattr(Connection, "script", watched)
     await _every_operation(backend.state())

@@ -123,6 +123,15 @@ class Driver:
 
     async def _act(self, session: LocalSession, step: Act, task: Task, names: AgentNames) -> list[Result] | None:
         """Make the calls, in order, and return a Result for each. None if the session is over."""
+        # A socket that is about to be moved gets no further step: it is made where its device comes back.
+        await session.connection.released()
+        session.in_step = True
+        try:
+            return await self._make_step(session, step, task, names)
+        finally:
+            session.in_step = False
+
+    async def _make_step(self, session: LocalSession, step: Act, task: Task, names: AgentNames) -> list[Result] | None:
         turn = len(task.turns) + 1
         calls = [
             c if c.command.call_id else replace(c, command=c.command.model_copy(update={"call_id": f"call-{turn}-{i}"}))

@@ -35,12 +35,14 @@ from shared_state import State
 from shared_state.errors import SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
-__all__ = ["NO_ECHO", "Runner"]
+__all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
 
 log = logging.getLogger(__name__)
 
 # A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
 NO_ECHO = "commands_without_echo"
+# And one that lists this executes a command once, however often it is sent under the same id.
+DEDUPLICATES = "deduplicates"
 
 
 class Runner:
@@ -82,6 +84,15 @@ class Runner:
         if session_id is not None:
             return session_id if any(s.session_id == session_id for s in sessions) else None
         return sessions[0].session_id if len(sessions) == 1 else None
+
+    def has_session(self, connection: Connection) -> bool:
+        """Whether anything runs over this connection."""
+        return any(s.connection is connection for s in self._by_device.get(connection.client_id, {}).values())
+
+    def has_step_under_way(self, connection: Connection) -> bool:
+        """Whether a device works on commands that came over this connection, or their results are not stored yet."""
+        sessions = self._by_device.get(connection.client_id, {}).values()
+        return any(s.in_step for s in sessions if s.connection is connection)
 
     # -- a task arrives ------------------------------------------------------------------------------------------
     def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:

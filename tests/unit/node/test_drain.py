@@ -31,11 +31,13 @@ async def fleet(node: Node, count: int) -> AsyncIterator[list[Device]]:
 async def moved(device: Device) -> list[str]:
     """The types of what the device is told until it is asked to move."""
     heard: list[str] = []
-    try:
-        while True:
+    code = None
+    while code is None:
+        try:
             heard.append((await device.receive()).type)
-    except SocketClosed as closed:
-        assert closed.code == 1012
+        except SocketClosed as closed:
+            code = closed.code
+    assert code == 1012
     return heard
 
 

@@ -1,8 +1,8 @@
 """A node, put together: one object that owns every part, and the ASGI application in front of it.
 
-Start: lease, bus, then traffic; Redis may be away, the node is then alive and not ready. Stop: nothing new is taken,
-those who wait are answered, sockets are told to come back elsewhere (uvicorn closes them with 1012), what they held is
-given up, the lease last.
+Start: lease, bus, then traffic; Redis may be away, the node is then alive and not ready. Stop: the node is drained,
+then nothing new is taken, sockets that are left are closed (by uvicorn, with 1012), what they held is given up, the
+lease last.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from node.api.router import application
 from node.auth import Auth
 from node.background import Background
 from node.devices import DeviceNotes
+from node.drain import Drainer
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
@@ -154,6 +155,15 @@ class Node:
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
         )
+        self.drainer = Drainer(
+            self.hub,
+            self.runner,
+            self.metrics,
+            rate_per_s=settings.drain_rate_per_s,
+            deadline_s=settings.drain_deadline_s,
+            let_go=self._let_go,
+            take_again=self._take_again,
+        )
         context = Context(
             settings=settings,
             node_id=self.node_id,
@@ -168,10 +178,13 @@ class Node:
             batches=BatchRunner(self.state, self._dispatcher, self.service, self._background, self.node_id),
             devices=devices,
             metrics=self.metrics,
+            drainer=self.drainer,
             followers=self._followers,
             streams=asyncio.Semaphore(settings.max_event_streams),
         )
-        self.app: ASGIApp = Shell(application(context, self._endpoint, self._lifespan), auth, self.metrics)
+        self.app: ASGIApp = Shell(
+            application(context, self._endpoint, self._lifespan), auth, self.metrics, lambda: self.drainer.active
+        )
 
     # -- life ------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -186,6 +199,17 @@ class Node:
         gc.set_threshold(50_000, 20, 50)
         log.info("node started", extra={"node_id": self.node_id, "version": package_version()})
 
+    def _let_go(self) -> None:
+        """A drain begins: no new sockets, and nobody is held who only waits."""
+        self._endpoint.draining = True
+        self._waiters.let_go()
+        self._followers.let_go()
+
+    def _take_again(self) -> None:
+        self._endpoint.draining = False
+        self._waiters.take_again()
+        self._followers.take_again()
+
     def begin_stop(self) -> None:
         """Take nothing new, and let go of requests that only wait. Sockets go next."""
         self._endpoint.draining = True
@@ -196,6 +220,7 @@ class Node:
     async def stop(self) -> None:
         """Give up what is left, the lease last."""
         self.begin_stop()
+        await self.drainer.close()
         await self._background.close(grace_s=BACKGROUND_GRACE_S)
         await self._planners.close()
         await self.bus.close()
@@ -218,6 +243,7 @@ class Node:
             "started_ms": self._started_ms,
             "connections": len(self.hub),
             "sessions": len(self.runner),
+            "draining": self.drainer.active,
         }
 
     # -- the bus ---------------------------------------------------------------------------------------------------

@@ -120,7 +120,16 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(60.0, gt=0, description="longest ?wait= of a result")
     max_event_streams: int = Field(1000, gt=0, description="most event streams of sessions served at a time")
-    shutdown_timeout_s: float = Field(10.0, gt=0, description="after SIGTERM the process has ended by then")
+    drain_rate_per_s: float = Field(
+        100.0, gt=0, description="sockets a node that stops asks to move per second; faster if the deadline asks it"
+    )
+    drain_deadline_s: float = Field(20.0, ge=0, description="after SIGTERM whoever is left must move by then")
+    drain_linger_s: float = Field(
+        5.0,
+        ge=0,
+        description="longest wait, after the last socket has moved, for kept-alive connections to be given up",
+    )
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="after the drain the process has ended by then")
 
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, per record")

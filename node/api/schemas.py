@@ -215,6 +215,21 @@ class NodeDetail(BaseModel):
     started_ms: int | None
     connections: int | None
     sessions: int | None
+    draining: bool | None
+
+
+class DrainAnswer(BaseModel):
+    """How the drain of a node stands; `waiting` devices are in the middle of a step."""
+
+    node_id: str
+    draining: bool
+    done: bool
+    connections: int
+    moved: int
+    waiting: int
+    rate_per_s: float | None
+    seconds_left: float | None
+    began_ms: int | None
 
 
 class NodesAnswer(BaseModel):

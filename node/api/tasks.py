@@ -91,6 +91,8 @@ async def task_result(context: Context, request: Request) -> Response:
     """`GET /api/task_result/{task_name}`."""
     name = request.path_params["task_name"]
     wait_s = seconds(request, "wait", most=context.settings.max_wait_s)
+    if context.service.letting_go:
+        wait_s = 0.0
     session = await context.service.current(await context.state.sessions.find_by_task(name))
     if session is not None:
         session = await context.service.wait(session, wait_s)

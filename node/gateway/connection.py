@@ -47,6 +47,7 @@ class Connection:
         "_bytes",
         "_cut_timer",
         "_flusher",
+        "_held",
         "_metrics",
         "_outbox",
         "_queue_bound",
@@ -86,6 +87,7 @@ class Connection:
         self._outbox: deque[tuple[str | bytes, int]] | None = None
         self._bytes = 0
         self._flusher: asyncio.Task[None] | None = None
+        self._held: asyncio.Event | None = None
         self.connection_id = new_id()
         # What the client showed to be let in, as a hash.
         self.credential = credential
@@ -120,6 +122,27 @@ class Connection:
     def is_device(self) -> bool:
         """Whether tasks may be run on this client."""
         return self.client_type is ClientType.DEVICE
+
+    # -- about to be moved -----------------------------------------------------------------------------------------
+    @property
+    def held(self) -> bool:
+        """Whether no further step of a session is to be begun over this socket."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """Begin no further step over this socket: its client is to move to another node."""
+        self._held = self._held or asyncio.Event()
+
+    def release(self) -> None:
+        """The client stays after all."""
+        if self._held is not None:
+            self._held.set()
+            self._held = None
+
+    async def released(self) -> None:
+        """Wait until steps may be begun over this socket; for ever, if its client moves. Cancelling is safe."""
+        while self._held is not None:
+            await self._held.wait()
 
     # -- sending ---------------------------------------------------------------------------------------------------
     def send(self, message: ServerMessage) -> None:

@@ -8,6 +8,7 @@ gone, for whatever reason, its registration is voided and its sessions are settl
 import asyncio
 import contextlib
 import logging
+import secrets
 from typing import Any
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
@@ -36,6 +37,7 @@ REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
 # uvicorn reports a socket that broke without a close frame as 1005: only this code is a deliberate goodbye.
 GOODBYE = 1000
+RESTART_SPREAD_S = 5
 
 
 class Endpoint:
@@ -79,7 +81,9 @@ class Endpoint:
             await _deny(send, 403, b'{"detail":"This origin is not allowed"}')
             return
         if self.draining:
-            await _deny(send, 503, b'{"detail":"The node is shutting down"}')
+            # Behind a balancer the next node is asked at once; without one, this node may be back then.
+            retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
+            await _deny(send, 503, b'{"detail":"The node is shutting down"}', retry_after_s)
             return
         await send({"type": "websocket.accept"})
         connection = Connection(
@@ -115,7 +119,11 @@ class Endpoint:
             return await self._refuse(
                 connection, f"No registration within {self._register_timeout_s:g} s", Close.NOT_REGISTERED_IN_TIME
             )
-        if frame is None:
+        if frame is not None and self.draining:
+            # It came in before the drain began. No error: nothing is wrong with it, it only is in the wrong place.
+            connection.close(Close.RESTARTING)
+            await connection.flushed()
+        if frame is None or self.draining:
             return False
         try:
             if len(frame) > REGISTRATION_BYTES:
@@ -188,9 +196,11 @@ async def _next_frame(receive: Receive) -> tuple[bytes | str | None, int | None]
     return (text if text is not None else data), None
 
 
-async def _deny(send: Send, status: int, body: bytes) -> None:
+async def _deny(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
     with contextlib.suppress(OSError):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if retry_after_s is not None:
+            headers.append((b"retry-after", str(retry_after_s).encode()))
         await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
     # Until the socket is gone, uvicorn 0.54 takes a denial for an unfinished handshake, and says so as an error.

@@ -88,6 +88,7 @@ class Driver:
             while True:
                 if unanswered is not None:
                     step, response_id, unanswered = unanswered, restored.response_id, None
+                    session.in_step = True
                 else:
                     if session.planner.wants_tools:
                         task.tools = await self._toolbelt.tools(session, self._agents(session, names))
@@ -95,9 +96,13 @@ class Driver:
                     if isinstance(asked, Finish):
                         return asked
                     step, response_id = _numbered(asked, len(task.turns) + 1), new_id()
+                    # A socket that is about to be moved gets no further step: it is made where its device comes back.
+                    await session.connection.released()
+                    session.in_step = True
                     if not await self._note(session, step, response_id):
                         return None
                 results = await self._act(session, step, response_id, names)
+                session.in_step = False
                 if results is None:
                     return None
                 task.turns.append(Turn(step.calls, results, step.text))

@@ -44,6 +44,8 @@ class LocalSession:
     echoed: bool = False
     running: bool = False
     over: bool = False
+    # A step is stored and its results are not: whoever took the session over now could not know them.
+    in_step: bool = False
 
     @property
     def session_id(self) -> str:

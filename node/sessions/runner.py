@@ -40,12 +40,14 @@ from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
-__all__ = ["NO_ECHO", "Runner"]
+__all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
 
 log = logging.getLogger(__name__)
 
 # A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
 NO_ECHO = "commands_without_echo"
+# And one that lists this executes a command once, however often it is sent under the same id.
+DEDUPLICATES = "deduplicates"
 
 
 class Runner:
@@ -86,6 +88,14 @@ class Runner:
     def session_for_file(self, connection: Connection, session_id: str | None) -> str | None:
         """The session that a file from this device belongs to: the one named, or its only one."""
         return self._sessions.for_file(connection, session_id)
+
+    def has_session(self, connection: Connection) -> bool:
+        """Whether anything runs over this connection."""
+        return bool(self._sessions.over(connection))
+
+    def has_step_under_way(self, connection: Connection) -> bool:
+        """Whether a device works on commands that came over this connection, or their results are not stored yet."""
+        return any(s.in_step for s in self._sessions.over(connection))
 
     # -- a task arrives ------------------------------------------------------------------------------------------
     def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:

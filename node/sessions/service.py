@@ -176,6 +176,11 @@ class SessionService:
         """Whether the node is on its way out."""
         return self._waiters.stopping
 
+    @property
+    def letting_go(self) -> bool:
+        """Whether requests are not to be held any longer: the node is being emptied, or on its way out."""
+        return self._waiters.letting_go
+
     async def is_owned_by(self, session_id: str, client_id: str) -> bool:
         """Whether `client_id` asked for the session."""
         session = await self._state.sessions.find(session_id)
@@ -206,7 +211,7 @@ class SessionService:
                     if await self._state.sessions.watch(session.session_id, self._node_id) in TERMINAL:
                         break
                     left_s = min(end - asyncio.get_running_loop().time(), self._until_deadline_s(session))
-                    if not await ended.wait(left_s) or self._waiters.stopping:
+                    if not await ended.wait(left_s) or self._waiters.letting_go:
                         break
         return await self.current(await self._state.sessions.find(session.session_id))
 

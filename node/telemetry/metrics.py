@@ -66,6 +66,12 @@ class Metrics:
         self.bus_probe_misses = Counter("aip_bus_probe_misses", "Probes unheard when the next one was due", registry=r)
         self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed anew", registry=r)
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
+        self.draining = Gauge("aip_draining", "1 while this node is being emptied, and after that", registry=r)
+        self.drain_moved = Counter("aip_drain_moved", "Sockets that a drain asked to move", registry=r)
+        self.drain_seconds = Histogram("aip_drain_duration_seconds", "Drains", buckets=_TASKS, registry=r)
+        self.drain_deadlines_exceeded = Counter(
+            "aip_drain_deadlines_exceeded", "Drains at whose deadline somebody had not moved", registry=r
+        )
         self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
 
     def observe_redis(self, seconds: float, failed: bool) -> None:

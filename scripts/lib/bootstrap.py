@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.outcome import Exit, ScriptError, say
+from lib.outcome import Exit, ScriptError, report, say
 
-__all__ = ["ROOT", "VENV", "ensure_venv", "one_at_a_time", "pip_install"]
+__all__ = ["ROOT", "VENV", "ensure_venv", "enter_venv", "one_at_a_time", "pip_install"]
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -64,6 +65,22 @@ def ensure_venv(extras: set[str]) -> None:
     say(f"Installing the project into {VENV.name} (extras: {', '.join(wanted)}) ...")
     pip_install("-e", f"{ROOT}[{','.join(wanted)}]")
     STAMP.write_text(json.dumps(_Stamp(fingerprint, tuple(wanted))._asdict()) + "\n", encoding="utf-8")
+
+
+def enter_venv(script: str, extras: set[str]) -> None:
+    """Returns inside the virtual environment, with the project importable; outside of it, starts `script` again there.
+
+    For scripts that need the project's packages themselves. Ends the process with a message if that cannot be had.
+    """
+    if Path(sys.prefix).resolve() != VENV.resolve():
+        try:
+            with one_at_a_time():
+                ensure_venv(extras)
+        except ScriptError as exc:
+            raise SystemExit(report(Path(script).name, exc)) from None
+        os.execv(PYTHON, [str(PYTHON), script, *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
 
 
 def pip_install(*arguments: str) -> None:

@@ -189,9 +189,10 @@ async def test_with_nothing_to_send_there_is_nothing_to_wait_for() -> None:
 
 
 def test_close_codes_say_whether_to_come_back() -> None:
-    """1013 is registered; from 4100 on: at once; below: after mending what the reason says."""
+    """1012 and 1013 are registered; from 4100 on: at once; below: after mending what the reason says."""
     codes = {c.name: c.value.code for c in Close}
     assert codes == {
+        "RESTARTING": 1012,
         "UNAVAILABLE": 1013,
         "NOT_REGISTERED_IN_TIME": 4001,
         "BAD_REGISTRATION": 4002,

@@ -87,6 +87,9 @@ def render(
         "file_limit_bytes": _number("file_limit_bytes", file_limit_bytes, least=1),
         "listen": _address("listen", listen, wildcard=True) + (" ssl" if tls else "") + " backlog=4096",
         "servers": "\n".join(f"        server {_address('node', node)} max_fails=3 fail_timeout=5s;" for node in nodes),
+        # No node is left out for refusing: while a herd reconnects all of them do, and a balancer that has given
+        # everybody up says 502 and knows no Retry-After. One that is down refuses the connection, which is quick.
+        "socket_servers": "\n".join(f"        server {node} max_fails=0;" for node in nodes),
         "limit_zone": _line(f"limit_conn_zone $binary_remote_addr zone={_ZONE}:10m", depth=1) if limit else "",
         "limit": _lines(f"limit_conn {_ZONE} {limit}", "limit_conn_status 429") if limit else "",
         "tls": _tls(*tls) if tls else "",

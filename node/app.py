@@ -1,8 +1,8 @@
 """A node, put together: one object that owns every part, and the ASGI application in front of it.
 
-Start: lease, bus, then traffic; Redis may be away, the node is then alive and not ready. Stop: nothing new is taken,
-those who wait are answered, sockets are told to come back elsewhere (uvicorn closes them with 1012), what they held is
-given up, the lease last.
+Start: lease, bus, then traffic; Redis may be away, the node is then alive and not ready. Stop: the node is drained,
+then nothing new is taken, sockets that are left are closed (by uvicorn, with 1012), what they held is given up, the
+lease last.
 """
 
 import asyncio
@@ -23,17 +23,25 @@ from node.api.router import application
 from node.auth import Auth
 from node.background import Background
 from node.devices import DeviceNotes
+from node.drain import Drainer
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
+from node.gateway.holding import Holding
 from node.gateway.hub import Hub
+from node.gateway.leaving import Leaving
 from node.gateway.registrar import Registrar
+from node.gateway.takeover import Probes
 from node.gateway.tasks import TaskIntake
 from node.gateway.transfers import Transfers
 from node.membership import Membership
+from node.reaper import Reaper
 from node.sessions.batches import BatchRunner
+from node.sessions.departures import Departures
 from node.sessions.dispatching import Dispatcher
+from node.sessions.expiry import Expiry
 from node.sessions.planners import Planners
+from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService
@@ -98,13 +106,34 @@ class Node:
         )
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
         self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, transfers, self._background)
-        self._registrar = Registrar(self.state, self.hub, self._deliverer, self.runner, node_id=self.node_id)
+        grace_s = settings.reconnect_grace_s
+        departures = Departures(self.state, self.service, self.node_id)
+        self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
+        self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
+        resumption = Resumption(
+            self.state, self.runner, self.service, self._planners, node_id=self.node_id, grace_s=grace_s
+        )
+        self._probes = Probes(self.bus, self.hub, self._background, self.node_id)
+        registrar = Registrar(
+            self.state,
+            self.bus,
+            self.hub,
+            self._deliverer,
+            self._probes,
+            self._leaving,
+            resumption,
+            self.metrics,
+            node_id=self.node_id,
+        )
         self.membership = Membership(
             self.state,
-            self._registrar,
+            self._holding,
+            self._leaving,
             self._deliverer,
-            self.service,
+            resumption,
             self.runner,
+            Reaper(self.state, departures, self.metrics, node_id=self.node_id, grace_s=grace_s),
+            Expiry(self.state, departures),
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,
@@ -113,9 +142,10 @@ class Node:
         devices = DeviceNotes(settings.devices_config)
         auth = Auth(settings.api_key)
         tasks = TaskIntake(self.runner, self._dispatcher, self.service, self._planners, self.metrics, settings)
-        handlers = Handlers(self.state, self._registrar, self.runner, tasks, devices)
+        handlers = Handlers(self.state, registrar, self.runner, tasks, devices)
         self._endpoint = Endpoint(
-            self._registrar,
+            registrar,
+            self._leaving,
             handlers,
             transfers,
             auth,
@@ -124,6 +154,15 @@ class Node:
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
+        )
+        self.drainer = Drainer(
+            self.hub,
+            self.runner,
+            self.metrics,
+            rate_per_s=settings.drain_rate_per_s,
+            deadline_s=settings.drain_deadline_s,
+            let_go=self._let_go,
+            take_again=self._take_again,
         )
         context = Context(
             settings=settings,
@@ -139,10 +178,13 @@ class Node:
             batches=BatchRunner(self.state, self._dispatcher, self.service, self._background, self.node_id),
             devices=devices,
             metrics=self.metrics,
+            drainer=self.drainer,
             followers=self._followers,
             streams=asyncio.Semaphore(settings.max_event_streams),
         )
-        self.app: ASGIApp = Shell(application(context, self._endpoint, self._lifespan), auth, self.metrics)
+        self.app: ASGIApp = Shell(
+            application(context, self._endpoint, self._lifespan), auth, self.metrics, lambda: self.drainer.active
+        )
 
     # -- life ------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
@@ -157,16 +199,28 @@ class Node:
         gc.set_threshold(50_000, 20, 50)
         log.info("node started", extra={"node_id": self.node_id, "version": package_version()})
 
+    def _let_go(self) -> None:
+        """A drain begins: no new sockets, and nobody is held who only waits."""
+        self._endpoint.draining = True
+        self._waiters.let_go()
+        self._followers.let_go()
+
+    def _take_again(self) -> None:
+        self._endpoint.draining = False
+        self._waiters.take_again()
+        self._followers.take_again()
+
     def begin_stop(self) -> None:
         """Take nothing new, and let go of requests that only wait. Sockets go next."""
         self._endpoint.draining = True
-        self._registrar.stopping = True
+        self._leaving.stopping = True
         self._waiters.stop()
         self._followers.stop()
 
     async def stop(self) -> None:
         """Give up what is left, the lease last."""
         self.begin_stop()
+        await self.drainer.close()
         await self._background.close(grace_s=BACKGROUND_GRACE_S)
         await self._planners.close()
         await self.bus.close()
@@ -189,6 +243,7 @@ class Node:
             "started_ms": self._started_ms,
             "connections": len(self.hub),
             "sessions": len(self.runner),
+            "draining": self.drainer.active,
         }
 
     # -- the bus ---------------------------------------------------------------------------------------------------
@@ -202,6 +257,15 @@ class Node:
         elif kind == b"event":
             self.metrics.bus_frames.labels("event").inc()
             self._followers.wake(rest.decode())
+        elif kind == b"probe":
+            self.metrics.bus_frames.labels("probe").inc()
+            self._probes.on_probe(rest)
+        elif kind == b"probed":
+            self.metrics.bus_frames.labels("probed").inc()
+            self._probes.on_probed(rest)
+        elif kind == b"evict":
+            self.metrics.bus_frames.labels("evict").inc()
+            self._background.spawn(self._leaving.on_evict(rest), "evict")
         else:
             self.metrics.bus_frames.labels("unknown").inc()
 
@@ -210,3 +274,4 @@ class Node:
         self._waiters.wake_all()
         self._followers.wake_all()
         await self._deliverer.drain_all()
+        await self._holding.compare()

@@ -1,12 +1,21 @@
-"""uvicorn as a node uses it: the fast parts, no per-socket extras, and a stop in order."""
+"""uvicorn as a node uses it: the fast parts, no per-socket extras, and a stop in order.
+
+A signal begins a drain (see `node.drain`). The listener stays open through it: sockets are refused, requests served.
+After the last socket the node lingers until no kept-alive connection is left, each ended by its peer, by its own idle
+time, or with the answer to its next request: were the node to close one, a POST that is just coming in over it would
+be lost, and no balancer may send that again. An idle node has none, and stops at once. A second signal cuts the drain
+short, a third also what uvicorn waits for.
+"""
 
 import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Generator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from node.app import Node
 
@@ -15,6 +24,7 @@ __all__ = ["Server"]
 log = logging.getLogger(__name__)
 
 LIFESPAN_SHARE_S = 3.0
+LOOK_S = 0.05
 
 
 class Server(uvicorn.Server):
@@ -44,6 +54,9 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._node = node
         self._signals = (signal.SIGTERM, signal.SIGINT) if signals else ()
+        self._linger_s = settings.drain_linger_s
+        self._leaving: asyncio.Task[None] | None = None
+        self._hurried = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -59,8 +72,30 @@ class Server(uvicorn.Server):
 
     def _on_signal(self, number: int) -> None:
         log.info("stopping", extra={"signal": signal.Signals(number).name})
-        self._node.begin_stop()
-        self.handle_exit(number, None)
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(number), name="leave")
+        elif self._leaving.done():
+            self.handle_exit(number, None)
+        else:
+            self._hurried = True
+            self._node.drainer.hurry()
+
+    async def _leave(self, number: int) -> None:
+        drainer = self._node.drainer
+        try:
+            drainer.final = True
+            drainer.begin()
+            await drainer.wait()
+            # uvicorn keeps a set of connections, and has no event for the last of them.
+            until = time.monotonic() + self._linger_s
+            while self._keeps_connections() and not self._hurried and time.monotonic() < until:  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self._node.begin_stop()
+            self.handle_exit(number, None)
+
+    def _keeps_connections(self) -> bool:
+        return any(isinstance(c, HttpToolsProtocol) for c in self.server_state.connections)
 
     def stop(self) -> None:
         """Begin the stop, as SIGTERM does."""

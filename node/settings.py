@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(4.5, gt=0, description="a node silent for this long is dead")
     lease_renew_s: float = Field(1.0, gt=0, description="how often a node says that it is alive")
 
+    reconnect_grace_s: float = Field(
+        15.0, ge=0, description="how long a client whose socket broke may be away; 0 ends its sessions at once"
+    )
+
     # Access.
     api_key: SecretStr | None = Field(
         None, description="when set, REST wants it in X-API-Key, and /ws there or as ?token="
@@ -116,7 +120,16 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(60.0, gt=0, description="longest ?wait= of a result")
     max_event_streams: int = Field(1000, gt=0, description="most event streams of sessions served at a time")
-    shutdown_timeout_s: float = Field(10.0, gt=0, description="after SIGTERM the process has ended by then")
+    drain_rate_per_s: float = Field(
+        100.0, gt=0, description="sockets a node that stops asks to move per second; faster if the deadline asks it"
+    )
+    drain_deadline_s: float = Field(20.0, ge=0, description="after SIGTERM whoever is left must move by then")
+    drain_linger_s: float = Field(
+        5.0,
+        ge=0,
+        description="longest wait, after the last socket has moved, for kept-alive connections to be given up",
+    )
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="after the drain the process has ended by then")
 
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, per record")

@@ -1,8 +1,9 @@
 """Pub/sub between nodes: each node listens on a channel of its own.
 
 A frame is `kind`, then fields, separated by newlines: `inbox\\n<client>\\n<entry>\\n<message>`,
-`ended\\n<session>`. The bus is a wake-up, never the only copy: a frame may be lost while a
-subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself at what it may have missed.
+`ended\\n<session>`, `event\\n<session>`, and what nodes ask each other. The bus is a wake-up, never the only copy: a
+frame may be lost while a subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself
+at what it may have missed.
 
 A socket that is open proves nothing: a server that failed over, a line that swallows everything, a subscription that
 was dropped leave a node deaf without a word. So the node says something to itself every `probe_interval_s`, the way

@@ -4,6 +4,7 @@ from shared_state.batches import Batches
 from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
 from shared_state.connection import Connection, Observer
+from shared_state.due import Due
 from shared_state.events import Events
 from shared_state.files import Files
 from shared_state.inbox import Inbox
@@ -45,6 +46,7 @@ class State:
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.due = Due(self.connection, self.keys)
         self.events = Events(self.connection, self.keys)
 
     def bus(

@@ -1,8 +1,9 @@
 """An orchestrator's hold on a cluster: its devices, and tasks on many of them at once.
 
-One socket per device, opened by the first call that needs it, kept, and opened anew by the next call after it broke.
-When a socket breaks, the runs on it fail with `ConnectionLost`; their tasks go on in the cluster, and their results
-can be read over REST. Nothing here retries a task: only the caller knows whether it may run twice.
+One socket per device, opened by the first call that needs it and kept. When it breaks, the runs on it wait while
+another is opened, and take what ended meanwhile; a run fails with `ConnectionLost` only when the cluster cannot be
+reached for a minute, and its task may then be going on. No task is run twice: what is sent again has the same session
+id, which the cluster runs once.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import httpx
 
 from aip import Command, ProtocolError, new_id
 from aip.ids import check_client_id, check_session_id, check_task_path
-from clients.constellation.device_link import DeviceLink
+from clients.constellation.device_channel import DeviceChannel
 from clients.constellation.errors import ConnectionLost, RequestFailed
 from clients.sockets import http_base, websocket_url
 
@@ -73,8 +74,7 @@ class ConstellationClient:
         # A task name is a path to its readers, and a client's name may hold what a path may not.
         self._task_folder = f"galaxy/{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
         self._steps = itertools.count(1)
-        self._links: dict[str, DeviceLink] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._channels: dict[str, DeviceChannel] = {}
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -88,9 +88,9 @@ class ConstellationClient:
     async def close(self) -> None:
         """Close every socket with 1000; pending runs fail with ConnectionLost. May be called again."""
         self._closed = True
-        links = list(self._links.values())
-        self._links.clear()
-        await asyncio.gather(*(link.close() for link in links))
+        channels = list(self._channels.values())
+        self._channels.clear()
+        await asyncio.gather(*(channel.close() for channel in channels))
         await self._http.aclose()
 
     async def devices(self) -> list[dict[str, Any]]:
@@ -140,8 +140,7 @@ class ConstellationClient:
         if timeout_s is not None:
             extra["timeout_s"] = timeout_s
         started = time.monotonic()
-        link = await self._link(device_id)
-        end = await link.run(
+        end = await self._channel(device_id).run(
             session_id,
             request,
             task_name=name,
@@ -156,8 +155,7 @@ class ConstellationClient:
 
         Raises RequestFailed, DeviceNotConnected, RegistrationRefused or ConnectionLost. Cancelling is safe.
         """
-        link = await self._link(device_id)
-        info = await link.device_info(INFO_S)
+        info = await self._channel(device_id).device_info(INFO_S)
         if not isinstance(info, dict):
             raise RequestFailed("the server's device information is not an object")
         return info
@@ -171,34 +169,19 @@ class ConstellationClient:
         """A session as the cluster has stored it: `state`, `result`, `error`, times and steps. Raises as `cancel`."""
         return await self._rest("GET", f"/api/sessions/{quote(session_id, safe='')}")
 
-    async def _link(self, device_id: str) -> DeviceLink:
-        """The open link to a device. Concurrent callers share one opening."""
-        async with self._opening.setdefault(device_id, asyncio.Lock()):
-            self._check_open()
-            link = self._links.get(device_id)
-            if link is not None and not link.closed:
-                return link
-            if link is not None:
-                del self._links[device_id]
-                await link.close()
-            link = await DeviceLink.open(
+    def _channel(self, device_id: str) -> DeviceChannel:
+        if self._closed:
+            raise ConnectionLost("the client was closed")
+        if device_id not in self._channels:
+            self._channels[device_id] = DeviceChannel(
                 self._url,
                 _checked(check_client_id, f"{self._name}@{device_id}", "device_id"),
                 device_id,
                 api_key=self._api_key,
                 heartbeat_s=self._heartbeat_s,
+                look=self.session,
             )
-            try:
-                self._check_open()
-            except ConnectionLost:
-                await link.close()
-                raise
-            self._links[device_id] = link
-            return link
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConnectionLost("the client was closed")
+        return self._channels[device_id]
 
     async def _rest(self, method: str, path: str) -> dict[str, Any]:
         try:

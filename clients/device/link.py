@@ -1,6 +1,8 @@
 """The socket to the cluster: connect, register, keep alive, and come back.
 
-Promises: until told to stop it reconnects for ever, with full jitter so that a fleet does not return in step; an
+Promises: until told to stop it reconnects for ever, with full jitter so that a fleet does not return in step: within
+1 s where the node says that it restarts, not before the time that a server names, and only after half a minute where
+another process has taken the id over. With the token of its last registration it takes its own place again; an
 answer leaves this process at most once per connection, and one that could not be sent is kept and sent after the next
 registration; a profile that changed is pushed; files go both ways between the other messages. What the peer sends
 cannot end the loop: a frame that makes no sense is logged.
@@ -27,13 +29,22 @@ from aip import (
     utc_now,
 )
 from aip.codec import loads
-from clients.device.backoff import Backoff
+from clients.backoff import Backoff
 from clients.device.files.frames import file_frame
 from clients.device.files.receiver import FileReceiver
 from clients.device.files.sender import FileSender
 from clients.device.outbox import Outbox
 from clients.device.wire import Wire
-from clients.sockets import open_socket
+from clients.sockets import (
+    LEFT_TO_ANOTHER_S,
+    MOVE_SPREAD_S,
+    MOVE_TO_ANOTHER_NODE,
+    TAKEN_OVER,
+    TRY_LATER,
+    open_socket,
+    resume_token_of,
+    retry_after_s,
+)
 
 __all__ = ["Handler", "Link", "Profiles"]
 
@@ -42,12 +53,11 @@ logger = logging.getLogger(__name__)
 REGISTRATION_S = 15.0
 SHOWN_CHARS = 300
 MAX_BESIDE = 64
-CLOSE_RESTARTING = 1012
-CLOSE_TRY_LATER = 1013
 CLOSE_TOO_BIG = 1009
 CLOSE_DUPLICATE_ID = 4009
-# An id is held by our own broken connection until the node notices: soon, so worth asking often.
-DUPLICATE_CEILING_S = 2.0
+# An id is held by our own broken connection until the node notices, and a cluster that cannot register anybody is
+# waiting for its Redis: both soon over, so worth asking often.
+SOON_CEILING_S = 2.0
 
 
 class Handler(Protocol):
@@ -111,6 +121,8 @@ class Link:
         # Answers that are made and sent beside the loop that receives, which must not wait for the peer to read.
         self._beside: set[asyncio.Task[None]] = set()
         self._sending: tuple[str, bytes] | None = None
+        # Proves to the next node that we are who was registered before. A secret.
+        self._resume_token: str | None = None
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -123,6 +135,8 @@ class Link:
                 logger.warning("disconnected from %s: %s", self._url, _shown(str(exc)))
             except (OSError, TimeoutError, WebSocketException) as exc:
                 logger.warning("cannot reach %s: %s", self._url, _shown(str(exc) or type(exc).__name__))
+                if (least_s := retry_after_s(exc)) is not None:
+                    self._backoff.at_least(least_s)
             delay_s = self._backoff.next_s()
             logger.info("connecting again in %.1f s", delay_s)
             await asyncio.sleep(delay_s)
@@ -131,9 +145,11 @@ class Link:
         """One connection from opening to its end. Raises what ended it."""
         socket = await open_socket(self._url, self._api_key)
         wire = Wire(socket)
+        registered = False
         try:
             async with asyncio.timeout(REGISTRATION_S):
                 version = await self._register(socket, wire)
+            registered = True
             self._backoff.reset()
             self.registered.set()
             logger.info("registered as %r at %s", self._client_id, self._url)
@@ -146,11 +162,13 @@ class Link:
             await self._receiver.abort()
             # 1000, unless the peer has closed with a code of its own; it takes 2 s at most.
             await socket.close()
-            self._heed_close(socket.close_code)
+            self._heed_close(socket.close_code, registered=registered)
 
     async def _register(self, socket: ClientConnection, wire: Wire) -> int:
         """Register, and return the version of the profile that was told."""
         version, metadata = self._profiles.published()
+        if self._resume_token is not None:
+            metadata = {**metadata, "resume_token": self._resume_token}
         await wire.send(self._frame(ClientMessageType.REGISTER, metadata=metadata))
         while True:
             message = self._read(await socket.recv())
@@ -159,6 +177,7 @@ class Link:
             if message.type is ServerMessageType.ERROR:
                 raise _Refused(_shown(message.error))
             if message.type is ServerMessageType.HEARTBEAT and message.status is TaskStatus.OK:
+                self._resume_token = resume_token_of(message)
                 return version
             # It was sent before the acknowledgement, and nobody will send it again.
             self._dispatch(wire, message)
@@ -291,11 +310,17 @@ class Link:
             )
         )
 
-    def _heed_close(self, code: int | None) -> None:
-        if code in {CLOSE_RESTARTING, CLOSE_TRY_LATER}:
+    def _heed_close(self, code: int | None, *, registered: bool) -> None:
+        if code in MOVE_TO_ANOTHER_NODE and registered:
+            self._backoff.spread(MOVE_SPREAD_S)
+        elif code in MOVE_TO_ANOTHER_NODE - {TRY_LATER}:
             self._backoff.reset()
-        if code == CLOSE_DUPLICATE_ID:
-            self._backoff.at_most(DUPLICATE_CEILING_S)
+        elif code in {TRY_LATER, CLOSE_DUPLICATE_ID}:
+            self._backoff.at_most(SOON_CEILING_S)
+        elif code == TAKEN_OVER:
+            logger.error("another process has registered as %r: two devices must not share an id", self._client_id)
+            self._resume_token = None
+            self._backoff.at_least(LEFT_TO_ANOTHER_S)
         if code == CLOSE_TOO_BIG and self._sending is not None:
             # Kept, it would end every connection to come.
             logger.error("dropped the answer to %r: the server takes no frame of its size", self._sending[0])

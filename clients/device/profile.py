@@ -20,6 +20,7 @@ from clients.device.checks.bounded import BoundedChecks, Check, failed
 from clients.device.checks.hardware import cpu, disk, gpu, memory
 from clients.device.checks.network import network
 from clients.device.checks.software import features, installed_apps, operating_system
+from clients.sockets import RESUME
 
 __all__ = ["Identity", "Inventory", "Profiler", "standard_checks"]
 
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = "1.0"
 MAX_TOOLS_BYTES = 64 * 1024
 
-# Ours, not UFO's: a node may send commands right after the task, may send one again without it running twice, and may
-# send and be sent files.
-MARKERS = ("commands_without_echo", "deduplicates", "files")
+# Ours, not UFO's: a node may send commands right after the task, may send one again without it running twice, may send
+# and be sent files, and may give a token with which a new socket takes the place of a broken one.
+MARKERS = ("commands_without_echo", "deduplicates", "files", RESUME)
 
 # These start programs or read long files: only at the start and on a refresh, not for everyone who asks.
 _SLOW = frozenset({"gpu", "installed_apps"})

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from node.api.requests import dump
 from node.auth import Auth
 from node.devices import DeviceNotes
+from node.drain import Drainer
 from node.gateway.hub import Hub
 from node.membership import Membership
 from node.sessions.batches import BatchRunner
@@ -41,6 +42,7 @@ class Context:
     batches: BatchRunner
     devices: DeviceNotes
     metrics: Metrics
+    drainer: Drainer
     # Those who follow the events of a session, and how many of them the node bears.
     followers: Waiters
     streams: asyncio.Semaphore

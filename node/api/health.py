@@ -55,6 +55,8 @@ async def livez(context: Context, request: Request) -> Response:  # noqa: ARG001
 async def readyz(context: Context, request: Request) -> Response:  # noqa: ARG001
     """`GET /readyz`."""
     reason = "the node is shutting down" if context.service.stopping else None
+    if reason is None and context.drainer.active:
+        reason = "draining"
     if reason is None:
         try:
             await context.state.connection.ping()

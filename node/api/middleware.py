@@ -2,17 +2,19 @@
 
 import re
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aip import new_id
 from node.api.errors import ApiError, failure
 from node.auth import Auth
+from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
 
 __all__ = ["OPEN_PATHS", "Shell"]
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 REQUEST_ID = b"x-request-id"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Without the key: what probes and people who have none yet may read.
@@ -22,19 +24,18 @@ OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openap
 class Shell:
     """The outermost layer of REST. Sockets pass it untouched."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics, leaving: Callable[[], bool]) -> None:
         self._app = app
         self._auth = auth
         self._metrics = metrics
+        # While this says so, no connection is kept: one that is closed here while a request is on its way loses it.
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] == "websocket":
-            # uvicorn's own object is behind `send` only out here; a close handshake alone does not end a socket
-            # whose peer reads nothing.
-            transport = getattr(getattr(send, "__self__", None), "transport", None)
-            if transport is not None:
-                scope["aip.cut"] = transport.abort
+            # uvicorn's own object is behind `send` only out here.
+            scope["aip.pulse"] = Pulse(getattr(send, "__self__", None))
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -46,6 +47,8 @@ class Shell:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+                if self._leaving():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

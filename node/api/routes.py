@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.api import batch_schemas, batches, clients, files, health, schemas, sessions, streams, tasks
+from node.api import batch_schemas, batches, clients, drain, files, health, schemas, sessions, streams, tasks
 from node.api.context import Context
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
@@ -190,6 +190,28 @@ ROUTES: tuple[Operation, ...] = (
         fails={404: "no such session"},
     ),
     Operation("GET", "/api/nodes", clients.list_nodes, "The live nodes", gives=schemas.NodesAnswer),
+    Operation(
+        "POST",
+        "/api/nodes/self/drain",
+        drain.drain_node,
+        "Empty this very node: no new sockets, those that it has are asked to move; repeating is harmless",
+        gives=schemas.DrainAnswer,
+        parameters=(
+            Parameter("rate", "number", "sockets per second that are asked to move; faster where the deadline asks it"),
+            Parameter("deadline_s", "number", "seconds after which whoever is left is asked to move all the same"),
+        ),
+        status=202,
+        fails={400: "a parameter is wrong; the text names it"},
+    ),
+    Operation("GET", "/api/nodes/self/drain", drain.drain_state, "How that stands", gives=schemas.DrainAnswer),
+    Operation(
+        "DELETE",
+        "/api/nodes/self/drain",
+        drain.undrain_node,
+        "Take clients again",
+        gives=schemas.DrainAnswer,
+        fails={409: "the node is stopping"},
+    ),
     Operation(
         "GET",
         "/api/health",

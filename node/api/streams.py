@@ -43,7 +43,7 @@ async def _stream(context: Context, session_id: str, after: str) -> AsyncIterato
     async with context.streams:
         yield f"retry: {RETRY_MS}\n\n".encode()
         with context.followers.wait_for(session_id) as news:
-            while not context.service.stopping:
+            while not context.service.letting_go:
                 try:
                     # Asked before reading: what happens after the reading is then told.
                     ended = await context.state.sessions.watch(session_id, context.node_id, events=True) in TERMINAL

@@ -1,6 +1,7 @@
 """Why a socket is closed: codes and reasons, in one place.
 
-1013 is of RFC 6455's registry (try again later), as is 1012 (service restart), which uvicorn sends when the node stops.
+1013 is of RFC 6455's registry (try again later), as is 1012 (service restart), which uvicorn too sends when the node
+stops.
 Codes of 4000 and above are this project's: up to 4099 it is worth coming back after mending what the reason says, from
 4100 at once.
 """
@@ -22,9 +23,11 @@ class CloseReason(NamedTuple):
 class Close(Enum):
     """Every close that this node may begin."""
 
+    RESTARTING = CloseReason(1012, "the node is being emptied, reconnect to another", "drained")
     UNAVAILABLE = CloseReason(1013, "the cluster cannot serve you now, try again later", "unavailable")
     NOT_REGISTERED_IN_TIME = CloseReason(4001, "no registration in time", "register_timeout")
     BAD_REGISTRATION = CloseReason(4002, "the registration was refused", "bad_registration")
     DUPLICATE_ID = CloseReason(4009, "the client id is already registered", "duplicate_id")
     SLOW_CONSUMER = CloseReason(4100, "too slow in reading, reconnect", "slow_consumer")
+    TAKEN_OVER = CloseReason(4102, "another connection of this client id took over", "taken_over")
     LOST_REGISTRATION = CloseReason(4101, "the registration was lost, reconnect", "lost_registration")

@@ -120,7 +120,7 @@ class Deliverer:
             self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
             session_id = entry.message[len(ENDED) :].decode()
-            self._background.spawn(self._runner.on_ended_elsewhere(session_id), "ended-elsewhere")
+            self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
         elif entry.message.startswith(FILE):
             session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")

@@ -38,6 +38,8 @@ class Waiters:
     def __init__(self) -> None:
         self._by_session: dict[str, set[Waiter]] = {}
         self.stopping = False
+        # Nobody is held any longer, though the node may stay.
+        self.letting_go = False
 
     @contextmanager
     def wait_for(self, session_id: str) -> Iterator[Waiter]:
@@ -62,7 +64,16 @@ class Waiters:
         for session_id in list(self._by_session):
             self.wake(session_id)
 
+    def let_go(self) -> None:
+        """The node is being emptied: requests are answered with what there is."""
+        self.letting_go = True
+        self.wake_all()
+
+    def take_again(self) -> None:
+        """The node stays: requests may wait again."""
+        self.letting_go = self.stopping
+
     def stop(self) -> None:
         """The node is going: nobody waits any longer."""
         self.stopping = True
-        self.wake_all()
+        self.let_go()

@@ -33,10 +33,15 @@ class Metrics:
         self.ws_messages = Counter("aip_ws_messages", "WebSocket messages", ["direction", "type"], registry=r)
         self.ws_closes = Counter("aip_ws_closes", "Sockets closed by this node", ["reason"], registry=r)
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
+        self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
         self.dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
         self.sessions_ended = Counter("aip_sessions_ended", "Sessions that this node ended", ["state"], registry=r)
         self.session_seconds = Histogram(
-            "aip_session_duration_seconds", "From dispatch to end", ["state"], buckets=_TASKS, registry=r
+            "aip_session_duration_seconds",
+            "From being handed to its device here to the end",
+            ["state"],
+            buckets=_TASKS,
+            registry=r,
         )
         self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
         self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)
@@ -61,6 +66,12 @@ class Metrics:
         self.bus_probe_misses = Counter("aip_bus_probe_misses", "Probes unheard when the next one was due", registry=r)
         self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed anew", registry=r)
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
+        self.draining = Gauge("aip_draining", "1 while this node is being emptied, and after that", registry=r)
+        self.drain_moved = Counter("aip_drain_moved", "Sockets that a drain asked to move", registry=r)
+        self.drain_seconds = Histogram("aip_drain_duration_seconds", "Drains", buckets=_TASKS, registry=r)
+        self.drain_deadlines_exceeded = Counter(
+            "aip_drain_deadlines_exceeded", "Drains at whose deadline somebody had not moved", registry=r
+        )
         self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
 
     def observe_redis(self, seconds: float, failed: bool) -> None:

@@ -18,7 +18,7 @@ from lib.bootstrap import ROOT, VENV
 from lib.demo import DEVICE_ID
 from lib.front import write_config
 from lib.outcome import Exit, ScriptError, say
-from lib.processes import Child, current, describe_exit, remember, spawn
+from lib.processes import Child, current, describe_exit, remember, spawn, stop
 from lib.servers import Servers
 from lib.web import Unreachable, ask, ping_redis
 
@@ -122,6 +122,19 @@ class Cluster:
         gone = [child for child in self.children if child.handle.poll() is not None]
         self.children = [child for child in self.children if child not in gone]
         return gone
+
+    def stop_node(self, name: str) -> int:
+        """Stops a node in order and returns its exit code."""
+        child = next(child for child in self.children if child.process.name == name)
+        stop([child.process])
+        self.children.remove(child)
+        self.record()
+        return child.handle.wait()
+
+    def start_node(self, name: str) -> None:
+        """Starts a node that was stopped, and returns when it is ready. Raises ScriptError."""
+        self._start_node(name)
+        self._await_node(self.children[-1])
 
     def record(self, *, supervised: bool = True) -> None:
         """Writes down what runs: this process first, as long as it looks after the others."""

@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 PR_SET_PDEATHSIG = 1
-# A node drains for up to 10 s.
-STOP_PATIENCE_S = 15.0
+# A node's drain, its lingering and its shutdown, at their longest with the settings that it has by default.
+STOP_PATIENCE_S = 40.0
 RECORD = "processes.json"
 
 

@@ -54,6 +54,12 @@ def build(name: str, journal: Path) -> Starlette:
         return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
     async def socket(websocket: WebSocket) -> None:
+        if journal.with_suffix(f".full-{name}").exists():
+            note("refused websocket", dict(websocket.headers))
+            await websocket.send_denial_response(
+                JSONResponse({"detail": name}, status_code=503, headers={"Retry-After": "3"})
+            )
+            return
         note("websocket", dict(websocket.headers))
         await websocket.accept()
         await websocket.send_text(name)

@@ -168,6 +168,52 @@ def test_a_post_that_no_server_has_seen_goes_to_the_one_that_is_there(front: Fro
     assert names == ["b"] * 6
 
 
+def test_a_socket_that_one_server_refuses_goes_to_the_other_and_no_server_is_given_up(front: Front) -> None:
+    front.journal.with_suffix(".full-a").touch()
+    with ExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(connect(f"ws://127.0.0.1:{front.port}/ws", proxy=None))
+            assert client.recv() == "b"
+        # The one with fewer sockets was asked first each time, also after many refusals.
+        assert front.seen("refused websocket") == ["a"] * 8
+        # A refusal of sockets says nothing about requests.
+        names = {httpx.get(f"{front.url}/api/echo", trust_env=False).json()["name"] for _ in range(8)}
+        assert names == {"a", "b"}
+        front.journal.with_suffix(".full-a").unlink()
+        client = stack.enter_context(connect(f"ws://127.0.0.1:{front.port}/ws", proxy=None))
+        assert client.recv() == "a"
+
+
+def test_when_every_server_refuses_the_client_is_told_when_to_come_back(front: Front) -> None:
+    for name in "ab":
+        front.journal.with_suffix(f".full-{name}").touch()
+    for _ in range(6):
+        with (
+            pytest.raises(websockets.InvalidStatus) as refused,
+            connect(f"ws://127.0.0.1:{front.port}/ws", proxy=None),
+        ):
+            pass
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.headers["Retry-After"] == "3"
+    assert sorted(front.seen("refused websocket")) == ["a"] * 6 + ["b"] * 6
+
+
+def test_a_socket_goes_to_the_server_that_is_there(front: Front) -> None:
+    front.servers["a"].kill()
+    front.servers["a"].wait()
+    with ExitStack() as stack:
+        for _ in range(6):
+            client = stack.enter_context(connect(f"ws://127.0.0.1:{front.port}/ws", proxy=None))
+            assert client.recv() == "b"
+
+
+def test_what_is_meant_for_one_node_is_not_balanced(front: Front) -> None:
+    for path in ("/api/nodes/self/drain", "/api/nodes/self", "/api/nodes/%73elf/drain"):
+        assert httpx.post(f"{front.url}{path}", trust_env=False).status_code == 404
+    assert not front.journal.exists()
+    assert httpx.get(f"{front.url}/api/nodes", trust_env=False).status_code == 200
+
+
 def test_forwarded_headers_are_set_and_not_believed(front: Front) -> None:
     claimed = {
         "X-Forwarded-For": "1.2.3.4",

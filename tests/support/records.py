@@ -35,7 +35,7 @@ def a_session(session_id: str | None = None, *, created_ms: int | None = None, *
 
 def ref_of(session: Session) -> SessionRef:
     """What the inbox is told of a session."""
-    return SessionRef(session.session_id, session.deadline_ms, session.created_ms, session.timeout_s)
+    return SessionRef(session.session_id, session.deadline_ms, session.created_ms)
 
 
 async def end_session(

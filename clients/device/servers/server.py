@@ -15,8 +15,8 @@ from typing import Any
 import mcp_types
 from mcp import MCPError
 
+from clients.backoff import Backoff
 from clients.device.arguments import Arguments
-from clients.device.backoff import Backoff
 from clients.device.errors import ToolFailed, leaf
 from clients.device.servers.opening import Opened, Opener
 from clients.device.servers.spec import ServerSpec, ToolType

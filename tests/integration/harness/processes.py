@@ -18,7 +18,8 @@ __all__ = ["ROOT", "Process", "clean_environment", "free_port"]
 ROOT = Path(__file__).resolve().parents[3]
 # Below the ports that the system gives to outgoing connections: a reconnecting client must not take a server's port.
 PORTS = range(20_000, 32_000)
-STOP_S = 20.0
+# As long as a node's drain and shutdown may take.
+STOP_S = 40.0
 
 
 def free_port() -> int:

@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import Callable
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
 
 # Reached only by a test that fails.
 PATIENCE_S = 20.0
@@ -65,10 +67,10 @@ class Peer:
     async def send_raw(self, text: str) -> None:
         await self._socket.send(text)
 
-    async def accept(self) -> dict[str, Any]:
+    async def accept(self, **fields: Any) -> dict[str, Any]:
         """Take the registration and acknowledge it."""
         frame = await self.receive("register")
-        await self.send("heartbeat")
+        await self.send("heartbeat", **fields)
         return frame
 
     async def close(self, code: int = 1000) -> None:
@@ -82,15 +84,34 @@ class Peer:
 
 
 class ScriptedServer:
-    """Listens on a free port; `peer` is the next connection."""
+    """Listens on a free port; `peer` is the next connection.
+
+    The next upgrades are refused as `refusals` says, each with a status and headers; what is no upgrade is answered by
+    `rest`, from its target.
+    """
 
     def __init__(self) -> None:
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._server: Server | None = None
+        self.refusals: list[tuple[int, dict[str, str]]] = []
+        self.rest: Callable[[str], tuple[int, Any]] = lambda target: (404, {"detail": "Unknown session"})
+        self.asked: list[str] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await serve(self._hold, "127.0.0.1", 0, compression=None)
+        self._server = await serve(self._hold, "127.0.0.1", 0, compression=None, process_request=self._process)
         return self
+
+    def _process(self, socket: ServerConnection, request: Request) -> Response | None:
+        if "Upgrade" not in request.headers:
+            self.asked.append(request.path)
+            status, body = self.rest(request.path)
+            return socket.respond(HTTPStatus(status), json.dumps(body))
+        if not self.refusals:
+            return None
+        status, headers = self.refusals.pop(0)
+        response = socket.respond(HTTPStatus(status), "refused")
+        response.headers.update(headers)
+        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -19,6 +19,7 @@ from clients.constellation import (
     TaskTimeout,
 )
 from clients.constellation import client as client_module
+from clients.constellation import device_channel as channel_module
 from tests.unit.clients.scripted import Peer, RestServer, ScriptedServer
 
 
@@ -135,20 +136,132 @@ async def test_an_error_with_the_session_fails_that_run_and_no_other(server: Scr
         assert (await other).status == "completed"
 
 
-async def test_a_socket_that_breaks_fails_its_runs_and_the_next_run_reconnects(server: ScriptedServer) -> None:
+@pytest.mark.parametrize("how", [1012, 1013, 4100, 4101, None])
+async def test_runs_outlive_their_socket_and_take_what_ended_meanwhile(server: ScriptedServer, how: int | None) -> None:
+    server.rest = lambda target: (200, {"state": "running"})
     async with ConstellationClient(server.url, name="n") as client:
         pending = [asyncio.create_task(client.run("lab-1", "x")) for _ in range(2)]
+        peer = await server.peer()
+        registration = await peer.accept(result={"resume_token": "s3cret"})
+        assert registration["metadata"]["supported_features"] == ["resume"]
+        tasks = [await taken(peer) for _ in pending]
+        await (peer.abort() if how is None else peer.close(how))
+
+        peer = await server.peer()
+        assert (await peer.accept())["metadata"]["resume_token"] == "s3cret"
+        for task in tasks:
+            await end(peer, task, result=task["session_id"])
+        assert {(await run).result for run in pending} == {task["session_id"] for task in tasks}
+
+
+async def test_an_end_that_was_lost_with_its_socket_is_read_over_rest(server: ScriptedServer) -> None:
+    stored = {"state": "timed_out", "error": "too slow", "result": None}
+    server.rest = lambda target: (200, stored)
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x", session_id="mine"))
         peer = await server.registered()
-        for _ in pending:
-            await taken(peer)
+        await taken(peer)
+        await peer.abort()
+        await server.registered()
+        result = await running
+    assert (result.session_id, result.status, result.error) == ("mine", "failed", "too slow")
+    assert server.asked == ["/api/sessions/mine"]
+
+
+async def test_a_task_that_was_lost_with_its_socket_is_sent_again_under_its_id(server: ScriptedServer) -> None:
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x", commands=[{"tool_name": "t"}]))
+        peer = await server.registered()
+        first = await peer.receive("task")
+        await peer.abort()
+        peer = await server.registered()
+        again = await taken(peer)
+        assert {**again, "timestamp": ""} == {**first, "timestamp": ""}
+        await end(peer, again)
+        assert (await running).succeeded
+
+
+async def test_a_task_that_was_taken_is_not_sent_again_and_one_that_is_lost_fails(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "LOOK_S", 0.01)
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x"))
+        peer = await server.registered()
+        await taken(peer)
         await peer.close(1012)
-        for run in pending:
-            with pytest.raises(ConnectionLost, match="1012"):
-                await run
+        peer = await server.registered()
+        with pytest.raises(ConnectionLost, match="has lost the task"):
+            await running
+        other = asyncio.create_task(client.run("lab-1", "other"))
+        assert (await peer.receive("task"))["request"] == "other"
+        other.cancel()
+
+
+async def test_runs_fail_when_nobody_registers_them_for_too_long(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "MEND_S", 0.05)
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x"))
+        peer = await server.registered()
+        await taken(peer)
+        server.refusals = [(502, {})] * 100
+        await peer.close(1012)
+        with pytest.raises(ConnectionLost, match=r"no connection for 'lab-1' within 0.05 s.*502"):
+            await running
+
+
+async def test_a_device_that_moves_as_well_is_waited_for(server: ScriptedServer) -> None:
+    server.rest = lambda target: (200, {"state": "running"})
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x"))
+        peer = await server.registered()
+        task = await taken(peer)
+        await peer.close(1012)
+        peer = await server.peer()
+        await peer.receive("register")
+        await peer.send("error", status="error", error="Target device 'lab-1' is not connected")
+        await peer.close(4002)
+        peer = await server.registered()
+        await end(peer, task)
+        assert (await running).succeeded
+
+
+async def test_a_name_that_another_client_has_taken_fails_the_runs_and_is_not_taken_back(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x"))
+        peer = await server.peer()
+        await peer.accept(result={"resume_token": "s3cret"})
+        await taken(peer)
+        await peer.close(4102)
+        with pytest.raises(ConnectionLost, match="another client uses this name"):
+            await running
         again = asyncio.create_task(client.run("lab-1", "y"))
+        peer = await server.peer()
+        assert "resume_token" not in (await peer.accept())["metadata"]
+        await end(peer, await taken(peer))
+        assert (await again).succeeded
+    assert "two clients at work need two names" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_a_server_that_is_busy_and_names_a_time_is_asked_again_then(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.refusals = [(503, {"Retry-After": "1"})]
+    async with ConstellationClient(server.url, name="n") as client:
+        running = asyncio.create_task(client.run("lab-1", "x"))
         peer = await server.registered()
         await end(peer, await taken(peer))
-        assert (await again).status == "completed"
+        assert (await running).succeeded
+        assert not server.refusals
+
+        server.refusals = [(503, {})]
+        with pytest.raises(ConnectionLost, match="503"):
+            await client.run("lab-2", "x")
 
 
 async def test_a_server_that_is_not_there_is_a_lost_connection() -> None:

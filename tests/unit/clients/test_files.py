@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from aip import Command, new_id
-from clients.device.backoff import Backoff
+from clients.backoff import Backoff
 from clients.device.errors import ToolboxError, ToolFailed
 from clients.device.files.receiver import FileReceiver, safe_name
 from clients.device.files.sender import FileSender

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aip import ServerMessage
-from clients.device.backoff import Backoff
+from clients.backoff import Backoff
 from clients.device.files.receiver import FileReceiver
 from clients.device.files.sender import FileSender
 from clients.device.link import Link
@@ -170,17 +170,67 @@ async def test_a_success_resets_the_backoff(server: ScriptedServer) -> None:
     assert it.backoff.ceilings == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("code", [1012, 1013])
-async def test_a_server_that_restarts_or_is_overloaded_is_tried_again_from_the_base(
+@pytest.mark.parametrize("code", [1012, 1013, 4100, 4101])
+async def test_a_registered_device_that_is_sent_away_comes_back_within_a_second(
     server: ScriptedServer, code: int
 ) -> None:
     async with device(server.url) as it:
-        for close_code in (1011, 1011, code):
+        await (await server.registered()).close(code)
+        await server.registered()
+    assert it.backoff.ceilings == [1.0]
+
+
+@pytest.mark.parametrize(("code", "ceiling"), [(1012, 0.5), (1013, 2.0), (4009, 2.0)])
+async def test_a_server_that_cannot_register_now_is_soon_asked_again(
+    server: ScriptedServer, code: int, ceiling: float
+) -> None:
+    async with device(server.url) as it:
+        for close_code in (1011, 1011, 1011, code):
             peer = await server.peer()
             await peer.receive("register")
             await peer.close(close_code)
         await server.registered()
-    assert it.backoff.ceilings == [0.5, 1.0, 0.5]
+    assert it.backoff.ceilings == [0.5, 1.0, 2.0, ceiling]
+
+
+async def test_a_refusal_that_names_a_time_is_heeded_and_counts_as_no_failure(server: ScriptedServer) -> None:
+    server.refusals = [(503, {}), (503, {"Retry-After": "7"}), (429, {"Retry-After": "86400"}), (503, {})]
+    async with device(server.url) as it:
+        await server.registered()
+    assert it.backoff.ceilings == [0.5, 14.0, 240.0, 1.0]
+
+
+async def test_an_id_that_another_process_has_taken_is_left_to_it_for_a_while(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with device(server.url) as it:
+        peer = await server.peer()
+        await peer.accept(result={"resume_token": "s3cret"})
+        await peer.close(4102)
+        again = await (await server.peer()).accept()
+    assert it.backoff.ceilings == [60.0]
+    # With it the id would be taken back, and the two would go on for ever.
+    assert "resume_token" not in again["metadata"]
+    assert "another process has registered as 'lab-1'" in caplog.text
+
+
+async def test_the_token_of_a_registration_is_shown_at_the_next_and_logged_nowhere(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with device(server.url):
+        first = await server.peer()
+        assert "resume_token" not in (await first.accept(result={"resume_token": "s3cret-1"}))["metadata"]
+        await first.close(1012)
+        second = await server.peer()
+        assert (await second.accept(result={"resume_token": "s3cret-2"}))["metadata"]["resume_token"] == "s3cret-1"
+        await second.abort()
+        third = await server.peer()
+        assert (await third.accept())["metadata"]["resume_token"] == "s3cret-2"
+    # The server of this test logs frames as it pleases.
+    logged = "".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
+    assert "registered as" in logged
+    assert "s3cret" not in logged
 
 
 def test_the_backoff_grows_to_its_cap_with_full_jitter() -> None:

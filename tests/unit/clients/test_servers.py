@@ -15,8 +15,8 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 from aip import Command
+from clients.backoff import Backoff
 from clients.device import toolbox as toolbox_module
-from clients.device.backoff import Backoff
 from clients.device.errors import InvalidParameters, ToolFailed, ToolNotFound
 from clients.device.origin import Origin
 from clients.device.servers import server as server_module

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp.server import MCPServer
 
-from clients.device.backoff import Backoff
+from clients.backoff import Backoff
 from clients.device.files.sender import FileSender
 from clients.device.servers.opening import in_process, opener_for
 from clients.device.servers.server import ToolServer

@@ -20,7 +20,8 @@ def directives(text: str) -> list[str]:
 
 def test_every_node_is_a_server_of_the_upstream() -> None:
     servers = [line for line in directives(render(NODES, LISTEN, RUN_DIR)) if line.startswith("server 127")]
-    assert servers == [f"server {node} max_fails=3 fail_timeout=5s;" for node in NODES]
+    requests = [f"server {node} max_fails=3 fail_timeout=5s;" for node in NODES]
+    assert servers == [*requests, *(f"server {node} max_fails=0;" for node in NODES)]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
@@ -57,8 +58,12 @@ def test_errors_about_requests_are_not_logged_with_their_first_line() -> None:
 
 
 def test_a_post_is_never_passed_on() -> None:
-    lines = directives(render(NODES, LISTEN, RUN_DIR))
-    assert [line for line in lines if line.startswith("proxy_next_upstream ")] == ["proxy_next_upstream error timeout;"]
+    text = render(NODES, LISTEN, RUN_DIR)
+    sockets = text.index("location = /ws")
+    passing = {text.index(line) > sockets: line for line in directives(text) if line.startswith("proxy_next_upstream ")}
+    # The second is of /ws alone, which takes no POST.
+    assert passing == {False: "proxy_next_upstream error timeout;", True: "proxy_next_upstream error timeout http_503;"}
+    assert "non_idempotent" not in "".join(directives(text))
 
 
 def test_files_have_a_limit_of_their_own() -> None:

@@ -189,15 +189,17 @@ async def test_with_nothing_to_send_there_is_nothing_to_wait_for() -> None:
 
 
 def test_close_codes_say_whether_to_come_back() -> None:
-    """1013 is registered; from 4100 on: at once; below: after mending what the reason says."""
+    """1012 and 1013 are registered; from 4100 on: at once; below: after mending what the reason says."""
     codes = {c.name: c.value.code for c in Close}
     assert codes == {
+        "RESTARTING": 1012,
         "UNAVAILABLE": 1013,
         "NOT_REGISTERED_IN_TIME": 4001,
         "BAD_REGISTRATION": 4002,
         "DUPLICATE_ID": 4009,
         "SLOW_CONSUMER": 4100,
         "LOST_REGISTRATION": 4101,
+        "TAKEN_OVER": 4102,
     }
     assert len({c.value.label for c in Close}) == len(Close)
     assert all(len(c.value.text.encode()) <= 123 for c in Close), "what a close frame can hold"

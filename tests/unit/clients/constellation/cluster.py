@@ -1,4 +1,7 @@
-"""A cluster that a test plays: REST and WebSockets on one address, devices that come, go, and do as told."""
+"""A cluster that a test plays: REST and WebSockets on one address, devices that come, go, and do as told.
+
+What ends while an orchestrator is away is told at its next registration.
+"""
 
 import asyncio
 import contextlib
@@ -11,6 +14,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.protocol import State
 
 LOST = "Task was cancelled because target device disconnected"
 ON_REQUEST = "Task was cancelled on request"
@@ -55,10 +59,11 @@ class Cluster:
         self.arrived: asyncio.Queue[Session] = asyncio.Queue()
         self.cancelled: list[str] = []
         self.most_at_once: Counter[str] = Counter()
-        self.rest_is_out = False
+        self.is_silent = False
         self.refuse: Callable[[str], str | None] = lambda device_id: None
         self._at_work: Counter[str] = Counter()
-        self._sockets: set[ServerConnection] = set()
+        self._sockets: dict[str, ServerConnection] = {}
+        self._untold: dict[str, list[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._door: asyncio.Server | None = None
         self._websockets: Server | None = None
@@ -84,7 +89,7 @@ class Cluster:
 
     async def break_sockets(self) -> None:
         """Every orchestrator's socket closes; the sessions go on."""
-        for socket in list(self._sockets):
+        for socket in list(self._sockets.values()):
             await socket.close(1012)
 
     def ran_on(self, task_id: str) -> list[str]:
@@ -117,9 +122,9 @@ class Cluster:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, _ = head.decode().split(" ", 2)
-            if target == "/ws":
+            if target == "/ws" and not self.is_silent:
                 await self._pass_on(head, reader, writer)
-            elif not self.rest_is_out:
+            elif not self.is_silent:
                 status, value = self._rest(method, target)
                 body = json.dumps(value).encode()
                 writer.write(
@@ -168,8 +173,11 @@ class Cluster:
         if refusal is not None:
             await socket.send(json.dumps({"type": "error", "status": "error", "error": refusal}))
             return
+        client_id = registration["client_id"]
         await socket.send(json.dumps({"type": "heartbeat", "status": "ok"}))
-        self._sockets.add(socket)
+        self._sockets[client_id] = socket
+        for end in self._untold.pop(client_id, []):
+            await socket.send(json.dumps(end))
         try:
             async for raw in socket:
                 frame = json.loads(raw)
@@ -178,7 +186,8 @@ class Cluster:
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
         finally:
-            self._sockets.discard(socket)
+            if self._sockets.get(client_id) is socket:
+                del self._sockets[client_id]
 
     async def _serve(self, socket: ServerConnection, device_id: str, frame: dict[str, Any]) -> None:
         sid = frame["session_id"]
@@ -200,7 +209,15 @@ class Cluster:
             self._at_work[device_id] -= 1
             working.cancel()
         status = "completed" if session.state == "completed" else "failed"
-        await _send(socket, "task_end", status, session_id=sid, result=session.result, error=session.error)
+        end = {"type": "task_end", "status": status, "session_id": sid, "result": session.result}
+        await self._tell(frame["client_id"], {**end, "error": session.error})
+
+    async def _tell(self, client_id: str, frame: dict[str, Any]) -> None:
+        socket = self._sockets.get(client_id)
+        if socket is None or socket.state is not State.OPEN:
+            self._untold.setdefault(client_id, []).append(frame)
+        else:
+            await socket.send(json.dumps(frame))
 
 
 async def _send(socket: ServerConnection, kind: str, status: str, **fields: Any) -> None:

@@ -143,7 +143,7 @@ async def test_an_interrupt_cancels_the_run_on_the_devices_and_exits_130(
 ) -> None:
     async def work(session: Session) -> None:
         if times == 2:
-            cluster.rest_is_out = True
+            cluster.is_silent = True
         await session.over.wait()
 
     cluster.work = work

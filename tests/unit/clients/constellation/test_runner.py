@@ -17,6 +17,7 @@ from clients.constellation import (
 )
 from clients.constellation import attempt as attempt_module
 from clients.constellation import client as client_module
+from clients.constellation import device_channel as channel_module
 from clients.constellation import runner as runner_module
 from clients.constellation import scheduler as scheduler_module
 from clients.constellation.records import TaskRecord
@@ -279,7 +280,7 @@ async def test_a_task_whose_socket_breaks_is_followed_to_its_end_and_not_run_aga
     assert [len(t.attempts) for t in report.tasks] == [1, 1]
 
 
-async def test_a_socket_that_breaks_before_the_task_is_stored_leads_to_another_start(
+async def test_a_task_that_was_lost_with_its_socket_is_sent_again_under_its_own_session(
     cluster: Cluster, client: ConstellationClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.join("d0")
@@ -296,16 +297,18 @@ async def test_a_socket_that_breaks_before_the_task_is_stored_leads_to_another_s
     monkeypatch.setattr(cluster, "_serve", lose_the_first)
     report = await run(client, task("a"))
     assert report.succeeded
-    assert [a.ending for a in report.task("a").attempts] == ["not_started", "completed"]
+    assert [a.ending for a in report.task("a").attempts] == ["completed"]
+    assert list(cluster.sessions) == broken
 
 
 async def test_when_the_cluster_falls_silent_the_task_may_be_running_and_is_not_retried(
     cluster: Cluster, client: ConstellationClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempt_module, "SILENCE_S", 0.1)
+    monkeypatch.setattr(channel_module, "MEND_S", 0.1)
 
     async def work(session: Session) -> None:
-        cluster.rest_is_out = True
+        cluster.is_silent = True
         await cluster.break_sockets()
         await never(session)
 
@@ -394,7 +397,7 @@ async def test_a_task_that_cannot_be_cancelled_says_that_it_may_be_running(
     plan_run: PlanRun
 
     async def work(session: Session) -> None:
-        cluster.rest_is_out = True
+        cluster.is_silent = True
         plan_run.cancel()
         await never(session)
 

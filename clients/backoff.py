@@ -16,9 +16,14 @@ class Backoff:
         self._cap_s = cap_s
         self._rng = rng
         self._ceiling_s = base_s
+        self._least_s = 0.0
 
     def next_s(self) -> float:
         """The next delay in seconds."""
+        if self._least_s:
+            # What the server asked for is no failure: the ceiling stays as it was.
+            delay_s, self._least_s = self._least_s * (1 + self._rng()), 0.0
+            return delay_s
         delay_s = self._rng() * self._ceiling_s
         self._ceiling_s = min(self._cap_s, self._ceiling_s * 2)
         return delay_s
@@ -26,6 +31,14 @@ class Backoff:
     def at_most(self, ceiling_s: float) -> None:
         """Let the next delay be no longer than `ceiling_s`."""
         self._ceiling_s = min(self._ceiling_s, ceiling_s)
+
+    def at_least(self, least_s: float) -> None:
+        """Let the next delay be anything between `least_s` and twice that, and count as no failure."""
+        self._least_s = least_s
+
+    def spread(self, spread_s: float) -> None:
+        """Start again: the next delay is anything between 0 and `spread_s`."""
+        self._ceiling_s = spread_s
 
     def reset(self) -> None:
         """Start from the base again."""

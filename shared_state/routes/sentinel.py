@@ -157,11 +157,15 @@ class SentinelRoute(Route):
 
     async def _ask(self, sentinel: aioredis.Redis) -> tuple[int, Address] | None:
         try:
-            asking: Any = sentinel.execute_command("SENTINEL", "MASTER", self._target.service)  # type: ignore[no-untyped-call]
-            reply = await asking
-            facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            return int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))
-        except (RedisError, OSError, RuntimeError, KeyError, ValueError):
+            pipeline = sentinel.pipeline(transaction=False)
+            pipeline.execute_command("SENTINEL", "MASTER", self._target.service)
+            # Not the address of the reply above: a sentinel that leads a failover raises the epoch when it has promoted
+            # a replica, and goes on naming the old primary there until all replicas follow, a second or more.
+            pipeline.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._target.service)
+            described, address = await pipeline.execute()
+            facts = dict(zip(described[::2], described[1::2], strict=True))
+            return int(facts[b"config-epoch"]), (address[0].decode(), int(address[1]))
+        except (RedisError, OSError, RuntimeError, KeyError, ValueError, TypeError):
             return None
 
 

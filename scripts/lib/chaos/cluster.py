@@ -215,6 +215,7 @@ class ClusterUnderTest:
             "lease_ttl_s": LEASE_TTL_S,
             "reconnect_grace_s": self.plan.grace_s,
             "redis_timeout_s": 2.0,
+            "min_replicas": self.plan.min_replicas,
         }
         env = _clean_environment()
         env |= {f"AIP_{key.upper()}": str(value) for key, value in wanted.items() if key in Settings.model_fields}

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         redis=options.redis,
         run_dir=run_dir.resolve(),
         dispatches_per_s=options.rate,
+        min_replicas=options.min_replicas,
     )
     faults = schedule.load(options.schedule.read_text("utf-8")) if options.schedule else _drawn(plan)
     say(f"Seed {plan.seed}: {len(faults)} faults in {plan.seconds:g} s. Files are in {plan.run_dir}.")
@@ -95,6 +96,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=12, metavar="N", help="how many devices (default: 12)")
     parser.add_argument("--redis", choices=KINDS, default="sentinel", help="default: %(default)s")
     parser.add_argument("--rate", type=float, default=15.0, metavar="R", help="dispatches a second (default: 15)")
+    parser.add_argument(
+        "--min-replicas", type=int, default=0, metavar="N", help="the nodes' setting of that name (default: 0)"
+    )
     parser.add_argument("--schedule", type=Path, metavar="FILE", help="replay these faults instead of drawing some")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write summary, JSON, schedule and violations there")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where everything keeps its files; kept")

@@ -27,10 +27,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class KeyFinding:
-    """A key in Redis that should not be so, and what is wrong with it."""
+    """A key in Redis that should not be so, and what is wrong with it; `session_id` if it is about one session."""
 
     key: str
     trouble: str
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

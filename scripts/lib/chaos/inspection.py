@@ -209,7 +209,8 @@ class Inspector:
                 session = keys.session(member.decode())
                 state: Any = topology.holder(session).client.hget(session, "state")
                 if state is None or state.decode() in TERMINAL:
-                    yield KeyFinding(active, f"session {member.decode()} has ended ({state}), and counts as active")
+                    text = f"session {member.decode()} has ended ({state}), and counts as active"
+                    yield KeyFinding(active, text, member.decode())
 
     # -- files -----------------------------------------------------------------------------------------------------
     def collect_effects(self) -> None:

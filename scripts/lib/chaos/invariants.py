@@ -169,8 +169,10 @@ def _was_away(evidence: Evidence, task: Task) -> bool:
 # -- the cluster -------------------------------------------------------------------------------------------------------
 def keys_have_lives_and_owners(evidence: Evidence) -> Iterator[Violation]:
     """No key without a time to live, none of an unknown kind, nothing left waiting for a client that is there."""
+    tasks = {session_id: t for t in evidence.ledger.tasks.values() for session_id in (*t.sessions, t.session_id)}
     for finding in evidence.keys:
-        yield Violation("keys", f"{finding.key}: {finding.trouble}")
+        task = tasks.get(finding.session_id) if finding.session_id else None
+        yield Violation("keys", f"{finding.key}: {finding.trouble}", task, _writes_of(task) if task else ())
 
 
 def registry_and_sockets_agree(evidence: Evidence) -> Iterator[Violation]:

@@ -182,10 +182,15 @@ class Ledger:
         text = f"{effect} for response {response_id or '?'}, process {life}"
         self.entries.append(Entry(at_s, Deed.EXECUTED, device, effect.rpartition("#")[0], text))
 
-    def saw(self, task: Task, where: str, state: str, result: Any, error: str | None) -> None:
-        """Somebody read the task; what is terminal is remembered when it is news."""
+    def saw(
+        self, task: Task, where: str, state: str, result: Any, error: str | None, *, asked_s: float | None = None
+    ) -> None:
+        """Somebody who asked at `asked_s` (now, if absent) read the task; what is terminal is remembered when it is news.
+
+        Who had asked before an end was seen may well be answered that the task runs.
+        """
         if state not in TERMINAL:
-            if task.sightings:
+            if task.sightings and (asked_s is None or asked_s > task.sightings[0].at_s):
                 self._remember(task, Sighting(self.now_s, where, state, "", error))
             return
         self._remember(task, Sighting(self.now_s, where, state, digest_of(result), error))

@@ -166,6 +166,7 @@ class RestLoad:
 
     async def _get(self, http: httpx.AsyncClient, task: Task, path: str) -> None:
         url, where = self._somewhere()
+        asked_s = self._ledger.now_s
         try:
             answer = await http.get(f"{url}{path}")
         except httpx.HTTPError as exc:
@@ -177,7 +178,7 @@ class RestLoad:
         body: dict[str, Any] = answer.json()
         state = str(body.get("state") or body.get("status"))
         if body.get("session_id", "") in {"", *task.sessions}:
-            self._ledger.saw(task, where, state, body.get("result"), body.get("error"))
+            self._ledger.saw(task, where, state, body.get("result"), body.get("error"), asked_s=asked_s)
 
 
 def _detail(answer: httpx.Response) -> str:

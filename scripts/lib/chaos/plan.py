@@ -30,6 +30,8 @@ class Plan:
     redis: RedisKind
     run_dir: Path
     dispatches_per_s: float = 15.0
+    # How many replicas must have a dispatch before it is answered.
+    min_replicas: int = 0
 
     @property
     def grace_s(self) -> float:

@@ -139,6 +139,8 @@ def explain(result: Result) -> str:
         lines += ["", f"and {len(violations) - SHOWN_VIOLATIONS} more: {_listed(rest)}"]
     for violation in result.verdict.lost_by_failover:
         lines += ["", f"lost by failover ({violation.rule}): {violation.text}"]
+        if violation.rule != "readable":
+            lines += _timeline(result, violation)
     return "\n".join(lines)
 
 

@@ -151,11 +151,9 @@ class Clients:
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
         # Before the registration, in the same pipeline: whatever is registered can be found by the node's reaper.
-        listed = asyncio.gather(
-            self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms),
-            self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S),
-        )
-        reply: list[Any] = await self._redis.script(
+        listed = self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms)
+        kept = self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S)
+        registered = self._redis.script(
             "client_register",
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
             [
@@ -163,8 +161,9 @@ class Clients:
                 *(proof.shown_token_hash, proof.credential, settled_ms, *fields),
             ],
         )
-        await listed
-        return reply
+        # Together: of calls that fail as one, each failure is looked at.
+        _, _, reply = await asyncio.gather(listed, kept, registered)
+        return list(reply)
 
     async def touch(
         self,

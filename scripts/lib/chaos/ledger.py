@@ -185,7 +185,7 @@ class Ledger:
     def saw(
         self, task: Task, where: str, state: str, result: Any, error: str | None, *, asked_s: float | None = None
     ) -> None:
-        """Somebody who asked at `asked_s` (now, if absent) read the task; what is terminal is remembered when it is news.
+        """Somebody who asked at `asked_s` (absent: just now) read the task; what is terminal and news is remembered.
 
         Who had asked before an end was seen may well be answered that the task runs.
         """

@@ -59,13 +59,21 @@ class Gauge:
 
 
 def longest_by_kind(gauges: Iterable[Gauge], faults: Sequence[Injected]) -> dict[str, float]:
-    """The longest outage by the kind of the last fault before it, of the faults that can touch a request at all."""
+    """The longest outage by the kind of fault that most of it fell into, else of the last one before it.
+
+    Faults of devices touch no request.
+    """
     touching = [i for i in faults if i.fault.kind.value.partition("-")[0] in {"node", "nginx", "redis"}]
     touching.sort(key=lambda injected: injected.from_s)
     longest: dict[str, float] = {}
     for outage in (outage for gauge in gauges for outage in gauge.outages):
         # A fault that begins while a request is under way makes it fail from its beginning.
-        before = [i for i in touching if i.from_s <= outage.from_s + UNDER_WAY_S and outage.from_s <= i.to_s + REACH_S]
-        kind = before[-1].fault.kind.value if before else "none"
+        near = [i for i in touching if i.from_s <= outage.from_s + UNDER_WAY_S and outage.from_s <= i.to_s + REACH_S]
+        cause = max(near, key=lambda i: (_overlap_s(outage, i), i.from_s), default=None)
+        kind = cause.fault.kind.value if cause else "none"
         longest[kind] = max(longest.get(kind, 0.0), outage.length_s)
     return longest
+
+
+def _overlap_s(outage: Outage, injected: Injected) -> float:
+    return max(0.0, min(outage.to_s, injected.to_s) - max(outage.from_s, injected.from_s))

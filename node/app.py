@@ -64,6 +64,7 @@ class Node:
             prefix=settings.key_prefix,
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
+            idempotency_ttl_s=settings.idempotency_ttl_s,
             timeout_s=settings.redis_timeout_s,
             observer=self.metrics.observe_redis,
         )

@@ -4,6 +4,7 @@ Compared in constant time. A browser or UFO's client cannot set a header on a We
 too; the logs never show it.
 """
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlsplit
@@ -35,6 +36,10 @@ class Auth:
             shown += [t.encode("utf-8", "surrogateescape") for t in _tokens(query_string)]
         # Every candidate is compared, so that the time does not tell which one was right.
         return sum(hmac.compare_digest(s, self._key) for s in shown) > 0
+
+    def scoped(self, name: str) -> str:
+        """`name`, chosen by whoever shows the key, as it may be stored: each key has names of its own."""
+        return hmac.new(self._key or b"", name.encode(), hashlib.sha256).hexdigest()
 
 
 def origin_allowed(headers: Iterable[tuple[bytes, bytes]], allowed: frozenset[str]) -> bool:

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(600.0, gt=0, description="deadline of a session that names none")
     max_session_timeout_s: float = Field(86_400.0, gt=0, description="longest deadline that may be asked for")
     result_ttl_s: int = Field(86_400, gt=0, description="how long an ended session can be read")
+    idempotency_ttl_s: int = Field(
+        86_400, gt=0, description="how long a dispatch under an Idempotency-Key is remembered"
+    )
     echo_wait_s: float = Field(
         1.0,
         ge=0,

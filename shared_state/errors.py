@@ -7,6 +7,7 @@
     ├── InboxFull            the client's inbox has reached its bound
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
+    ├── KeyOfAnotherRequest  the idempotency key was used with another request
     └── SessionNotFound      no such session, or its retention is over
 
 redis-py's own exceptions do not leave this package.
@@ -15,6 +16,7 @@ redis-py's own exceptions do not leave this package.
 __all__ = [
     "AlreadyRegistered",
     "InboxFull",
+    "KeyOfAnotherRequest",
     "NotRegistered",
     "SessionExists",
     "SessionNotFound",
@@ -59,6 +61,10 @@ class TaskNameTaken(StateError):
 
 class SessionExists(StateError):
     """The session id is in use: by another client, or by a session that has not ended."""
+
+
+class KeyOfAnotherRequest(StateError):
+    """The idempotency key stands for a request that was not this one."""
 
 
 class SessionNotFound(StateError):

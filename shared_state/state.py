@@ -6,6 +6,7 @@ from shared_state.clients import Clients
 from shared_state.connection import Connection, Observer
 from shared_state.events import Events
 from shared_state.files import Files
+from shared_state.idempotency import Idempotency
 from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
@@ -24,6 +25,7 @@ class State:
         prefix: str = "aip",
         lease_ttl_s: float = 4.5,
         result_ttl_s: int = 86_400,
+        idempotency_ttl_s: int = 86_400,
         timeout_s: float = 5.0,
         observer: Observer | None = None,
     ) -> None:
@@ -35,6 +37,7 @@ class State:
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.idempotency = Idempotency(self.connection, self.keys, ttl_s=idempotency_ttl_s)
         self.events = Events(self.connection, self.keys)
 
     def bus(self, node_id: str) -> Bus:

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from shared_state.errors import (
     InboxFull,
+    KeyOfAnotherRequest,
     NotRegistered,
     SessionExists,
     SessionNotFound,
@@ -31,6 +32,7 @@ _STATUS: dict[type[StateError], int] = {
     SessionNotFound: 404,
     TaskNameTaken: 409,
     SessionExists: 409,
+    KeyOfAnotherRequest: 409,
     InboxFull: 429,
 }
 

@@ -1,4 +1,4 @@
-"""uvicorn as a node uses it: the fast parts, no per-socket extras, and a stop in order."""
+"""uvicorn as a node uses it: the fast parts, no per-socket extras, bounds on every connection, a stop in order."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from collections.abc import Generator
 import uvicorn
 
 from node.app import Node
+from node.protocols import Bounds, Config
 
 __all__ = ["Server"]
 
@@ -22,13 +23,19 @@ class Server(uvicorn.Server):
 
     def __init__(self, node: Node, *, signals: bool) -> None:
         settings = node.settings
-        config = uvicorn.Config(
+        config = Config(
             node.app,
+            Bounds(
+                node.metrics,
+                max_tcp_connections=settings.max_tcp_connections,
+                head_timeout_s=settings.head_timeout_s,
+                message_rate_per_s=settings.message_rate_per_s,
+                message_burst=settings.message_burst,
+                message_patience_s=settings.message_patience_s,
+            ),
             host=settings.bind_host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
-            ws="websockets-sansio",
             ws_max_size=settings.max_frame_bytes,
             ws_ping_interval=settings.ping_interval_s,
             ws_ping_timeout=settings.ping_timeout_s,

@@ -5,6 +5,7 @@
     ├── AlreadyRegistered    another live connection holds this client id
     ├── NotRegistered        no live connection holds this client id
     ├── InboxFull            the client's inbox has reached its bound
+    ├── TooManySessions      the device, or its node, has as many sessions under way as it may
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
     ├── KeyOfAnotherRequest  the idempotency key was used with another request
@@ -23,6 +24,7 @@ __all__ = [
     "StateError",
     "StateUnavailable",
     "TaskNameTaken",
+    "TooManySessions",
 ]
 
 
@@ -49,6 +51,14 @@ class NotRegistered(StateError):
 
 class InboxFull(StateError):
     """The client's inbox holds as many messages as it may."""
+
+
+class TooManySessions(StateError):
+    """The device (`of_device`), or the node that holds it, has as many sessions under way as it may."""
+
+    def __init__(self, text: str, *, of_device: bool) -> None:
+        super().__init__(text)
+        self.of_device = of_device
 
 
 class TaskNameTaken(StateError):

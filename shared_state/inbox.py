@@ -9,7 +9,7 @@ reconnects, a node that dies), the entry is not. Bounded in length (`InboxFull`)
 from dataclasses import dataclass
 
 from shared_state.connection import Connection
-from shared_state.errors import InboxFull, NotRegistered
+from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import Keys
 
 __all__ = ["Entry", "Inbox", "Posted", "SessionRef"]
@@ -53,18 +53,19 @@ class SessionRef:
 class Inbox:
     """The inboxes of all clients."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int, max_sessions: int = 64) -> None:
         self._redis = connection
         self._keys = keys
         self._result_ttl_s = result_ttl_s
+        self._max_sessions = max_sessions
 
     async def post(
         self, client_id: str, message: bytes, *, session: SessionRef | None = None, message_id: str = ""
     ) -> Posted:
         """Leave `message` for a registered client and wake its node. With `session` or `message_id` safe to repeat.
 
-        Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is cancelled, or Redis
-        breaks in its midst, the message may be stored: receivers drop what they have seen.
+        Raises NotRegistered, InboxFull or TooManySessions (nothing is stored), or StateUnavailable. If the call is
+        cancelled, or Redis breaks in its midst, the message may be stored: receivers drop what they have seen.
         """
         k = self._keys
         tail: list[str | int]
@@ -92,12 +93,21 @@ class Inbox:
                 k.client_sessions(client_id),
                 k.posted(client_id, message_id),
             ],
-            [client_id, message, INBOX_BOUND, INBOX_LIFE_S * 1000, k.channel_prefix(), *tail],
+            [
+                *(client_id, message, INBOX_BOUND, INBOX_LIFE_S * 1000, k.channel_prefix(), *tail),
+                *(self._max_sessions, session.created_ms if session is not None else 0),
+            ],
         )
         if reply[0] == 0:
             raise NotRegistered(f"Client '{client_id}' is not online")
         if reply[0] == -1:
             raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
+        if reply[0] == -2:
+            raise TooManySessions(
+                f"Device '{client_id}' has {self._max_sessions} sessions under way, as many as it may "
+                "(max_sessions_per_device)",
+                of_device=True,
+            )
         return Posted(reply[1].decode(), reply[2].decode(), int(reply[3]))
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:

@@ -26,6 +26,7 @@ class State:
         lease_ttl_s: float = 4.5,
         result_ttl_s: int = 86_400,
         idempotency_ttl_s: int = 86_400,
+        max_sessions_per_device: int = 64,
         timeout_s: float = 5.0,
         observer: Observer | None = None,
     ) -> None:
@@ -33,7 +34,7 @@ class State:
         self.connection = Connection(redis_url, timeout_s=timeout_s, observer=observer)
         self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
-        self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s, max_sessions=max_sessions_per_device)
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)

@@ -12,6 +12,7 @@ from shared_state.errors import (
     StateError,
     StateUnavailable,
     TaskNameTaken,
+    TooManySessions,
 )
 
 __all__ = ["ApiError", "failure", "from_state"]
@@ -34,6 +35,7 @@ _STATUS: dict[type[StateError], int] = {
     SessionExists: 409,
     KeyOfAnotherRequest: 409,
     InboxFull: 429,
+    TooManySessions: 429,
 }
 
 

@@ -67,10 +67,11 @@ ROUTES: tuple[Operation, ...] = (
             400: "a field is missing or wrong; the text names it",
             404: "Client not online",
             409: "a task of this name is running, or the Idempotency-Key is of another request, or of one at work",
+            408: "the body was not there in time",
             413: "the body is too large",
             415: "the body is not JSON",
             422: "no planner can run the task",
-            429: "too many messages wait for the device",
+            429: "too many messages wait for the device, or it, or its node, has too many sessions under way",
         },
     ),
     Operation(
@@ -84,6 +85,7 @@ ROUTES: tuple[Operation, ...] = (
         fails={
             400: "a field is missing or wrong; the text names it",
             404: "no device fits the selector",
+            408: "the body was not there in time",
             413: "the body is too large",
             415: "the body is not JSON",
             429: "the node works off too many batches",

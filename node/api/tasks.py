@@ -12,7 +12,16 @@ from node.api.requests import dump, read_json, seconds, validate
 from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
 from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
-from shared_state.errors import KeyOfAnotherRequest, StateError
+from shared_state.errors import (
+    InboxFull,
+    KeyOfAnotherRequest,
+    NotRegistered,
+    SessionExists,
+    StateError,
+    StateUnavailable,
+    TaskNameTaken,
+    TooManySessions,
+)
 from shared_state.idempotency import Answered
 from shared_state.sessions import TERMINAL, Session
 
@@ -20,7 +29,15 @@ __all__ = ["check_task", "dispatch", "task_result"]
 
 
 # What a refused dispatch is counted as.
-_OUTCOMES = {404: "not_online", 409: "name_taken", 429: "inbox_full", 503: "unavailable"}
+_OUTCOMES: dict[type[StateError], str] = {
+    NotRegistered: "not_online",
+    TaskNameTaken: "name_taken",
+    SessionExists: "name_taken",
+    InboxFull: "inbox_full",
+    TooManySessions: "too_many_sessions",
+    KeyOfAnotherRequest: "key_reused",
+    StateUnavailable: "unavailable",
+}
 
 
 async def dispatch(context: Context, request: Request) -> Response:
@@ -28,7 +45,7 @@ async def dispatch(context: Context, request: Request) -> Response:
     outcome = "invalid"
     try:
         key = key_of(request)
-        data = await read_json(request, context.settings.max_body_bytes)
+        data = await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
         task = _read(data, context)
         outcome = "error"
         answered, replayed = await _dispatch(context, task, key, data)
@@ -39,13 +56,9 @@ async def dispatch(context: Context, request: Request) -> Response:
     except KeyBusy:
         outcome = "key_busy"
         raise
-    except KeyOfAnotherRequest as exc:
-        outcome = "key_reused"
-        raise from_state(exc) from None
     except StateError as exc:
-        refused = from_state(exc)
-        outcome = _OUTCOMES.get(refused.status, "error")
-        raise refused from exc
+        outcome = _OUTCOMES.get(type(exc), "error")
+        raise from_state(exc) from exc
     finally:
         context.metrics.dispatches.labels(outcome).inc()
     headers = {REPLAYED_HEADER: "true"} if replayed else {}
@@ -110,8 +123,9 @@ async def task_result(context: Context, request: Request) -> Response:
     name = request.path_params["task_name"]
     wait_s = seconds(request, "wait", most=context.settings.max_wait_s)
     session = await context.service.current(await context.state.sessions.find_by_task(name))
-    if session is not None:
-        session = await context.service.wait(session, wait_s)
+    if session is not None and session.state not in TERMINAL and wait_s > 0:
+        with context.limits.wait(request):
+            session = await context.service.wait(session, wait_s)
     if session is None:
         raise ApiError(404, "Unknown task: no task of this name was dispatched, or its result has expired")
     if session.state not in TERMINAL:

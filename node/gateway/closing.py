@@ -28,3 +28,4 @@ class Close(Enum):
     DUPLICATE_ID = CloseReason(4009, "the client id is already registered", "duplicate_id")
     SLOW_CONSUMER = CloseReason(4100, "too slow in reading, reconnect", "slow_consumer")
     LOST_REGISTRATION = CloseReason(4101, "the registration was lost, reconnect", "lost_registration")
+    TOO_MANY_MESSAGES = CloseReason(4103, "too many messages for too long, slow down", "too_many_messages")

@@ -15,6 +15,7 @@ from aip.codec import decode_client_frame
 from aip.ids import now_ms
 from node.auth import Auth, origin_allowed
 from node.background import Background
+from node.gateway.admission import Admission, Place, TurnedAway
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
@@ -46,6 +47,7 @@ class Endpoint:
         auth: Auth,
         metrics: Metrics,
         background: Background,
+        admission: Admission,
         *,
         allowed_origins: frozenset[str],
         register_timeout_s: float,
@@ -57,6 +59,7 @@ class Endpoint:
         self._auth = auth
         self._metrics = metrics
         self._background = background
+        self._admission = admission
         self._allowed_origins = allowed_origins
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
@@ -76,11 +79,21 @@ class Endpoint:
         if self.draining:
             await _deny(send, 503, b'{"detail":"The node is shutting down"}')
             return
+        place = self._admission.enter()
+        if isinstance(place, TurnedAway):
+            log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
+            await _deny(send, 503, b'{"detail":"Too many are connecting, try again later"}', place.retry_after_s)
+            return
+        with place:
+            await self._hold(scope, receive, send, place)
+
+    async def _hold(self, scope: Any, receive: Receive, send: Send, place: Place) -> None:
         await send({"type": "websocket.accept"})
         cut = scope.get(CUT, lambda: None)
         connection = Connection(send, metrics=self._metrics, queue_bound=self._send_queue_bytes, cut=cut)
         try:
             if await self._register(connection, receive):
+                place.registered()
                 await self._serve(connection, receive)
         except OSError:
             log.debug("the peer is gone", extra={"client_id": connection.client_id})
@@ -111,7 +124,7 @@ class Endpoint:
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")
             self._metrics.ws_messages.labels("in", message.type.value).inc()
-            async with asyncio.timeout(self._register_timeout_s):
+            async with asyncio.timeout(self._register_timeout_s), self._admission.registering:
                 await self._registrar.register(connection, message)
         except ProtocolError as exc:
             self._metrics.registrations.labels("invalid").inc()
@@ -174,9 +187,11 @@ async def _next_frame(receive: Receive) -> bytes | str | None:
     return text if text is not None else data
 
 
-async def _deny(send: Send, status: int, body: bytes) -> None:
+async def _deny(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
     with contextlib.suppress(OSError):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if retry_after_s is not None:
+            headers.append((b"retry-after", str(retry_after_s).encode()))
         await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
     # Until the socket is gone, uvicorn 0.54 takes a denial for an unfinished handshake, and says so as an error.

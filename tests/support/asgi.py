@@ -59,6 +59,7 @@ class Socket:
             "extensions": {"websocket.http.response": {}},
         }
         self.denied_with: int | None = None
+        self.denied_headers: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         self._to_node.put_nowait({"type": "websocket.connect"})
@@ -66,6 +67,7 @@ class Socket:
         first = await self._next()
         if first["type"] != "websocket.accept":
             self.denied_with = first["status"]
+            self.denied_headers = {name.decode(): value.decode() for name, value in first["headers"]}
         return self
 
     async def __aexit__(self, *_: object) -> None:

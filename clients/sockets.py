@@ -1,28 +1,21 @@
 """How every client opens its WebSocket: one reading of addresses, one set of limits, one place for the key.
 
 The key travels in a header, never in the address, and is not handed to another server by a redirect. Opening fails
-with `OSError`, `TimeoutError` or `websockets.exceptions.WebSocketException`; nobody here retries, but `retry_after_s`
-reads from a failure when the server wants to be asked again.
+with `OSError`, `TimeoutError` or `websockets.exceptions.WebSocketException`; nobody here retries.
 """
 
 import logging
-import random
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
 
-__all__ = ["CLOSE_TIMEOUT_S", "MAX_FRAME_BYTES", "http_base", "open_socket", "retry_after_s", "websocket_url"]
+__all__ = ["CLOSE_TIMEOUT_S", "MAX_FRAME_BYTES", "http_base", "open_socket", "websocket_url"]
 
 MAX_FRAME_BYTES = 100 * 1024 * 1024
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
-# A server that says more is not believed: it may be back earlier, and its clocks may be wrong.
-LONGEST_RETRY_S = 60.0
-
-_random = random.SystemRandom().random
 
 _WEBSOCKET_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
@@ -77,16 +70,3 @@ async def open_socket(url: str, api_key: str | None) -> ClientConnection:
         close_timeout=CLOSE_TIMEOUT_S,
         logger=_logger,
     )
-
-
-def retry_after_s(exc: BaseException) -> float | None:
-    """When a server that turned us away for now (429, 503) wants to be asked again, in seconds; None if it did not say.
-
-    Up to a second is added at random: the header has whole seconds, and a fleet was told the same.
-    """
-    if not isinstance(exc, InvalidStatus) or exc.response.status_code not in {429, 503}:
-        return None
-    said = exc.response.headers.get("Retry-After", "")
-    if not (said.isascii() and said.isdigit()):
-        return None
-    return min(float(said[:6]), LONGEST_RETRY_S) + _random()

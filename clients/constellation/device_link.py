@@ -33,15 +33,13 @@ from clients.constellation.errors import (
     TaskRefused,
     TaskTimeout,
 )
-from clients.sockets import open_socket, retry_after_s
+from clients.sockets import open_socket
 
 __all__ = ["DeviceLink"]
 
 logger = logging.getLogger(__name__)
 
 REGISTRATION_S = 15.0
-# How long a server that says when to ask again is asked again.
-TURNED_AWAY_S = 60.0
 
 
 class DeviceLink:
@@ -61,11 +59,14 @@ class DeviceLink:
 
     @classmethod
     async def open(cls, url: str, client_id: str, device_id: str, *, api_key: str | None, heartbeat_s: float) -> Self:
-        """Connect and register as `client_id` for `device_id`; a server that has no room now is waited for, up to 60 s.
+        """Connect and register as `client_id` for `device_id`.
 
         Raises ConnectionLost, RegistrationRefused or DeviceNotConnected. Cancelling is safe: the socket is closed.
         """
-        socket = await _open(url, api_key)
+        try:
+            socket = await open_socket(url, api_key)
+        except (OSError, TimeoutError, WebSocketException) as exc:
+            raise ConnectionLost(f"cannot reach {url}: {exc}") from exc
         link = cls(socket, client_id, device_id, heartbeat_s)
         try:
             async with asyncio.timeout(REGISTRATION_S):
@@ -254,17 +255,3 @@ def _resolve(future: "asyncio.Future[Any] | None", value: Any) -> None:
 def _reject(future: asyncio.Future[ServerMessage], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-async def _open(url: str, api_key: str | None) -> ClientConnection:
-    """The opened socket. Raises ConnectionLost."""
-    give_up_at = asyncio.get_running_loop().time() + TURNED_AWAY_S
-    while True:
-        try:
-            return await open_socket(url, api_key)
-        except (OSError, TimeoutError, WebSocketException) as exc:
-            told_s = retry_after_s(exc)
-            if told_s is None or asyncio.get_running_loop().time() + told_s > give_up_at:
-                raise ConnectionLost(f"cannot reach {url}: {exc}") from exc
-        logger.info("%s has no room now; asking again in %.1f s", url, told_s)
-        await asyncio.sleep(told_s)

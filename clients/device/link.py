@@ -33,7 +33,7 @@ from clients.device.files.receiver import FileReceiver
 from clients.device.files.sender import FileSender
 from clients.device.outbox import Outbox
 from clients.device.wire import Wire
-from clients.sockets import open_socket, retry_after_s
+from clients.sockets import open_socket
 
 __all__ = ["Handler", "Link", "Profiles"]
 
@@ -115,7 +115,6 @@ class Link:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         while True:
-            told_s: float | None = None
             try:
                 await self._connect_once()
             except _Refused as exc:
@@ -124,9 +123,7 @@ class Link:
                 logger.warning("disconnected from %s: %s", self._url, _shown(str(exc)))
             except (OSError, TimeoutError, WebSocketException) as exc:
                 logger.warning("cannot reach %s: %s", self._url, _shown(str(exc) or type(exc).__name__))
-                told_s = retry_after_s(exc)
-            # Turned away with a time is no failure: the server is well, and knows when it has room.
-            delay_s = self._backoff.next_s() if told_s is None else told_s
+            delay_s = self._backoff.next_s()
             logger.info("connecting again in %.1f s", delay_s)
             await asyncio.sleep(delay_s)
 

@@ -2,10 +2,10 @@
 
 A session runs on the node that holds its device, so it is that node's count that matters. Every node publishes its
 count with its lease; here the counts are read in the background, at most once a second and only while something is
-dispatched, and what this node has sent since then is added. So the bound is exact for devices of this very node; for
-others it may be passed by what all nodes together send there within about two seconds, and close to it what was sent
-within a second and has ended already is refused for. When Redis is away the counts grow old, and what is older than
-10 s limits nobody.
+dispatched, and what this node has sent since then is added. For devices of this very node the bound holds, but for
+tasks that are a few milliseconds old. For others it may be passed by what all nodes together send there within about
+two seconds; and close to it, what was sent within a second counts even if it has ended. When Redis is away the counts
+grow old, and what is older than 10 s limits nobody.
 """
 
 import logging

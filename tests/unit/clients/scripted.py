@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
 
 # Reached only by a test that fails.
 PATIENCE_S = 20.0
@@ -86,13 +85,11 @@ class ScriptedServer:
     """Listens on a free port; `peer` is the next connection."""
 
     def __init__(self) -> None:
-        # What newcomers are told instead of being let in, one after another: status, and Retry-After.
-        self.turns_away: list[tuple[int, str | None]] = []
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await serve(self._hold, "127.0.0.1", 0, compression=None, process_request=self._door)
+        self._server = await serve(self._hold, "127.0.0.1", 0, compression=None)
         return self
 
     async def __aexit__(
@@ -116,15 +113,6 @@ class ScriptedServer:
         peer = await self.peer()
         await peer.accept()
         return peer
-
-    def _door(self, socket: ServerConnection, request: Request) -> Response | None:
-        if not self.turns_away:
-            return None
-        status, retry_after = self.turns_away.pop(0)
-        response = socket.respond(status, "not now")
-        if retry_after is not None:
-            response.headers["Retry-After"] = retry_after
-        return response
 
     async def _hold(self, socket: ServerConnection) -> None:
         await self._peers.put(Peer(socket))

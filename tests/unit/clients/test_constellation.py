@@ -54,25 +54,6 @@ async def test_a_run_registers_for_the_device_sends_the_task_and_returns_its_end
     assert await peer.closed() == 1000
 
 
-async def test_a_server_that_has_no_room_now_is_asked_again_when_it_says(server: ScriptedServer) -> None:
-    server.turns_away = [(503, "0"), (503, "0")]
-    async with ConstellationClient(server.url, name="n") as client:
-        running = asyncio.create_task(client.run("lab-1", "x"))
-        peer = await server.registered()
-        await end(peer, await taken(peer))
-        assert (await running).succeeded
-
-
-async def test_a_server_that_has_no_room_and_says_no_time_or_too_long_a_one_is_a_lost_connection(
-    server: ScriptedServer,
-) -> None:
-    async with ConstellationClient(server.url, name="n") as client:
-        for told in (None, "3600"):
-            server.turns_away = [(503, told)]
-            with pytest.raises(ConnectionLost, match="503"):
-                await client.run("lab-1", "x")
-
-
 async def test_commands_planner_deadline_and_metadata_travel_in_the_metadata(server: ScriptedServer) -> None:
     async with ConstellationClient(server.url, name="a b:c") as client:
         running = asyncio.create_task(

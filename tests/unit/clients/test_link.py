@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidStatus
-from websockets.http11 import Response
 
 from aip import ServerMessage
 from clients.device.backoff import Backoff
@@ -20,7 +17,6 @@ from clients.device.files.sender import FileSender
 from clients.device.link import Link
 from clients.device.outbox import Outbox
 from clients.device.workspace import Workspace
-from clients.sockets import retry_after_s
 from tests.unit.clients.scripted import PATIENCE_S, ScriptedServer
 
 
@@ -185,34 +181,6 @@ async def test_a_server_that_restarts_or_is_overloaded_is_tried_again_from_the_b
             await peer.close(close_code)
         await server.registered()
     assert it.backoff.ceilings == [0.5, 1.0, 0.5]
-
-
-async def test_a_server_that_says_when_to_come_back_is_heeded_and_that_is_no_failure(server: ScriptedServer) -> None:
-    server.turns_away = [(503, "0"), (429, "0"), (503, "0")]
-    async with device(server.url) as it:
-        await server.registered()
-    assert it.backoff.ceilings == []
-
-
-@pytest.mark.parametrize("told", [None, "soon", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
-async def test_a_server_that_turns_away_without_a_time_is_a_failure(server: ScriptedServer, told: str | None) -> None:
-    server.turns_away = [(503, told), (503, told)]
-    async with device(server.url) as it:
-        await server.registered()
-    assert it.backoff.ceilings == [0.5, 1.0]
-
-
-def test_how_long_a_server_may_send_a_client_away_is_bounded_and_jittered() -> None:
-    def told(status: int, value: str) -> float | None:
-        return retry_after_s(InvalidStatus(Response(status, "", Headers({"Retry-After": value}))))
-
-    draws = [told(503, "3") or 0.0 for _ in range(50)]
-    assert all(3.0 <= draw < 4.0 for draw in draws)
-    assert len(set(draws)) > 1
-    for longest in ("86400", "9" * 50):
-        assert 60.0 <= (told(503, longest) or 0.0) < 61.0
-    assert told(401, "3") is None
-    assert retry_after_s(OSError("refused")) is None
 
 
 def test_the_backoff_grows_to_its_cap_with_full_jitter() -> None:

@@ -2,7 +2,7 @@
 
 1013 is of RFC 6455's registry (try again later), as is 1012 (service restart), which uvicorn sends when the node stops.
 Codes of 4000 and above are this project's: up to 4099 it is worth coming back after mending what the reason says, from
-4100 at once.
+4100 at once, after 4103 more quietly.
 """
 
 from enum import Enum

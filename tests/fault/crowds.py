@@ -22,6 +22,7 @@ UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
+PATIENCE_S = 30.0
 MASKED = 0x80
 TEXT, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x8, 0x9, 0xA, 0x0
 FINAL = 0x80
@@ -54,8 +55,13 @@ class Raw:
     async def open(self) -> None:
         """Become a WebSocket."""
         await self.say(self.upgrade())
-        head = await self.reader.readuntil(b"\r\n\r\n")
+        head = await self.head()
         assert b" 101 " in head, head
+
+    async def head(self) -> bytes:
+        """The head of the node's next answer. Fails the test if none comes."""
+        async with asyncio.timeout(PATIENCE_S * SLACK):
+            return await self.reader.readuntil(b"\r\n\r\n")
 
     async def register(self, client_id: str) -> None:
         """Open, register, and read the acknowledgement."""
@@ -143,7 +149,7 @@ class Herd:
 
 @contextlib.asynccontextmanager
 async def probed(node: Node) -> AsyncIterator[list[tuple[str, str]]]:
-    """Asks liveness and readiness, over connections of their own as an orchestrator does, as long as it lasts.
+    """Asks liveness and readiness, over a new connection each time as an orchestrator does, as long as it lasts.
 
     Gives what was answered otherwise than with 200; at the end there must have been some answers.
     """

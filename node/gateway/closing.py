@@ -1,6 +1,6 @@
 """Why a socket is closed: codes and reasons, in one place.
 
-1013 is of RFC 6455's registry (try again later), as is 1012 (service restart), which uvicorn too sends when a node stops.
+1013 is of RFC 6455's registry (try again later), as is 1012 (service restart), which uvicorn too sends at a stop.
 Codes of 4000 and above are this project's: up to 4099 it is worth coming back after mending what the reason says, from
 4100 at once; after 4102 only if no other process uses the same id, after 4103 more quietly.
 """

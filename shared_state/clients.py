@@ -12,7 +12,6 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +152,7 @@ class Clients:
         # Before the registration, in the same pipeline: whatever is registered can be found by the node's reaper.
         listed = self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms)
         kept = self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S)
-        registered = self._redis.script(
+        reply: list[Any] = await self._redis.script(
             "client_register",
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
             [
@@ -161,9 +160,9 @@ class Clients:
                 *(proof.shown_token_hash, proof.credential, settled_ms, *fields),
             ],
         )
-        # Together: of calls that fail as one, each failure is looked at.
-        _, _, reply = await asyncio.gather(listed, kept, registered)
-        return list(reply)
+        await listed
+        await kept
+        return reply
 
     async def touch(
         self,

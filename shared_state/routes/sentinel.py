@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ASK_S = 1.0
 LOOK_EVERY_S = 0.5
+# Whoever has not looked for so long (frozen, or idle) has perhaps missed a failover, and looks first.
+STALE_S = 2.0
 
 
 class SentinelRoute(Route):
@@ -95,11 +97,12 @@ class SentinelRoute(Route):
 
     # -- who it is -----------------------------------------------------------------------------------------------------
     async def _primary(self) -> Server:
-        if self._server is None or self._in_doubt:
+        now = asyncio.get_running_loop().time()
+        if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
             async with self._asking:
-                if self._server is None or self._in_doubt:
+                if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
                     await self._find()
-        elif self._look is None and asyncio.get_running_loop().time() > self._asked_at + LOOK_EVERY_S:
+        elif self._look is None and now > self._asked_at + LOOK_EVERY_S:
             self._look = asyncio.create_task(self._find(), name="sentinel-look")
             self._look.add_done_callback(self._looked)
         if self._server is None:

@@ -127,8 +127,9 @@ class Service:
 class ClusterUnderTest:
     """All of it. `start` may raise ScriptError; `dispose` ends everything."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, llm_base_url: str) -> None:
         self.plan = plan
+        self._llm_base_url = llm_base_url
         self.logs = plan.run_dir / "logs"
         self.logs.mkdir(parents=True)
         self.redis = _redis_of(plan)
@@ -221,6 +222,8 @@ class ClusterUnderTest:
             "reconnect_grace_s": self.plan.grace_s,
             "redis_timeout_s": 2.0,
             "min_replicas": self.plan.min_replicas,
+            "llm_base_url": self._llm_base_url,
+            "llm_model": "scripted",
         }
         env = _clean_environment()
         env |= {f"AIP_{key.upper()}": str(value) for key, value in wanted.items() if key in Settings.model_fields}

@@ -33,6 +33,15 @@ class _Worker(Client):
     def metadata(self) -> Frame:
         return {
             "platform": "linux",
+            "tools": [
+                {
+                    "tool_name": "work",
+                    "tool_type": "action",
+                    "namespace": "light",
+                    "description": "Has an effect.",
+                    "input_schema": {"type": "object", "properties": {"effect": {"type": "string"}}},
+                }
+            ],
             "system_info": {
                 "device_id": self.client_id,
                 "platform": "linux",

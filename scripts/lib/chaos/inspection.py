@@ -21,7 +21,7 @@ import orjson
 from lib.chaos.cluster import ClusterUnderTest
 from lib.chaos.evidence import Complaint, KeyFinding, Reading
 from lib.chaos.ledger import TERMINAL, Ledger, Outcome, Task, digest_of
-from lib.chaos.tasks import EFFECTS_FILE, TaskMaker, commands_of
+from lib.chaos.tasks import EFFECTS_FILE, TaskMaker, body_of
 from lib.topologies import Topology
 from shared_state.keys import Keys
 
@@ -129,14 +129,7 @@ class Inspector:
         task = maker.make(device, "roll call")
         task.fails, task.took_ms, task.timeout_s = False, 10, SERVE_S
         self.ledger.sent(task)
-        body = {
-            "client_id": device,
-            "request": f"carry out {task.name}",
-            "task_name": task.name,
-            "commands": commands_of(task),
-            "timeout_s": task.timeout_s,
-        }
-        answer = await self.http.post(f"{self.cluster.node_url(node)}/api/dispatch", json=body)
+        answer = await self.http.post(f"{self.cluster.node_url(node)}/api/dispatch", json=body_of(task))
         if answer.status_code != 200:
             self.ledger.refused(task, node, answer.text[:200])
             return f"{device}, over {node}: {answer.status_code} {answer.text[:200]}"

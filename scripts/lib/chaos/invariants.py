@@ -243,8 +243,8 @@ CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
 
 
 def _writes_of(task: Task) -> tuple[float, ...]:
-    """When something of the task was stored, as far as its users know: accepted, ended."""
-    accepted = () if task.accepted_s is None else (task.accepted_s,)
+    """When something of the task was stored, as far as its users know: accepted, perhaps accepted, ended."""
+    accepted = (task.sent_s, *task.unanswered_s) if task.accepted_s is None else (task.accepted_s,)
     return (*accepted, *(s.at_s for s in task.sightings[:1]), *(t.at_s for t in task.told[:1]))
 
 

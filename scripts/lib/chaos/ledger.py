@@ -104,6 +104,8 @@ class Task:
     sent_s: float
     key: str | None = None
     fails: bool = False
+    # Planned step by step by a model, instead of commands that come with the dispatch.
+    planned: bool = False
     took_ms: int = 0
     owner: str = ""
     # Where the session's id is the sender's choice it is known before the answer.
@@ -112,8 +114,8 @@ class Task:
     accepted_s: float | None = None
     # What its sender was told when it was refused.
     refusal: str = ""
-    # A request was not answered, so that a later refusal may be about the repetition alone.
-    doubtful: bool = False
+    # When requests were not answered: a later refusal may be about the repetition alone.
+    unanswered_s: list[float] = field(default_factory=list)
     # Every session id that an answer named: more than one is a task that was dispatched twice.
     sessions: set[str] = field(default_factory=set)
     cancelled_s: float | None = None
@@ -167,7 +169,7 @@ class Ledger:
 
     def unanswered(self, task: Task, where: str, why: str) -> None:
         """Whether the task was taken is not known (yet)."""
-        task.doubtful = True
+        task.unanswered_s.append(self.now_s)
         self.note(Deed.UNANSWERED, where, task=task.name, text=why)
 
     def cancelling(self, task: Task, where: str) -> None:

@@ -15,7 +15,7 @@ from aip import new_id
 from lib.chaos.cluster import ClusterUnderTest
 from lib.chaos.ledger import Ledger, Outcome, Task
 from lib.chaos.outages import Gauge
-from lib.chaos.tasks import TaskMaker, commands_of
+from lib.chaos.tasks import TaskMaker, body_of
 
 __all__ = ["RestLoad"]
 
@@ -69,7 +69,7 @@ class RestLoad:
 
     async def _dispatch_one(self, http: httpx.AsyncClient) -> None:
         key = new_id() if self._rng.random() < KEYED else None
-        task = self._maker.make(self._rng.choice(self._devices), "REST", key=key)
+        task = self._maker.make(self._rng.choice(self._devices), "REST", key=key, may_be_planned=True)
         cancelled = self._rng.random() < CANCELLED
         self._ledger.sent(task)
         deadline_s = self._ledger.now_s + PATIENCE_S
@@ -87,17 +87,10 @@ class RestLoad:
     async def _ask_to_dispatch(self, http: httpx.AsyncClient, task: Task) -> float | None:
         """One request. Returns after how many seconds it may be repeated, None when there is an answer."""
         url, where = self._somewhere()
-        body = {
-            "client_id": task.device,
-            "request": f"carry out {task.name}",
-            "task_name": task.name,
-            "commands": commands_of(task),
-            "timeout_s": task.timeout_s,
-        }
         headers = {"Idempotency-Key": task.key} if task.key else {}
         began_s = self._ledger.now_s
         try:
-            answer = await http.post(f"{url}/api/dispatch", json=body, headers=headers)
+            answer = await http.post(f"{url}/api/dispatch", json=body_of(task), headers=headers)
         except httpx.HTTPError as exc:
             self._note(where, began_s, served=False, what=type(exc).__name__)
             self._ledger.unanswered(task, where, repr(exc)[:160])
@@ -127,7 +120,7 @@ class RestLoad:
             self._ledger.unanswered(task, where, text)
             return retry_after_s
         # After a request without an answer a refusal may be about the repetition alone.
-        (self._ledger.unanswered if task.doubtful else self._ledger.refused)(task, where, text)
+        (self._ledger.unanswered if task.unanswered_s else self._ledger.refused)(task, where, text)
         return None
 
     async def _cancel(self, http: httpx.AsyncClient, task: Task) -> None:

@@ -14,6 +14,7 @@ __all__ = ["Gauge", "Outage", "longest_by_kind"]
 # An outage that begins later than this after the end of a fault is not that fault's.
 REACH_S = 6.0
 UNDER_WAY_S = 0.5
+AFTERMATH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +77,6 @@ def longest_by_kind(gauges: Iterable[Gauge], faults: Sequence[Injected]) -> dict
 
 
 def _overlap_s(outage: Outage, injected: Injected) -> float:
-    return max(0.0, min(outage.to_s, injected.to_s) - max(outage.from_s, injected.from_s))
+    # The injector waits until Redis is whole again, which users do not notice.
+    to_s = min(injected.to_s, injected.from_s + injected.fault.for_s + AFTERMATH_S)
+    return max(0.0, min(outage.to_s, to_s) - max(outage.from_s, injected.from_s))

@@ -72,6 +72,7 @@ class ReplicationLog:
         before = self._last.get(name)
         self._last[name] = answer
         if answer.leader:
+            self._offsets.pop(name, None)
             self._measure_lag(answer)
             return
         offsets = self._offsets.setdefault(name, deque(maxlen=OFFSETS_KEPT))

@@ -20,6 +20,7 @@ from lib.chaos.invariants import Verdict, judge
 from lib.chaos.ledger import Ledger
 from lib.chaos.line import Line
 from lib.chaos.load import RestLoad
+from lib.chaos.model import Model
 from lib.chaos.outages import Gauge
 from lib.chaos.plan import Plan
 from lib.chaos.probes import MemoryWatch, probe_reads
@@ -54,11 +55,11 @@ class Result:
 class _Run:
     """The parts of a run, and the order in which they act."""
 
-    def __init__(self, plan: Plan, faults: Sequence[Fault]) -> None:
+    def __init__(self, plan: Plan, faults: Sequence[Fault], ledger: Ledger, llm_base_url: str) -> None:
         self.plan = plan
         self.faults = faults
-        self.ledger = Ledger()
-        self.cluster = ClusterUnderTest(plan)
+        self.ledger = ledger
+        self.cluster = ClusterUnderTest(plan, llm_base_url)
         self.maker = TaskMaker(plan, self.ledger, plan.generator("tasks"))
         self.memory = MemoryWatch(self.cluster)
         self.reading, self.dispatching = Gauge("reads"), Gauge("dispatches")
@@ -217,4 +218,10 @@ class _Run:
 
 async def run(plan: Plan, faults: Sequence[Fault]) -> Result:
     """The whole run. Raises ScriptError or TopologyError if the cluster does not come up or cannot be mended."""
-    return await _Run(plan, faults).act()
+    ledger = Ledger()
+    model = Model(ledger)
+    await model.open()
+    try:
+        return await _Run(plan, faults, ledger, model.url).act()
+    finally:
+        await model.close()

@@ -1,7 +1,7 @@
 """The tasks of a run: what they do, for how long, and how they are written for each kind of device.
 
 A task is one to three commands, each a side effect with a name of its own, `<task>#<number>`. A few are told to fail,
-a few take seconds, a few have a deadline that they cannot keep.
+a few take seconds, a few have a deadline that they cannot keep, and some are planned step by step by a model.
 """
 
 import random
@@ -10,13 +10,15 @@ from typing import Any
 from lib.chaos.ledger import Ledger, Task
 from lib.chaos.plan import Plan
 
-__all__ = ["EFFECTS_FILE", "TaskMaker", "commands_of"]
+__all__ = ["EFFECTS_FILE", "TaskMaker", "body_of", "commands_of"]
 
 EFFECTS_FILE = "effects.log"
 LONG_MS = (1_500, 5_000)
 SHORT_MS = (5, 250)
 TIGHT_S = 1.5
-FAILS, LONG, TIGHT = 0.06, 0.12, 0.04
+FAILS, LONG, TIGHT, PLANNED = 0.06, 0.12, 0.04, 0.15
+# UFO's devices recognise no command that is sent again: a session of many steps seldom outlives a run there.
+PLANNED_ON = ("real-", "light-")
 
 
 class TaskMaker:
@@ -28,7 +30,9 @@ class TaskMaker:
         self._rng = rng
         self._number = 0
 
-    def make(self, device: str, via: str, *, owner: str = "", key: str | None = None) -> Task:
+    def make(
+        self, device: str, via: str, *, owner: str = "", key: str | None = None, may_be_planned: bool = False
+    ) -> Task:
         """A task for `device`, not sent yet."""
         self._number += 1
         name = f"chaos-{self._plan.seed}-{self._number}"
@@ -39,6 +43,9 @@ class TaskMaker:
         fails = LONG <= dice < LONG + FAILS
         if LONG + FAILS <= dice < LONG + FAILS + TIGHT:
             timeout_s, took_ms = TIGHT_S, 4_000
+        planned = may_be_planned and dice > 1 - PLANNED and device.startswith(PLANNED_ON)
+        if planned:
+            count, took_ms = count + 2, self._rng.randint(*LONG_MS)
         return Task(
             name=name,
             device=device,
@@ -48,9 +55,21 @@ class TaskMaker:
             sent_s=self.ledger.now_s,
             key=key,
             fails=fails,
+            planned=planned,
             owner=owner,
             took_ms=took_ms,
         )
+
+
+def body_of(task: Task) -> dict[str, Any]:
+    """The dispatch over REST."""
+    body: dict[str, Any] = {
+        "client_id": task.device,
+        "request": f"carry out {task.name}",
+        "task_name": task.name,
+        "timeout_s": task.timeout_s,
+    }
+    return {**body, "planner": "llm"} if task.planned else {**body, "commands": commands_of(task)}
 
 
 def commands_of(task: Task) -> list[dict[str, Any]]:

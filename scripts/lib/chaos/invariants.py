@@ -120,7 +120,8 @@ def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
     """No side effect happened twice, on any device: ours do not repeat, and to others nothing is sent again."""
     times = Counter(e.effect for e in evidence.ledger.executions)
     repeated = [e for e in evidence.ledger.executions if times[e.effect] > 1]
-    for name, done in groupby(sorted(repeated, key=_task_name), key=_task_name):
+    for name, found in groupby(sorted(repeated, key=_task_name), key=_task_name):
+        done = sorted(found, key=lambda execution: execution.at_s)
         task = evidence.ledger.tasks.get(name)
         what = [
             f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done

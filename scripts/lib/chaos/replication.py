@@ -78,6 +78,8 @@ class ReplicationLog:
         offsets = self._offsets.setdefault(name, deque(maxlen=OFFSETS_KEPT))
         reigns = self._reigns.setdefault(name, [])
         goes_on = before is not None and not before.leader and answer.at_s - before.at_s <= TOGETHER_S
+        if offsets and answer.offset < offsets[-1].offset:
+            offsets.clear()  # it was restarted, and counts anew
         if reigns and goes_on:
             reigns[-1].to_s = answer.at_s
         else:

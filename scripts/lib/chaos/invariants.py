@@ -126,9 +126,9 @@ def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
         what = [
             f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done
         ]
-        yield Violation(
-            "once", f"{name} was carried out again: {'; '.join(what)}", task, _writes_of(task) if task else ()
-        )
+        # A step is stored just before it is sent, and its end just after it was done.
+        hinges = (*(_writes_of(task) if task else ()), *(e.at_s for e in done[:-1]))
+        yield Violation("once", f"{name} was carried out again: {'; '.join(what)}", task, hinges)
 
 
 def constellations_are_told(evidence: Evidence) -> Iterator[Violation]:

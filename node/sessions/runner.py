@@ -135,7 +135,8 @@ class Runner:
             self._await_echo(session)
 
     def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
-        if order.session_id in self._sessions:
+        # What is handed to a socket that is going would stay here, and be in the way when the device is back.
+        if order.session_id in self._sessions or connection.closing is not None:
             return None
         planner = self._planners.get(order.planner)
         if planner is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.harness.processes import ROOT, clean_environment
-from tests.integration.harness.redis_server import redis_program
 from tests.integration.test_nginx import nginx_binary
+from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +20,7 @@ PATIENCE_S = 240
 
 
 def test_a_short_run_finds_no_violation(tmp_path: Path) -> None:
-    redis_program()
+    require_redis()
     nginx_binary()
     command = [sys.executable, "-m", "lib.chaos", "--redis", "single", "--devices", "6"]
     command += ["--seed", str(SEED), "--seconds", str(SECONDS), "--out", str(tmp_path)]

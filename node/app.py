@@ -27,14 +27,21 @@ from node.drain import Drainer
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
+from node.gateway.holding import Holding
 from node.gateway.hub import Hub
+from node.gateway.leaving import Leaving
 from node.gateway.registrar import Registrar
+from node.gateway.takeover import Probes
 from node.gateway.tasks import TaskIntake
 from node.gateway.transfers import Transfers
 from node.membership import Membership
+from node.reaper import Reaper
 from node.sessions.batches import BatchRunner
+from node.sessions.departures import Departures
 from node.sessions.dispatching import Dispatcher
+from node.sessions.expiry import Expiry
 from node.sessions.planners import Planners
+from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService
@@ -66,6 +73,8 @@ class Node:
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
             timeout_s=settings.redis_timeout_s,
+            min_replicas=settings.min_replicas,
+            replica_wait_ms=settings.replica_wait_ms,
             observer=self.metrics.observe_redis,
         )
         self._started_ms = now_ms()
@@ -73,7 +82,12 @@ class Node:
         self._followers = Waiters()
         self._background = Background()
         self.hub = Hub(self.metrics)
-        self.bus = self.state.bus(self.node_id)
+        self.bus = self.state.bus(
+            self.node_id,
+            probe_interval_s=settings.probe_interval_s,
+            deaf_after_s=settings.deaf_after_s,
+            observer=self.metrics,
+        )
         self._planners = Planners(settings)
         self._dispatcher = Dispatcher(self.state, self._planners)
         self.service = SessionService(self.state, self.metrics, self._waiters, self.node_id)
@@ -92,13 +106,34 @@ class Node:
         )
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
         self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, transfers, self._background)
-        self._registrar = Registrar(self.state, self.hub, self._deliverer, self.runner, node_id=self.node_id)
+        grace_s = settings.reconnect_grace_s
+        departures = Departures(self.state, self.service, self.node_id)
+        self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
+        self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
+        resumption = Resumption(
+            self.state, self.runner, self.service, self._planners, node_id=self.node_id, grace_s=grace_s
+        )
+        self._probes = Probes(self.bus, self.hub, self._background, self.node_id)
+        registrar = Registrar(
+            self.state,
+            self.bus,
+            self.hub,
+            self._deliverer,
+            self._probes,
+            self._leaving,
+            resumption,
+            self.metrics,
+            node_id=self.node_id,
+        )
         self.membership = Membership(
             self.state,
-            self._registrar,
+            self._holding,
+            self._leaving,
             self._deliverer,
-            self.service,
+            resumption,
             self.runner,
+            Reaper(self.state, departures, self.metrics, node_id=self.node_id, grace_s=grace_s),
+            Expiry(self.state, departures),
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,
@@ -107,9 +142,10 @@ class Node:
         devices = DeviceNotes(settings.devices_config)
         auth = Auth(settings.api_key)
         tasks = TaskIntake(self.runner, self._dispatcher, self.service, self._planners, self.metrics, settings)
-        handlers = Handlers(self.state, self._registrar, self.runner, tasks, devices)
+        handlers = Handlers(self.state, registrar, self.runner, tasks, devices)
         self._endpoint = Endpoint(
-            self._registrar,
+            registrar,
+            self._leaving,
             handlers,
             transfers,
             auth,
@@ -156,6 +192,7 @@ class Node:
         await self.bus.start(on_frame=self._on_frame, on_gap=self._on_gap, wait_s=BUS_WAIT_S)
         await self.membership.start()
         self.state.events.start()
+        self._background.spawn(self.state.check_servers(), "server-check")
         # What lives from now until the end is not worth walking through at every collection.
         gc.collect()
         gc.freeze()
@@ -176,7 +213,7 @@ class Node:
     def begin_stop(self) -> None:
         """Take nothing new, and let go of requests that only wait. Sockets go next."""
         self._endpoint.draining = True
-        self._registrar.stopping = True
+        self._leaving.stopping = True
         self._waiters.stop()
         self._followers.stop()
 
@@ -220,6 +257,15 @@ class Node:
         elif kind == b"event":
             self.metrics.bus_frames.labels("event").inc()
             self._followers.wake(rest.decode())
+        elif kind == b"probe":
+            self.metrics.bus_frames.labels("probe").inc()
+            self._probes.on_probe(rest)
+        elif kind == b"probed":
+            self.metrics.bus_frames.labels("probed").inc()
+            self._probes.on_probed(rest)
+        elif kind == b"evict":
+            self.metrics.bus_frames.labels("evict").inc()
+            self._background.spawn(self._leaving.on_evict(rest), "evict")
         else:
             self.metrics.bus_frames.labels("unknown").inc()
 
@@ -228,3 +274,4 @@ class Node:
         self._waiters.wake_all()
         self._followers.wake_all()
         await self._deliverer.drain_all()
+        await self._holding.compare()

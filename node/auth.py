@@ -4,6 +4,7 @@ Compared in constant time. A browser or UFO's client cannot set a header on a We
 too; the logs never show it.
 """
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +26,14 @@ class Auth:
     def required(self) -> bool:
         """Whether a key is set."""
         return self._key is not None
+
+    @property
+    def credential(self) -> str:
+        """What a client that was let in has shown, as a hash: '' if nothing had to be shown.
+
+        One key for all shows only that a client is one of ours; keys of their own will show which.
+        """
+        return hashlib.sha256(self._key).hexdigest()[:32] if self._key is not None else ""
 
     def allows(self, headers: Iterable[tuple[bytes, bytes]], query_string: bytes = b"") -> bool:
         """Whether the request shows the key: in `X-API-Key`, or, if `query_string` is given, as `token`."""

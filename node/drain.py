@@ -20,7 +20,8 @@ from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection
 from node.gateway.hub import Hub
-from node.sessions.runner import DEDUPLICATES, Runner
+from node.gateway.registrar import DEDUPLICATES
+from node.sessions.runner import Runner
 from node.telemetry.metrics import Metrics
 
 __all__ = ["DrainState", "Drainer"]

@@ -1,9 +1,8 @@
-"""The node among nodes: its lease, what depends on the lease, and the settling of nodes that died.
+"""The node among nodes: its lease, and what is done regularly as long as it stands.
 
 Every `lease_renew_s` the lease is renewed. A lease found gone means that this node was away too long, or that Redis
-lost its data: every registration is claimed anew. Nodes whose lease has ended are settled by one live node at a time:
-their clients' registrations are voided, the sessions of their devices cancelled. A node reaps only after it has held
-its own lease for a full term, so that nobody is declared dead because Redis was away for everybody.
+lost its data: every registration is claimed anew. Once a second, with the lease, the node also does its share of what
+is to be done for the whole cluster: settling nodes that died (`reaper`), and ending what is over (`sessions.expiry`).
 """
 
 import asyncio
@@ -13,14 +12,16 @@ from collections.abc import Callable
 from typing import Any
 
 from node.gateway.delivery import Deliverer
-from node.gateway.registrar import Registrar
+from node.gateway.holding import Holding
+from node.gateway.leaving import Leaving
+from node.reaper import Reaper
+from node.sessions.expiry import Expiry
+from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
-from node.sessions.service import DEVICE_GONE, SessionService
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.nodes import Lease
-from shared_state.sessions import SessionState
 
 __all__ = ["Membership"]
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 SIGNS_OF_LIFE_EVERY_S = 5.0
 KEEP_ALIVE_EVERY_S = 300.0
-CHUNK = 50
 
 
 class Membership:
@@ -41,10 +41,13 @@ class Membership:
     def __init__(
         self,
         state: State,
-        registrar: Registrar,
+        holding: Holding,
+        leaving: Leaving,
         deliverer: Deliverer,
-        service: SessionService,
+        resumption: Resumption,
         runner: Runner,
+        reaper: Reaper,
+        expiry: Expiry,
         metrics: Metrics,
         *,
         node_id: str,
@@ -52,10 +55,13 @@ class Membership:
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         self._state = state
-        self._registrar = registrar
+        self._holding = holding
+        self._leaving = leaving
         self._deliverer = deliverer
-        self._service = service
+        self._resumption = resumption
         self._runner = runner
+        self._reaper = reaper
+        self._expiry = expiry
         self._metrics = metrics
         self._node_id = node_id
         self._renew_s = renew_s
@@ -86,7 +92,7 @@ class Membership:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        if not self._registrar.settled:
+        if not self._leaving.settled:
             log.warning("not everybody is settled; the lease is left to run out")
             return
         try:
@@ -130,18 +136,20 @@ class Membership:
             try:
                 if self._to_claim:
                     log.warning("the lease was gone; registering every client anew")
-                    await self._registrar.claim_again()
+                    await self._holding.claim_again()
                     await self._runner.look_again()
                     self._to_claim = False
                 await self._deliverer.resume()
+                await self._resumption.resume_postponed()
                 if time.monotonic() >= next_signs:
                     next_signs = time.monotonic() + SIGNS_OF_LIFE_EVERY_S
-                    await self._registrar.note_signs_of_life()
+                    await self._holding.note_signs_of_life()
                 if time.monotonic() >= next_touch:
                     next_touch = time.monotonic() + KEEP_ALIVE_EVERY_S
-                    await self._registrar.keep_alive()
+                    await self._holding.keep_alive()
                 if self._lease is not None and self._lease.dead and self._may_reap():
-                    await self._reap(self._lease.dead)
+                    await self._reaper.reap(self._lease.dead)
+                await self._expiry.run_once()
             except StateUnavailable as exc:
                 log.warning("upkeep postponed", extra={"reason": str(exc)})
             except Exception:
@@ -150,33 +158,3 @@ class Membership:
     def _may_reap(self) -> bool:
         held_since = self._held_since
         return held_since is not None and time.monotonic() - held_since >= self._state.nodes.lease_ttl_s
-
-    async def _reap(self, dead: tuple[str, ...]) -> None:
-        if not await self._state.nodes.try_reap(self._node_id):
-            return
-        try:
-            for node_id in dead:
-                await self._settle(node_id)
-        finally:
-            await self._state.nodes.reaped(self._node_id)
-
-    async def _settle(self, node_id: str) -> None:
-        clients = list(await self._state.clients.on_node(node_id))
-        for start in range(0, len(clients), CHUNK):
-            await asyncio.gather(*(self._settle_client(c, node_id) for c in clients[start : start + CHUNK]))
-        await self._state.clients.drop_node_list(node_id)
-        await self._state.nodes.release(node_id)
-        self._metrics.reaped_nodes.inc()
-        self._state.events.append("node_died", node_id=node_id, clients=len(clients))
-        log.warning("settled a dead node", extra={"dead_node": node_id, "clients": len(clients)})
-
-    async def _settle_client(self, client_id: str, node_id: str) -> None:
-        nobody_holds_it, sessions = await self._state.clients.reap(client_id, node_id)
-        for session_id in sessions:
-            # Where the client is back on another node, only what the dead node ran is over.
-            if nobody_holds_it or await self._ran_on(session_id, node_id):
-                await self._service.end_surely(session_id, SessionState.CANCELLED, error=DEVICE_GONE, stop_device=True)
-
-    async def _ran_on(self, session_id: str, node_id: str) -> bool:
-        session = await self._state.sessions.find(session_id)
-        return session is not None and session.node_id == node_id

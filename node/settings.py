@@ -47,7 +47,8 @@ class Settings(BaseSettings):
     # The cluster.
     redis_url: str = Field(
         "embedded://",
-        description="redis://, rediss:// (TLS), unix://, or embedded:// for one node without any Redis",
+        description="redis://, unix://, redis+sentinel://, redis+cluster:// (rediss: TLS), or embedded:// for one node "
+        "without any Redis",
     )
     node_id: str = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node",
@@ -55,8 +56,20 @@ class Settings(BaseSettings):
     )
     key_prefix: str = Field("aip", description="first part of every Redis key, for several clusters in one Redis")
     redis_timeout_s: float = Field(3.0, gt=0, description="longest wait for one call to Redis")
+    min_replicas: int = Field(
+        0, ge=0, description="a dispatch is accepted only once so many Redis replicas hold it, too; 0: none"
+    )
+    replica_wait_ms: int = Field(500, gt=0, description="longest wait for those replicas, ms")
+    probe_interval_s: float = Field(
+        2.0, ge=0, description="how often a node proves to itself that it hears the bus; 0: never"
+    )
+    deaf_after_s: float = Field(6.0, gt=0, description="a node that hears nothing of that for so long subscribes anew")
     lease_ttl_s: float = Field(4.5, gt=0, description="a node silent for this long is dead")
     lease_renew_s: float = Field(1.0, gt=0, description="how often a node says that it is alive")
+
+    reconnect_grace_s: float = Field(
+        15.0, ge=0, description="how long a client whose socket broke may be away; 0 ends its sessions at once"
+    )
 
     # Access.
     api_key: SecretStr | None = Field(
@@ -143,6 +156,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.probe_interval_s * 2 > self.deaf_after_s:
+            raise ValueError("deaf_after_s must be at least twice probe_interval_s")
+        if self.min_replicas and self.replica_wait_ms >= self.redis_timeout_s * 1000:
+            raise ValueError("replica_wait_ms must be less than redis_timeout_s")
         if self.lease_renew_s * 2 > self.lease_ttl_s:
             raise ValueError("lease_renew_s must be at most half of lease_ttl_s, or one lost renewal ends the lease")
         if self.session_timeout_s > self.max_session_timeout_s:

@@ -1,22 +1,30 @@
 """Pub/sub between nodes: each node listens on a channel of its own.
 
 A frame is `kind`, then fields, separated by newlines: `inbox\\n<client>\\n<entry>\\n<message>`,
-`ended\\n<session>`. The bus is a wake-up, never the only copy: a frame may be lost while a
-subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself at what it may have missed.
+`ended\\n<session>`, `event\\n<session>`, and what nodes ask each other. The bus is a wake-up, never the only copy: a
+frame may be lost while a subscription is down. Whenever it is back, `on_gap` is called, and the node looks for itself
+at what it may have missed.
+
+A socket that is open proves nothing: a server that failed over, a line that swallows everything, a subscription that
+was dropped leave a node deaf without a word. So the node says something to itself every `probe_interval_s`, the way
+that others reach it, and must hear it. Unheard for `deaf_after_s` although saying it succeeded, or once another server
+has taken over the channel, the subscription is made anew; `subscribed` is false meanwhile. What cannot be said proves
+nothing about hearing.
 """
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
+from typing import Protocol
 
 from shared_state.connection import Connection
+from shared_state.errors import StateError, StateUnavailable
 from shared_state.keys import Keys
+from shared_state.routes import Subscription
+from shared_state.voice import Voice
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "BusObserver"]
 
 log = logging.getLogger(__name__)
 
@@ -25,34 +33,75 @@ OnGap = Callable[[], Awaitable[None]]
 
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
-LISTEN_S = 1.0
+# Heard by the bus itself, never handed on.
+PROBE = "self"
+
+
+class BusObserver(Protocol):
+    """Who counts, for metrics."""
+
+    def probe_heard(self, seconds: float) -> None:
+        """A probe came back after so long."""
+
+    def probe_missed(self) -> None:
+        """A probe that was published had not come back when the next one was due."""
+
+    def resubscribed(self) -> None:
+        """The subscription stands again after it was lost or torn down."""
 
 
 class Bus:
     """The node's ear, and its voice to other nodes.
 
-    One task listens, owned by `start`, ended by `close`; it survives everything but `close`.
+    One task listens and probes, owned by `start`, ended by `close`; it survives everything but `close`.
     """
 
-    def __init__(self, connection: Connection, keys: Keys, node_id: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        keys: Keys,
+        node_id: str,
+        *,
+        probe_interval_s: float = 2.0,
+        deaf_after_s: float = 6.0,
+        observer: BusObserver | None = None,
+    ) -> None:
         self._redis = connection
-        self._keys = keys
+        self._voice = Voice(connection, keys)
+        self._node_id = node_id
         self._channel = keys.channel(node_id)
+        self._probe_interval_s = probe_interval_s
+        self._deaf_after_s = deaf_after_s
+        self._observer = observer
         self._on_frame: OnFrame = _ignore
         self._on_gap: OnGap = _no_gap
         self._task: asyncio.Task[None] | None = None
+        self._gaps: set[asyncio.Task[None]] = set()
         self._subscribed = asyncio.Event()
+        self._times_subscribed = 0
+        self._probe = 0
+        self._probed_at = 0.0
+        # When the first of the probes was said that were not heard since; None: nothing said is unheard.
+        self._unheard_since: float | None = None
 
     @property
     def subscribed(self) -> bool:
         """Whether the subscription stands, as far as this node knows."""
         return self._subscribed.is_set()
 
+    async def tell(self, node_id: str, kind: str, *fields: str | bytes) -> int:
+        """Say a frame to another node (or to this one); returns how many heard it: 0 is not there, or is deaf.
+
+        The last field may hold anything, the others no newline. Raises StateUnavailable.
+        """
+        return await self._voice.tell(node_id, kind, *fields)
+
     async def start(self, *, on_frame: OnFrame, on_gap: OnGap, wait_s: float) -> None:
         """Begin to listen, and wait up to `wait_s` for the first subscription.
 
-        `on_frame(kind, rest)` is called in the order of arrival and must not block; `on_gap()` is awaited each time
-        that the subscription begins to stand: what was published before may have been missed.
+        `on_frame(kind, rest)` is called in the order of arrival and must not block; `on_gap()` is run each time
+        that the subscription begins to stand: what was published before may have been missed. It runs while frames
+        arrive, but none is handed on before its first await.
         """
         self._on_frame, self._on_gap = on_frame, on_gap
         self._task = asyncio.create_task(self._run(), name="bus")
@@ -64,29 +113,57 @@ class Bus:
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [t for t in (self._task, *self._gaps) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
         self._subscribed.clear()
 
+    # -- the subscription ----------------------------------------------------------------------------------------------
     async def _run(self) -> None:
         delay_s = RETRY_BASE_S
         while True:
-            pubsub = self._redis.pubsub()
             try:
-                await pubsub.subscribe(self._channel)
-                await self._listen(pubsub)
-            except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
-                # RuntimeError is what uvloop raises for a write to a socket that was cut a moment ago.
-                if self._subscribed.is_set():
-                    delay_s = RETRY_BASE_S
-                    log.warning("the bus lost its subscription", extra={"error": type(exc).__name__})
-            finally:
-                self._subscribed.clear()
-                await _close(pubsub)
+                subscription = await self._redis.subscribe(self._channel)
+            except StateError as exc:
+                log.debug("not subscribed", extra={"reason": str(exc)})
+            else:
+                delay_s = RETRY_BASE_S
+                reason = "it broke"
+                try:
+                    reason = await self._attend(subscription)
+                except Exception:
+                    log.exception("listening broke")
+                finally:
+                    self._subscribed.clear()
+                    await subscription.close()
+                log.warning("the bus lost its subscription", extra={"reason": reason})
             await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - jitter, not a secret
             delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    async def _attend(self, subscription: Subscription) -> str:
+        """Listen until the subscription breaks or turns out to be deaf; returns which."""
+        self._unheard_since = None
+        self._subscribed.set()
+        self._times_subscribed += 1
+        if self._observer is not None and self._times_subscribed > 1:
+            self._observer.resubscribed()
+        gap = asyncio.create_task(self._look_behind_gap(), name="bus-gap")
+        self._gaps.add(gap)
+        gap.add_done_callback(self._gaps.discard)
+        # Its first step marks whose messages may be missing: before any later message is handed on.
+        await asyncio.sleep(0)
+        tasks = [asyncio.create_task(self._listen(subscription), name="bus-listen")]
+        if self._probe_interval_s > 0:
+            tasks.append(asyncio.create_task(self._prove(subscription), name="bus-probe"))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_behind_gap(self) -> None:
         try:
@@ -94,23 +171,63 @@ class Bus:
         except Exception:
             log.exception("what may have been missed was not looked for")
 
-    async def _listen(self, pubsub: PubSub) -> None:
+    async def _listen(self, subscription: Subscription) -> str:
         while True:
-            message = await pubsub.get_message(timeout=LISTEN_S)
-            if message is None:
+            try:
+                frame = await subscription.next_message()
+            except StateUnavailable as exc:
+                return str(exc)
+            kind, _, rest = frame.partition(b"\n")
+            if kind == PROBE.encode():
+                self._heard(rest)
                 continue
-            if message["type"] == "subscribe":
-                self._subscribed.set()
-                await self._look_behind_gap()
-            elif message["type"] == "message":
-                kind, _, rest = message["data"].partition(b"\n")
-                try:
-                    self._on_frame(kind, rest)
-                except Exception:
-                    log.exception(
-                        "a frame from the bus could not be handled",
-                        extra={"kind": kind.decode("ascii", "replace")},
-                    )
+            try:
+                self._on_frame(kind, rest)
+            except Exception:
+                log.exception(
+                    "a frame from the bus could not be handled", extra={"kind": kind.decode("ascii", "replace")}
+                )
+
+    # -- the proof -----------------------------------------------------------------------------------------------------
+    async def _prove(self, subscription: Subscription) -> str:
+        """Probe until silence proves that nothing is heard; returns why."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._say_probe()
+            slept_at = loop.time()
+            await asyncio.sleep(self._probe_interval_s)
+            if loop.time() - slept_at > self._probe_interval_s + self._deaf_after_s / 2:
+                # This process was stopped or starved: what came meanwhile has not been read yet.
+                self._unheard_since = None
+                continue
+            if self._unheard_since is not None:
+                if self._observer is not None:
+                    self._observer.probe_missed()
+                if loop.time() - self._unheard_since >= self._deaf_after_s:
+                    return "deaf: nothing of what this node says to itself arrives"
+            if await self._is_elsewhere(subscription):
+                return "another server has taken over the channel"
+
+    async def _say_probe(self) -> None:
+        self._probe += 1
+        self._probed_at = said_at = asyncio.get_running_loop().time()
+        if self._unheard_since is None:
+            self._unheard_since = said_at
+        try:
+            await self._redis.publish(self._channel, f"{PROBE}\n{self._probe}".encode())
+        except StateUnavailable:
+            self._unheard_since = None
+
+    def _heard(self, number: bytes) -> None:
+        self._unheard_since = None
+        if self._observer is not None and number == str(self._probe).encode():
+            self._observer.probe_heard(asyncio.get_running_loop().time() - self._probed_at)
+
+    async def _is_elsewhere(self, subscription: Subscription) -> bool:
+        try:
+            return not await self._redis.serves(subscription)
+        except StateUnavailable:
+            return False
 
 
 def _ignore(kind: bytes, rest: bytes) -> None:
@@ -119,10 +236,3 @@ def _ignore(kind: bytes, rest: bytes) -> None:
 
 async def _no_gap() -> None:
     """Before `start`, nothing can be missed."""
-
-
-async def _close(pubsub: PubSub) -> None:
-    try:
-        await pubsub.aclose()  # type: ignore[no-untyped-call]
-    except (RedisError, OSError, TimeoutError, RuntimeError):
-        log.debug("the subscription was already broken when it was closed")

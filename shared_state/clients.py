@@ -2,7 +2,11 @@
 
 A registration is a hash that only the connection which wrote it may change (fencing): each change names its
 connection id and does nothing if another holds the client by then, so the late clean-up of an old socket never touches
-a newer one. A registration whose node has no lease is void: readers leave it out, and newcomers replace it.
+a newer one. Each registration has a generation, greater than every one before it by the clock of Redis: the steps of a
+session carry it, and those of an older one are refused.
+
+A client whose socket broke is *away* for a while: its registration stays, held by nobody, and its inbox goes on taking
+messages. A registration whose node has no lease is void: listings leave it out, and newcomers replace it.
 
 Each node lists its clients in a hash of its own, so that a listing reads as many keys as there are nodes, and a dead
 node's clients can be found. That hash is written before the registration and removed after it.
@@ -19,18 +23,27 @@ from shared_state.errors import AlreadyRegistered
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
 
-__all__ = ["Clients", "Registration"]
+__all__ = ["NO_PROOF", "Absence", "Admitted", "Clients", "Left", "Proof", "Registration"]
 
 REGISTRATION_LIFE_S = 900
 NODE_CLIENTS_LIFE_S = 86_400
+# Kept a little longer than its absence may last: whoever ends it may be late.
+AWAY_SLACK_S = 300
+# A holder younger than this gives way to the same credential only if its socket is dead: two processes that share an id
+# and a key must not throw each other out for ever.
+SETTLED_MS = 10_000
+NEVER_MS = 2**52
 CHUNK = 500
 
-_FIELDS = ("node_id", "connection_id", "client_type", "platform", "target_id", "features", "since_ms")
+_FIELDS = ("node_id", "connection_id", "client_type", "platform", "target_id", "features", "since_ms", "away_until_ms")
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A registered client. `profile` is filled only where it was asked for; `last_seen_ms` likewise."""
+    """A registered client; `away_until_ms` is set, and node and connection are '', while its socket is broken.
+
+    `profile` is filled only where it was asked for; `last_seen_ms` likewise.
+    """
 
     client_id: str
     node_id: str
@@ -40,8 +53,57 @@ class Registration:
     target_id: str = ""
     features: frozenset[str] = frozenset()
     since_ms: int = 0
+    away_until_ms: int | None = None
     last_seen_ms: int | None = None
     profile: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a newcomer has to show: hashes of the resume token it was given and of the one it gets, its credential."""
+
+    shown_token_hash: str = ""
+    new_token_hash: str = ""
+    credential: str = ""
+
+
+NO_PROOF = Proof()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A registration that stands. `proven`: the client showed the resume token of the registration before.
+
+    `replaced_node` and `replaced_connection` held the client until now ('' if nobody did); `sessions` are under way on
+    it.
+    """
+
+    generation: int
+    proven: bool
+    replaced_node: str
+    replaced_connection: str
+    sessions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A registration that ended: `held` is False if another connection holds the client by now."""
+
+    held: bool
+    generation: int
+    sessions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What became of a client that was away: it is `over`, or it `may_return` still, or (neither) somebody holds it.
+
+    `sessions` are under way on a client that nobody holds any more.
+    """
+
+    over: bool
+    may_return: bool
+    sessions: list[str]
 
 
 class Clients:
@@ -53,29 +115,38 @@ class Clients:
         self._nodes = nodes
 
     # -- writing, in the order a registration lives ------------------------------------------------------------
-    async def register(self, registration: Registration) -> None:
+    async def register(
+        self, registration: Registration, *, proof: Proof = NO_PROOF, replace: str = "", displace: bool = True
+    ) -> Admitted:
         """Store `registration` (its `profile` too), safe to repeat by the same connection.
 
-        Raises AlreadyRegistered if a connection of a live node holds the client; a dead node's is replaced.
+        A holder gives way to a client that proves to be the same (unless `displace` is off), to one that names its
+        connection id in `replace` (because it was found to be gone), and where its node is dead. Raises
+        AlreadyRegistered otherwise.
         """
-        replace = ""
         while True:
-            reply = await self._write(registration, replace)
+            reply = await self._write(registration, proof, replace, settled_ms=SETTLED_MS if displace else NEVER_MS)
             if reply[0] == 1:
-                return
+                return Admitted(
+                    generation=int(reply[1]),
+                    proven=reply[2] == 1,
+                    replaced_node=reply[3].decode(),
+                    replaced_connection=reply[4].decode(),
+                    sessions=[s.decode() for s in reply[5:]],
+                )
             node_id, connection_id = reply[1].decode(), reply[2].decode()
             # Twice the same answer: what was to be replaced is held anew, under an id that is never used twice.
-            held = replace == connection_id or node_id in await self._nodes.live()
-            if held or node_id == registration.node_id:
-                if node_id != registration.node_id:
+            ours = node_id == registration.node_id
+            if not connection_id or ours or replace == connection_id or node_id in await self._nodes.live():
+                if not ours:
                     await self.unlist_on_node(registration.node_id, registration.client_id)
                 raise AlreadyRegistered(registration.client_id, node_id, connection_id)
             replace = connection_id
 
-    async def _write(self, r: Registration, replace: str) -> list[Any]:
+    async def _write(self, r: Registration, proof: Proof, replace: str, *, settled_ms: int) -> list[Any]:
         fields: list[str | bytes | int] = [
-            *("node_id", r.node_id, "client_type", r.client_type, "platform", r.platform),
-            *("target_id", r.target_id, "features", ",".join(sorted(r.features)), "since_ms", r.since_ms),
+            *("node_id", r.node_id, "platform", r.platform, "target_id", r.target_id),
+            *("features", ",".join(sorted(r.features)), "since_ms", r.since_ms, "token_hash", proof.new_token_hash),
         ]
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
@@ -86,8 +157,11 @@ class Clients:
         )
         reply: list[Any] = await self._redis.script(
             "client_register",
-            [self._keys.registration(r.client_id)],
-            [r.connection_id, replace, REGISTRATION_LIFE_S * 1000, *fields],
+            [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
+            [
+                *(r.connection_id, replace, REGISTRATION_LIFE_S * 1000, r.client_type),
+                *(proof.shown_token_hash, proof.credential, settled_ms, *fields),
+            ],
         )
         await listed
         return reply
@@ -111,29 +185,34 @@ class Clients:
         )
         return bool(held)
 
-    async def deregister(self, client_id: str, connection_id: str) -> list[str] | None:
-        """Void the registration if this connection holds it.
+    async def leave(self, client_id: str, connection_id: str, *, away_s: float = 0.0) -> Left:
+        """End the registration if this connection holds it: for good, or as away for `away_s`. Safe to repeat."""
+        return await self._leave(client_id, "connection_id", connection_id, away_s)
 
-        Returns the ids of the sessions under way on the client, or None if somebody else holds it by now.
-        Safe to repeat.
-        """
-        voided, sessions = await self._void(client_id, "connection_id", connection_id)
-        return sessions if voided else None
+    async def reap(self, client_id: str, node_id: str, *, away_s: float = 0.0) -> Left:
+        """As `leave`, if the registration is still held by `node_id`, which is dead."""
+        return await self._leave(client_id, "node_id", node_id, away_s)
 
-    async def reap(self, client_id: str, node_id: str) -> tuple[bool, list[str]]:
-        """Void the registration if it is still held by `node_id`, which is dead.
-
-        Returns whether nobody holds the client now, and the ids of the sessions under way on it, whosever they are.
-        """
-        return await self._void(client_id, "node_id", node_id)
-
-    async def _void(self, client_id: str, field: str, value: str) -> tuple[bool, list[str]]:
+    async def _leave(self, client_id: str, field: str, value: str, away_s: float) -> Left:
         reply = await self._redis.script(
-            "client_deregister",
+            "client_leave",
             [self._keys.registration(client_id), self._keys.active(client_id)],
-            [field, value],
+            [field, value, int(away_s * 1000), AWAY_SLACK_S * 1000],
         )
-        return reply[0] == 1, [s.decode() for s in reply[1:]]
+        return Left(reply[0] == 1, int(reply[1]), [s.decode() for s in reply[2:]])
+
+    async def expire(self, client_id: str) -> Absence:
+        """End a registration whose client has been away for longer than it may. Safe to repeat."""
+        reply = await self._redis.script(
+            "client_expire", [self._keys.registration(client_id), self._keys.active(client_id)]
+        )
+        sessions = [s.decode() for s in reply[1:]] if reply[0] == 1 else []
+        return Absence(over=reply[0] == 1, may_return=reply[0] == 2, sessions=sessions)
+
+    async def holders(self, client_ids: list[str]) -> dict[str, str]:
+        """The connection id that holds each of `client_ids` now, '' where none does."""
+        pending = [self._redis.command("HGET", self._keys.registration(c), "connection_id") for c in client_ids]
+        return {c: (await reply or b"").decode() for c, reply in zip(client_ids, pending, strict=True)}
 
     # -- the list of a node --------------------------------------------------------------------------------------
     async def note_seen(self, node_id: str, last_seen_ms: dict[str, int]) -> None:
@@ -168,17 +247,21 @@ class Clients:
         return sorted(ids)
 
     async def find(self, client_id: str) -> Registration | None:
-        """The registration without its profile, as stored: the caller judges whether the node is alive.
+        """The registration without its profile, as stored: held, away, or of a node that died a moment ago.
 
-        This is the look-up of every dispatch; a dead node's registration is removed by the reaper within the lease.
+        This is the look-up of every dispatch; whoever is gone for good is removed within the lease and the grace.
         """
         values = await self._redis.command("HMGET", self._keys.registration(client_id), *_FIELDS)
-        return _parse(client_id, values) if values[0] else None
+        return _parse(client_id, values) if values[2] else None
 
     async def get(self, client_id: str) -> Registration | None:
-        """The registration with profile and last sign of life, or None if no live node holds the client."""
+        """The registration with profile and last sign of life; None if the client is neither held nor away."""
         values = await self._redis.command("HMGET", self._keys.registration(client_id), *_FIELDS, "profile")
-        if not values[0] or values[0].decode() not in await self._nodes.live():
+        if not values[2]:
+            return None
+        if not values[0]:
+            return _parse(client_id, values)
+        if values[0].decode() not in await self._nodes.live():
             return None
         seen = await self._redis.command("HGET", self._keys.node_clients(values[0].decode()), client_id)
         return _parse(client_id, values, int(seen) if seen else None)
@@ -212,6 +295,7 @@ def _parse(client_id: str, values: list[bytes | None], last_seen_ms: int | None 
         target_id=text[4],
         features=frozenset(text[5].split(",")) if text[5] else frozenset(),
         since_ms=int(text[6] or 0),
+        away_until_ms=int(text[7]) if text[7] else None,
         last_seen_ms=last_seen_ms,
         profile=orjson.loads(profile) if profile else None,
     )

@@ -1,60 +1,37 @@
 """The way to Redis: one place that sends commands, bounds them, and names what went wrong.
 
-Commands issued in the same turn of the event loop travel as one pipeline, so that a hundred concurrent requests cost
-a few round trips. Guarantees: commands awaited one after another run in that order; concurrent ones in no particular
-order. Every call is bounded in time (`timeout_s`) and in number (`MAX_WAITING`); when Redis is away each call raises
+Commands issued in the same turn of the event loop travel as one pipeline (in a Cluster: one per server), so that a
+hundred concurrent requests cost a few round trips. Guarantees: commands awaited one after another run in that order;
+concurrent ones in no particular order. Every call is bounded in time (`timeout_s`, and half of it again where calls
+queue) and in number (`MAX_WAITING`); when Redis is away, full, loading or failing over, each call raises
 `StateUnavailable` within that time, and the next call after Redis is back succeeds by itself.
 
-URLs: `redis://`, `rediss://` (TLS), `unix://`, and `embedded://`, which keeps everything in this process
-(package fakeredis; one node, for trials and tests).
+What a Redis acknowledges it may still lose in a failover, since replicas follow behind. `durable` calls are answered
+only after `min_replicas` replicas hold them, too; that makes such a loss rare, not impossible.
+
+URLs: see `shared_state.redis_url`.
 """
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
-import redis.asyncio as aioredis
-from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterDownError,
-    DataError,
-    MasterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
-from shared_state.errors import StateError, StateUnavailable
+from shared_state.errors import StateUnavailable
+from shared_state.lanes import CLOSED, MAX_PIPELINES, Call, Lane, Observer
+from shared_state.redis_errors import translate
+from shared_state.routes import Args, Replicas, Subscription, route_for
 
-__all__ = ["Connection"]
-
-log = logging.getLogger(__name__)
-
-Args = tuple[str | bytes | int | float, ...]
-Observer = Callable[[float, bool], None]
+__all__ = ["Connection", "Observer"]
 
 MAX_WAITING = 10_000
-MAX_PIPELINES = 8
-MAX_BATCH = 500
+# Per server: pipelines of ordinary calls, of durable ones, and a few sockets that are being opened or closed.
+MAX_SOCKETS = 2 * MAX_PIPELINES + 4
+
+Arg = str | bytes | int | float
 
 
 class _Script:
@@ -67,213 +44,135 @@ class _Script:
 
 
 class Connection:
-    """A bounded, pipelining, self-healing connection to one Redis.
+    """A bounded, pipelining, self-healing connection to one Redis, whatever it is made of.
 
     `observer(seconds, failed)` is called after every pipeline, for metrics. No I/O happens before the first call.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 5.0, observer: Observer | None = None) -> None:
-        self.url = url
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 5.0,
+        min_replicas: int = 0,
+        replica_wait_ms: int = 500,
+        observer: Observer | None = None,
+    ) -> None:
         self.timeout_s = timeout_s
         self._observer = observer
-        self._client = _client_for(url, timeout_s)
+        self._route = route_for(url, timeout_s=timeout_s, max_sockets=MAX_SOCKETS)
+        self._replicas = Replicas(min_replicas, replica_wait_ms) if min_replicas else None
         self._scripts: dict[str, _Script] = {}
-        self._waiting: list[tuple[Args, asyncio.Future[Any]]] = []
-        self._pipelines: set[asyncio.Task[None]] = set()
-        self._scheduled = False
+        self._sources: dict[str | bytes | int | float, bytes] = {}
+        self._lanes: dict[tuple[str, bool], Lane] = {}
         self._closed = False
 
+    @property
+    def scripts_may_publish(self) -> bool:
+        """Whether a script can reach the channel of a node; in a Cluster the channel is in another slot."""
+        return self._route.scripts_may_publish
+
     # -- calls -----------------------------------------------------------------------------------------------------
-    def command(self, *args: str | bytes | int | float) -> Awaitable[Any]:
+    def command(self, *args: Arg, durable: bool = False) -> Awaitable[Any]:
         """Send one command; awaiting gives its reply in redis-py's shape.
 
-        Raises StateUnavailable or StateError. Cancelling the awaiter is safe: the command may or may not have run.
+        With `durable`, `min_replicas` replicas must hold what it wrote, or StateUnavailable is raised although it was
+        written. Raises StateUnavailable or StateError. Cancelling the awaiter is safe: the command may or may not have
+        run.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        call = Call(args, loop.create_future(), loop.time())
         if self._closed:
-            future.set_exception(StateUnavailable("the connection to Redis is closed"))
-        elif len(self._waiting) >= MAX_WAITING:
-            future.set_exception(StateUnavailable("too many requests are waiting for Redis"))
+            call.answer(StateUnavailable(CLOSED))
+        elif sum(lane.waiting for lane in self._lanes.values()) >= MAX_WAITING:
+            call.answer(StateUnavailable("too many requests are waiting for Redis"))
         else:
-            self._waiting.append((args, future))
-            self._schedule()
-        return future
+            self._lane(self._route.lane(args), durable=durable and self._replicas is not None).put(call)
+        return call.future
 
-    def script(self, name: str, keys: Sequence[str], args: Sequence[str | bytes | int | float] = ()) -> Awaitable[Any]:
-        """Run `scripts/<name>.lua`. All `keys` must share a slot. Raises as `command` does."""
+    def script(
+        self, name: str, keys: Sequence[str], args: Sequence[Arg] = (), *, durable: bool = False
+    ) -> Awaitable[Any]:
+        """Run `scripts/<name>.lua`. All `keys` must share a slot. `durable` and errors as with `command`."""
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = _Script(name)
-        return self.command("EVALSHA", script.sha, len(keys), *keys, *args)
+            self._sources[script.sha] = script.source
+        return self.command("EVALSHA", script.sha, len(keys), *keys, *args, durable=durable)
+
+    async def publish(self, channel: str, message: bytes) -> int:
+        """Say `message` on a channel. Returns how many subscribers the server that took it has. Raises as `command`."""
+        return int(await self.command(*self._route.publish_command(channel, message)))
 
     async def ping(self) -> None:
         """Raise StateUnavailable unless Redis answers within `timeout_s`."""
         await self.command("PING")
 
-    def pubsub(self) -> PubSub:
-        """A subscription of its own connection, for the bus only."""
-        return self._client.pubsub()
+    async def ask_each_server(self, *args: Arg) -> list[Any]:
+        """The reply to one command of every server that takes writes; an error where one gave none.
+
+        Raises StateUnavailable if they cannot be found.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                servers = await self._route.servers()
+                return [(await server.pipeline([args]))[0] for server in servers]
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            failure = translate(exc)
+        raise failure
+
+    # -- channels ----------------------------------------------------------------------------------------------------
+    async def subscribe(self, channel: str) -> Subscription:
+        """A subscription that stands, on a socket of its own; the caller closes it. Raises StateUnavailable."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._route.subscribe(channel)
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            failure = translate(exc)
+        raise failure
+
+    async def serves(self, subscription: Subscription) -> bool:
+        """Whether what is published now can reach `subscription`: false once another server took over its channel.
+
+        Raises StateUnavailable while nobody knows.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self._route.serves(subscription)
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            failure = translate(exc)
+        raise failure
 
     async def close(self) -> None:
         """Finish what is under way (within `timeout_s`), then release the sockets. Safe to call twice."""
         self._closed = True
-        if self._pipelines:
-            await asyncio.wait(self._pipelines, timeout=self.timeout_s)
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(StateUnavailable("the connection to Redis is closed"))
-        self._waiting.clear()
-        await self._client.aclose()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+        await self._route.close()
 
-    # -- the pipeline of a turn ----------------------------------------------------------------------------------
-    def _schedule(self) -> None:
-        if not self._scheduled and len(self._pipelines) < MAX_PIPELINES:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+    def _lane(self, name: str, *, durable: bool) -> Lane:
+        lane = self._lanes.get((name, durable))
+        if lane is None:
+            replicas = self._replicas if durable else None
 
-    def _send(self) -> None:
-        self._scheduled = False
-        if not self._waiting:
-            return
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        task = asyncio.get_running_loop().create_task(self._run(batch))
-        self._pipelines.add(task)
-        task.add_done_callback(self._sent)
-        if self._waiting:
-            self._schedule()
+            async def execute(commands: list[Args]) -> list[Any]:
+                return await self._execute(name, commands, replicas)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._pipelines.discard(task)
-        if self._waiting:
-            self._schedule()
+            async def on_trouble() -> None:
+                await self._route.doubt(name)
 
-    async def _run(self, batch: list[tuple[Args, asyncio.Future[Any]]]) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        replies = await self._replies([args for args, _ in batch])
-        if self._observer is not None:
-            self._observer(loop.time() - started, any(isinstance(r, StateUnavailable) for r in replies))
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if future.done():
-                continue
-            if isinstance(reply, Exception):
-                future.set_exception(reply if isinstance(reply, StateError) else _translate(reply))
-                # Of several calls that fail together the caller may look at one only: that is no loss to report.
-                future.exception()
-            else:
-                future.set_result(reply)
+            lane = self._lanes[name, durable] = Lane(
+                execute, on_trouble, timeout_s=self.timeout_s, observer=self._observer
+            )
+        return lane
 
-    async def _replies(self, commands: list[Args]) -> list[Any]:
-        """A reply or an error for each command, whatever happens: those who wait must be told."""
-        failure: StateError
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self._execute(commands)
-        except (DataError, ValueError):
-            # One of them cannot be written, and nothing was sent: each by itself, so that only that one fails.
-            if len(commands) > 1:
-                return [(await self._replies([command]))[0] for command in commands]
-            failure = StateError("a value cannot be written to Redis")
-        except (RedisError, OSError, TimeoutError) as exc:
-            failure = _translate(exc)
-        except RuntimeError:
-            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
-            # broken connection, and would hand the same socket out again.
-            failure = StateUnavailable("Redis cannot be reached")
-            await self._client.connection_pool.disconnect(inuse_connections=False)
-        except asyncio.CancelledError:
-            failure = StateUnavailable("the connection to Redis is closed")
-        except Exception:
-            log.exception("a pipeline broke")
-            failure = StateError("the call to Redis broke")
-        return [failure] * len(commands)
-
-    async def _execute(self, commands: list[Args]) -> list[Any]:
-        replies = await self._pipeline(commands)
-        lost = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if lost:
-            # A script flush, a restart or a failover: load again what these calls need, and repeat only them. A
-            # call that was answered NOSCRIPT has not run.
-            by_sha = {script.sha: script.source for script in self._scripts.values()}
-            shas = {commands[i][1] for i in lost}
-            await self._pipeline([("SCRIPT", "LOAD", by_sha[str(sha)]) for sha in shas])
-            for i, reply in zip(lost, await self._pipeline([commands[i] for i in lost]), strict=True):
+    async def _execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
+        replies = await self._route.execute(lane, commands, replicas)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            # A script flush, a restart or a failover: repeat these calls, and only them, with the text of their
+            # scripts, which also loads it again wherever they run. A call that was answered NOSCRIPT has not run.
+            again = [("EVAL", self._sources[commands[i][1]], *commands[i][2:]) for i in unknown]
+            for i, reply in zip(unknown, await self._route.execute(lane, again, replicas), strict=True):
                 replies[i] = reply
         return replies
-
-    async def _pipeline(self, commands: list[Args]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for args in commands:
-            pipeline.execute_command(*args)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        return replies
-
-
-def _client_for(url: str, timeout_s: float) -> aioredis.Redis:
-    parts = urlsplit(url)
-    if parts.scheme == "embedded":
-        return _embedded(parts.netloc or "default")
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError(
-            f"redis_url: scheme {parts.scheme!r} is not supported; use redis://, rediss://, unix:// or embedded://"
-        )
-    # One retry, on a broken connection only: pooled sockets are stale after Redis restarts. A call that timed out
-    # may have run, and is not repeated. Scripts are safe to repeat: each is keyed by an id that it checks.
-    retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    client: aioredis.Redis = aioredis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(timeout_s, 2.0),
-        retry=retry,
-        max_connections=MAX_PIPELINES + 4,
-        protocol=2,
-    )
-    return client
-
-
-_embedded_servers: dict[str, Any] = {}
-
-
-def _embedded(name: str) -> aioredis.Redis:
-    try:
-        import fakeredis  # noqa: PLC0415 - an optional extra, needed for this URL only
-    except ImportError:
-        raise ValueError(
-            "redis_url: embedded:// needs the extra 'embedded': pip install 'aip-cluster[embedded]'"
-        ) from None
-    server = _embedded_servers.setdefault(name, fakeredis.FakeServer())
-    client: aioredis.Redis = fakeredis.FakeAsyncRedis(server=server, protocol=2)
-    return client
-
-
-# Most specific first: redis-py derives several of these from ConnectionError and ResponseError.
-_REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (AuthenticationError, "Redis refuses the credentials"),
-    (AuthorizationError, "Redis refuses the credentials"),
-    (NoPermissionError, "the Redis user lacks a permission"),
-    (BusyLoadingError, "Redis is loading its data"),
-    (ReadOnlyError, "Redis is a read-only replica now"),
-    (OutOfMemoryError, "Redis is out of memory"),
-    (MasterDownError, "the Redis primary is down"),
-    (ClusterDownError, "the Redis cluster is down"),
-    (TryAgainError, "Redis is moving the key"),
-    (RedisTimeoutError, "Redis did not answer in time"),
-    (TimeoutError, "Redis did not answer in time"),
-    (RedisConnectionError, "Redis cannot be reached"),
-    (OSError, "Redis cannot be reached"),
-)
-
-
-def _translate(exc: BaseException) -> StateError:
-    if isinstance(exc, RedisConnectionError) and isinstance(exc.__context__, AuthenticationError | ResponseError):
-        # What a server answers to the hello of a connection comes wrapped.
-        exc = exc.__context__
-    for kind, reason in _REASONS:
-        if isinstance(exc, kind):
-            return StateUnavailable(reason)
-    if isinstance(exc, ResponseError) and str(exc).startswith(("WRONGPASS", "NOAUTH", "invalid username-password")):
-        return StateUnavailable("Redis refuses the credentials")
-    if isinstance(exc, ResponseError) and str(exc).startswith(("OOM", "MISCONF", "NOREPLICAS")):
-        return StateUnavailable(f"Redis refuses writes ({str(exc).split(maxsplit=1)[0]})")
-    log.error("Redis answered with an error", extra={"error": str(exc)[:300]})
-    return StateError("Redis answered with an error")

@@ -7,13 +7,15 @@
     ├── InboxFull            the client's inbox has reached its bound
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
-    └── SessionNotFound      no such session, or its retention is over
+    ├── SessionNotFound      no such session, or its retention is over
+    └── Fenced               a newer connection of the device drives the session by now
 
 redis-py's own exceptions do not leave this package.
 """
 
 __all__ = [
     "AlreadyRegistered",
+    "Fenced",
     "InboxFull",
     "NotRegistered",
     "SessionExists",
@@ -33,7 +35,10 @@ class StateUnavailable(StateError):
 
 
 class AlreadyRegistered(StateError):
-    """The client id is held by a live connection (`connection_id`) of a live node (`node_id`)."""
+    """The client id is held by a connection (`connection_id`) of a live node (`node_id`).
+
+    Both are '' where the client is away, and was registered with another credential.
+    """
 
     def __init__(self, client_id: str, node_id: str, connection_id: str) -> None:
         super().__init__(f"Client ID '{client_id}' is already registered")
@@ -63,3 +68,7 @@ class SessionExists(StateError):
 
 class SessionNotFound(StateError):
     """No session is stored under this id."""
+
+
+class Fenced(StateError):
+    """A newer connection of the session's device drives it: this one has nothing to say in it any more."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered
 from shared_state.keys import Keys
+from shared_state.voice import Voice
 
 __all__ = ["Entry", "Inbox", "Posted", "SessionRef"]
 
@@ -33,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """Where a message went: the node that holds the client, and how many subscribers heard the wake-up."""
+    """Where a message went: the node that holds the client ('' if none does now), and how many heard the wake-up."""
 
     node_id: str
     entry_id: str
@@ -47,7 +48,11 @@ class SessionRef:
     session_id: str
     deadline_ms: int
     created_ms: int
-    timeout_s: float
+
+    @property
+    def span_s(self) -> float:
+        """From its creation to its deadline."""
+        return (self.deadline_ms - self.created_ms) / 1000
 
 
 class Inbox:
@@ -55,25 +60,35 @@ class Inbox:
 
     def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
         self._redis = connection
+        self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 
     async def post(
-        self, client_id: str, message: bytes, *, session: SessionRef | None = None, message_id: str = ""
+        self,
+        client_id: str,
+        message: bytes,
+        *,
+        session: SessionRef | None = None,
+        message_id: str = "",
+        wait_s: float = 0.0,
+        durable: bool = False,
     ) -> Posted:
-        """Leave `message` for a registered client and wake its node. With `session` or `message_id` safe to repeat.
+        """Leave `message` for a client that is registered or away, and wake its node.
 
-        Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is cancelled, or Redis
-        breaks in its midst, the message may be stored: receivers drop what they have seen.
+        With `session` or `message_id` safe to repeat. With `wait_s` the message waits for that long for a client that
+        nobody knows, too. Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is
+        cancelled, or Redis breaks in its midst, the message may be stored: receivers drop what they have seen.
+        `durable`: as for `Connection.command`.
         """
         k = self._keys
         tail: list[str | int]
         if session is None:
             tail = ["", 0, 0, "", 0, 0, MARK_LIFE_MS if message_id else ""]
         else:
-            life_ms = int((session.timeout_s + ACTIVE_SLACK_S) * 1000)
+            life_ms = int((session.span_s + ACTIVE_SLACK_S) * 1000)
             member = f"{session.created_ms:015d}:{session.session_id}"
-            retention_ms = int((session.timeout_s + self._result_ttl_s) * 1000)
+            retention_ms = int((session.span_s + self._result_ttl_s) * 1000)
             tail = [
                 session.session_id,
                 session.deadline_ms,
@@ -92,13 +107,23 @@ class Inbox:
                 k.client_sessions(client_id),
                 k.posted(client_id, message_id),
             ],
-            [client_id, message, INBOX_BOUND, INBOX_LIFE_S * 1000, k.channel_prefix(), *tail],
+            [
+                *(client_id, message, INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
+                *tail,
+                "1" if wait_s > 0 else "",
+            ],
+            durable=durable,
         )
         if reply[0] == 0:
             raise NotRegistered(f"Client '{client_id}' is not online")
         if reply[0] == -1:
             raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
-        return Posted(reply[1].decode(), reply[2].decode(), int(reply[3]))
+        node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
+        if node_id and not self._voice.script_prefix:
+            # Also when it was posted before (no entry id): the wake-up of that time may not have been said.
+            body = message if entry_id else b""
+            receivers = await self._voice.tell(node_id, "inbox", client_id, entry_id, body)
+        return Posted(node_id, entry_id, receivers)
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:
         """The oldest 100 messages that wait, in order; with `after`, those behind that entry."""

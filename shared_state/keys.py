@@ -9,16 +9,18 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:{nodes}:node:<id>` | string | node's address, version, counts (JSON) | as long as the lease |
 | `aip:{nodes}:reaper` | string | node that settles dead nodes now | seconds |
 | `aip:{node:<id>}:clients` | hash | client id → last sign of life, ms | a day after the last change |
-| `aip:client:{<id>}` | hash | registration | 15 min after the last touch |
-| `aip:client:{<id>}:inbox` | stream | messages not yet handed to the socket | an hour after the last message |
+| `aip:client:{<id>}` | hash | registration | 15 min after the last touch; while away, a little longer than that |
+| `aip:client:{<id>}:inbox` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
 | `aip:client:{<id>}:active` | zset | session id → deadline, ms | as the longest deadline, plus a day |
 | `aip:client:{<id>}:posted:<message>` | string | mark of a message that may be posted again | a minute |
 | `aip:client:{<id>}:sessions` | zset | its newest sessions, in order of time | as results |
 | `aip:task:{<name>}` | hash | session id, and since when | as the session |
 | `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
 | `aip:session:{<id>}:events` | stream | what happened in it | as the session |
+| `aip:session:{<id>}:journal` | list | its steps in full, for whoever takes it over | until it ends |
 | `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
 | `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | an hour while it arrives, then as results |
+| `aip:due` | zset | `client:<id>` or `session:<id>` → when it is to be looked at, ms | a day after the last |
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
@@ -76,6 +78,9 @@ class Keys:
     def session_events(self, session_id: str) -> str:
         return f"{self.prefix}:session:{{{session_id}}}:events"
 
+    def session_journal(self, session_id: str) -> str:
+        return f"{self.prefix}:session:{{{session_id}}}:journal"
+
     def session_files(self, session_id: str) -> str:
         return f"{self.prefix}:session:{{{session_id}}}:files"
 
@@ -84,6 +89,9 @@ class Keys:
 
     def batch(self, batch_id: str) -> str:
         return f"{self.prefix}:batch:{{{batch_id}}}"
+
+    def due(self) -> str:
+        return f"{self.prefix}:due"
 
     def sessions(self) -> str:
         return f"{self.prefix}:sessions"

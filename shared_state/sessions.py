@@ -1,24 +1,29 @@
 """Sessions: one task on one device, from dispatch to its end, and what came out of it.
 
     created → dispatched → running → completed | failed | cancelled | timed_out
+                 ↓  ↑       ↓  ↑
+                  suspended          while the device is away
 
 The first terminal state wins, decided inside Redis; a later one is refused and changes nothing. Every session has a
 deadline, and a time to live that begins as deadline plus retention and becomes the retention once it has ended. A
 session whose node died before noting its end is ended by whoever reads it after its deadline.
+
+A session is driven over one connection of its device. Steps carry that connection's generation, and are refused
+(`Fenced`) once a newer one has made a step. The journal holds each step in full, so that a session can be taken over.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
 from shared_state.connection import Connection
-from shared_state.errors import SessionExists, SessionNotFound, TaskNameTaken
+from shared_state.errors import Fenced, SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys
+from shared_state.session_record import TERMINAL, Ended, EndIf, Event, Session, SessionState, parse, place
+from shared_state.voice import Voice
 
-__all__ = ["TERMINAL", "Ended", "Event", "Session", "SessionState", "Sessions"]
+__all__ = ["TERMINAL", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
 # An event is a note, not a store: what is larger is noted by its size.
@@ -28,88 +33,27 @@ INDEX_BOUND = 100_000
 UNSTORED_CLAIM_MS = 10_000
 
 
-class SessionState(StrEnum):
-    """Where a session stands."""
-
-    CREATED = "created"
-    DISPATCHED = "dispatched"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-
-
-TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session as stored. Times are ms since the epoch; `owner` is the client that asked, '' for REST."""
-
-    session_id: str
-    client_id: str
-    task_name: str
-    request: str
-    planner: str
-    owner: str = ""
-    state: SessionState = SessionState.CREATED
-    created_ms: int = 0
-    deadline_ms: int = 0
-    timeout_s: float = 0.0
-    dispatched_ms: int | None = None
-    started_ms: int | None = None
-    ended_ms: int | None = None
-    node_id: str = ""
-    result: Any = None
-    error: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened in a session. `event_id` is its place in the stream, and tells the time."""
-
-    event_id: str
-    facts: dict[str, Any]
-
-    @property
-    def at_ms(self) -> int:
-        """When, in ms since the epoch."""
-        return int(self.event_id.partition("-")[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A session that this call ended: who is to be told."""
-
-    session_id: str
-    owner: str
-    client_id: str
-    task_name: str
-
-
 class Sessions:
     """The sessions of the cluster."""
 
     def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
         self._redis = connection
+        self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 
     # -- task names --------------------------------------------------------------------------------------------
-    async def claim_task(self, task_name: str, session_id: str, *, token: str, timeout_s: float) -> str:
-        """Make `task_name` mean `session_id`. Returns the (ended) session id that had the name, '' if none.
+    async def claim_task(self, task_name: str, session_id: str, *, token: str, span_s: float) -> str:
+        """Make `task_name` mean `session_id`, which ends within `span_s`.
 
+        Returns the (ended) session id that had the name, '' if none.
         `token` names this claim: the same may be repeated, while another claim for the same session id is another
         claim. Raises TaskNameTaken while the session that has the name is under way.
         """
         replace = replaced = ""
         while True:
             reply = await self._redis.script(
-                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(timeout_s), token]
+                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(span_s), token]
             )
             holder = reply[0].decode()
             if not holder:
@@ -131,8 +75,8 @@ class Sessions:
         return session.state in TERMINAL
 
     # -- the life of a session ---------------------------------------------------------------------------------
-    async def create(self, session: Session) -> None:
-        """Store a new session as `created`.
+    async def create(self, session: Session, *, durable: bool = False) -> None:
+        """Store a new session as `created`. `durable`: as for `Connection.command`.
 
         Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only.
         """
@@ -149,23 +93,31 @@ class Sessions:
                 session.timeout_s,
             ),
         ]
+        fields += ["response_id", session.response_id]
         if session.metadata:
             fields += ["metadata", orjson.dumps(session.metadata)]
+        if session.commands:
+            fields += ["commands", session.commands]
+        if session.queue_until_ms is not None:
+            fields += ["queue_until_ms", session.queue_until_ms]
+        if session.max_attempts > 1:
+            fields += ["max_attempts", session.max_attempts]
         k = self._keys
         event = orjson.dumps({"event": "created", "client_id": session.client_id, "task_name": session.task_name})
         index = self._redis.script(
             "index_add",
             [k.sessions()],
             [
-                _place(session),
+                place(session),
                 INDEX_BOUND,
-                self._life_ms(session.timeout_s),
+                self._life_ms(session.span_s),
             ],
         )
         reply = await self._redis.script(
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
-            [session.owner, self._life_ms(session.timeout_s), event, session.created_ms, *fields],
+            [session.owner, self._life_ms(session.span_s), event, session.created_ms, *fields],
+            durable=durable,
         )
         await index
         if reply[0] != 1:
@@ -174,7 +126,7 @@ class Sessions:
     async def discard(self, session: Session) -> None:
         """Remove a session that was created and could not be dispatched. Safe to repeat."""
         k = self._keys
-        removed = self._redis.command("ZREM", k.sessions(), _place(session))
+        removed = self._redis.command("ZREM", k.sessions(), place(session))
         await self._redis.command("DEL", k.session(session.session_id), k.session_events(session.session_id))
         await removed
 
@@ -184,12 +136,14 @@ class Sessions:
         state: SessionState | None,
         *,
         event: Mapping[str, Any] | None = None,
+        generation: int | None = None,
+        journal: Sequence[Mapping[str, Any]] = (),
         **fields: str,
     ) -> SessionState:
-        """Move a session to `dispatched` or `running` (None: leave its state), append `event`, set `fields`.
+        """Move a session to a state that is not terminal (None: leave it), append `event` and `journal`, set `fields`.
 
-        Returns the state it is in now: a terminal one if it had ended, and then nothing was changed.
-        Raises SessionNotFound.
+        Returns the state it is in now: a terminal one if it had ended, and then nothing was changed. Raises Fenced if a
+        connection newer than `generation` has advanced it, and SessionNotFound.
         """
         noted = orjson.dumps(event) if event else b""
         if event and len(noted) > EVENT_BYTES:
@@ -200,16 +154,35 @@ class Sessions:
         k = self._keys
         reply = await self._redis.script(
             "session_advance",
-            [k.session(session_id), k.session_events(session_id)],
+            [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)],
             [
                 *(state or "", stamp, noted, EVENTS_BOUND),
-                *(k.channel_prefix(), session_id),
+                *(self._voice.script_prefix, session_id, "" if generation is None else generation),
+                len(journal),
+                *(orjson.dumps(entry) for entry in journal),
                 *(x for pair in fields.items() for x in pair),
             ],
         )
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
+        if reply[0] == -2:
+            raise Fenced(f"Session '{session_id}' is driven over a newer connection")
+        if reply[0] == 1 and noted:
+            await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
+
+    async def requeue(self, session_id: str, attempt: int) -> int | None:
+        """Let a session whose device never took it wait for the device again. Safe to repeat.
+
+        Returns the number of the attempt that begins, or None if `attempt` was the last, or the device took it.
+        """
+        event = orjson.dumps({"event": "requeued", "attempt": attempt + 1})
+        reply = await self._redis.script(
+            "session_requeue",
+            [self._keys.session(session_id), self._keys.session_events(session_id)],
+            [event, attempt],
+        )
+        return int(reply[0]) or None
 
     async def end(
         self,
@@ -218,18 +191,20 @@ class Sessions:
         *,
         result: Any = None,
         error: str | None = None,
-        if_overdue: bool = False,
+        end_if: EndIf = EndIf.ANYWAY,
+        generation: int | None = None,
         end_id: str,
     ) -> Ended | SessionState:
         """End a session. Returns `Ended` if this end did it, else the state that stands.
 
-        Raises SessionNotFound. Safe to repeat: with the same `end_id` it returns the same, whatever got lost.
+        Raises SessionNotFound, and Fenced if a connection newer than `generation` has advanced it. Safe to repeat: with
+        the same `end_id` it returns the same, whatever got lost.
         """
         k = self._keys
         event = orjson.dumps({"event": "ended", "state": state, **({"error": error} if error else {})})
         reply = await self._redis.script(
             "session_end",
-            [k.session(session_id), k.session_events(session_id)],
+            [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)],
             [
                 *(
                     state,
@@ -237,13 +212,24 @@ class Sessions:
                     error or "",
                     self._result_ttl_s * 1000,
                 ),
-                *(event, k.channel_prefix(), session_id, "1" if if_overdue else "", end_id),
+                *(
+                    event,
+                    self._voice.script_prefix,
+                    session_id,
+                    end_if,
+                    end_id,
+                    "" if generation is None else generation,
+                ),
             ],
         )
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
+        if reply[0] == -2:
+            raise Fenced(f"Session '{session_id}' is driven over a newer connection")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
+        await self._tell(reply[4], "ended", session_id)
+        await self._tell(reply[5], "event", session_id)
         return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode())
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
@@ -261,7 +247,7 @@ class Sessions:
     async def find(self, session_id: str) -> Session | None:
         """The session, or None if there is none (any more)."""
         fields = await self._redis.command("HGETALL", self._keys.session(session_id))
-        return _parse(session_id, fields) if fields else None
+        return parse(session_id, fields) if fields else None
 
     async def find_by_task(self, task_name: str) -> Session | None:
         """The newest session with this task name."""
@@ -273,6 +259,11 @@ class Sessions:
         start = f"({after}" if after else "-"
         reply = await self._redis.command("XRANGE", self._keys.session_events(session_id), start, "+")
         return [Event(entry_id.decode(), orjson.loads(fields[b"e"])) for entry_id, fields in reply]
+
+    async def journal(self, session_id: str) -> list[dict[str, Any]]:
+        """The steps of a session that is under way, in full and in order."""
+        reply = await self._redis.command("LRANGE", self._keys.session_journal(session_id), 0, -1)
+        return [orjson.loads(entry) for entry in reply]
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, tuple[SessionState, str | None]]:
         """State and error of many sessions; those that are not stored are left out."""
@@ -293,50 +284,20 @@ class Sessions:
         top = f"({before}" if before else "+"
         members = await self._redis.command("ZREVRANGEBYLEX", key, top, "-", "LIMIT", 0, limit)
         places = [m.decode() for m in members]
-        ids = [place.partition(":")[2] for place in places]
+        ids = [placed.partition(":")[2] for placed in places]
         pending = [self._redis.command("HGETALL", self._keys.session(s)) for s in ids]
         found = [(await reply) for reply in pending]
-        sessions = [_parse(s, f) if f else None for s, f in zip(ids, found, strict=True)]
+        sessions = [parse(s, f) if f else None for s, f in zip(ids, found, strict=True)]
         # An id that was used again, or was refused because it is in use, has places that are not its session's.
         return [
-            (place, session if session and place == _place(session) else None)
-            for place, session in zip(places, sessions, strict=True)
+            (placed, session if session and placed == place(session) else None)
+            for placed, session in zip(places, sessions, strict=True)
         ]
 
-    def _life_ms(self, timeout_s: float) -> int:
-        return int((timeout_s + self._result_ttl_s) * 1000)
+    async def _tell(self, node_ids: bytes, kind: str, session_id: str) -> None:
+        """Wake the nodes that a script named because it could not wake them itself."""
+        if not self._voice.script_prefix:
+            await self._voice.tell_all(node_ids.decode().split(), kind, session_id)
 
-
-def _place(session: Session) -> str:
-    """Where a session stands in an index in order of time."""
-    return f"{session.created_ms:015d}:{session.session_id}"
-
-
-def _parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode()
-
-    def ms(name: bytes) -> int | None:
-        return int(fields[name]) if name in fields else None
-
-    return Session(
-        session_id=session_id,
-        client_id=text(b"client_id"),
-        task_name=text(b"task_name"),
-        request=text(b"request"),
-        planner=text(b"planner"),
-        owner=text(b"owner"),
-        state=SessionState(text(b"state")),
-        created_ms=ms(b"created_ms") or 0,
-        deadline_ms=ms(b"deadline_ms") or 0,
-        timeout_s=float(text(b"timeout_s") or 0),
-        dispatched_ms=ms(b"dispatched_ms"),
-        started_ms=ms(b"started_ms"),
-        ended_ms=ms(b"ended_ms"),
-        node_id=text(b"node_id"),
-        result=orjson.loads(fields[b"result"]) if b"result" in fields else None,
-        error=text(b"error") or None,
-        metadata=orjson.loads(fields[b"metadata"]) if b"metadata" in fields else {},
-        prompt_tokens=ms(b"prompt_tokens") or 0,
-        completion_tokens=ms(b"completion_tokens") or 0,
-    )
+    def _life_ms(self, span_s: float) -> int:
+        return int((span_s + self._result_ttl_s) * 1000)

@@ -1,14 +1,16 @@
 """The parts of the shared state, put together once for a process."""
 
 from shared_state.batches import Batches
-from shared_state.bus import Bus
+from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
 from shared_state.connection import Connection, Observer
+from shared_state.due import Due
 from shared_state.events import Events
 from shared_state.files import Files
 from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
+from shared_state.server_check import check_servers
 from shared_state.sessions import Sessions
 
 __all__ = ["State"]
@@ -25,21 +27,49 @@ class State:
         lease_ttl_s: float = 4.5,
         result_ttl_s: int = 86_400,
         timeout_s: float = 5.0,
+        min_replicas: int = 0,
+        replica_wait_ms: int = 500,
         observer: Observer | None = None,
     ) -> None:
         self.keys = Keys(prefix)
-        self.connection = Connection(redis_url, timeout_s=timeout_s, observer=observer)
+        self._embedded = redis_url.startswith("embedded:")
+        self.connection = Connection(
+            redis_url,
+            timeout_s=timeout_s,
+            min_replicas=min_replicas,
+            replica_wait_ms=replica_wait_ms,
+            observer=observer,
+        )
         self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.due = Due(self.connection, self.keys)
         self.events = Events(self.connection, self.keys)
 
-    def bus(self, node_id: str) -> Bus:
-        """The bus as `node_id` hears it."""
-        return Bus(self.connection, self.keys, node_id)
+    def bus(
+        self,
+        node_id: str,
+        *,
+        probe_interval_s: float = 2.0,
+        deaf_after_s: float = 6.0,
+        observer: BusObserver | None = None,
+    ) -> Bus:
+        """The bus as `node_id` hears it. `probe_interval_s` 0: it is never asked whether it hears."""
+        return Bus(
+            self.connection,
+            self.keys,
+            node_id,
+            probe_interval_s=probe_interval_s,
+            deaf_after_s=deaf_after_s,
+            observer=observer,
+        )
+
+    async def check_servers(self) -> list[str]:
+        """Warn in the log of Redis servers that are set up so that data would be lost; returns the warnings."""
+        return [] if self._embedded else await check_servers(self.connection)
 
     async def close(self) -> None:
         """Flush what waits and close the connection."""

@@ -4,13 +4,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.api.schemas import DispatchRequest, GivenCommand
+from node.api.schemas import ATTEMPTS_BOUND, DispatchRequest, GivenCommand
 from shared_state.sessions import SessionState
 
 __all__ = ["BatchAnswer", "BatchRequest", "BatchStarted", "ItemAnswer", "Selector"]
 
 TASKS_BOUND = 1000
-_COMMON = ("request", "commands", "timeout_s", "planner", "metadata")
+_COMMON = ("request", "commands", "timeout_s", "planner", "metadata", "queue_if_offline", "ttl_s", "max_attempts")
 
 
 class Selector(BaseModel):
@@ -35,6 +35,9 @@ class BatchRequest(BaseModel):
     timeout_s: float | None = Field(None, gt=0, strict=False)
     planner: str | None = None
     metadata: dict[str, Any] | None = None
+    queue_if_offline: bool | None = None
+    ttl_s: float | None = Field(None, gt=0, strict=False)
+    max_attempts: int | None = Field(None, ge=1, le=ATTEMPTS_BOUND)
     window: int = Field(50, ge=1, le=TASKS_BOUND, description="most tasks under way at a time")
 
     def common_fields(self) -> list[str]:

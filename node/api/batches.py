@@ -11,7 +11,7 @@ from node.api.context import Context, answer
 from node.api.errors import ApiError
 from node.api.requests import read_json, validate
 from node.api.schemas import DispatchRequest
-from node.api.tasks import check_task
+from node.api.tasks import check_task, patience_of
 from node.devices import tags_of
 from node.gateway.profile import system_info_of
 from node.sessions.batches import BatchTask, TooManyBatches
@@ -62,7 +62,8 @@ async def _selected(context: Context, asked: BatchRequest) -> list[BatchTask]:
     for client_id in dict.fromkeys(asked.selector.client_ids or []):
         if client_id not in online and not _WILD & set(client_id):
             task = check_task(context, asked.for_device(client_id))
-            tasks.append(_task(context, task, missing="Client not online"))
+            missing = None if task.queue_if_offline else "Client not online"
+            tasks.append(_task(context, task, missing=missing))
     return tasks
 
 
@@ -86,6 +87,7 @@ def _task(context: Context, task: DispatchRequest, *, missing: str | None = None
         commands=task.commands or [],
         planner=task.planner,
         metadata=task.metadata or {},
+        patience=patience_of(task),
         missing=missing,
     )
 

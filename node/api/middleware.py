@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aip import new_id
 from node.api.errors import ApiError, failure
 from node.auth import Auth
+from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
 
 __all__ = ["OPEN_PATHS", "Shell"]
@@ -33,11 +34,8 @@ class Shell:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] == "websocket":
-            # uvicorn's own object is behind `send` only out here; a close handshake alone does not end a socket
-            # whose peer reads nothing.
-            transport = getattr(getattr(send, "__self__", None), "transport", None)
-            if transport is not None:
-                scope["aip.cut"] = transport.abort
+            # uvicorn's own object is behind `send` only out here.
+            scope["aip.pulse"] = Pulse(getattr(send, "__self__", None))
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 COMMANDS_BOUND = 256
+ATTEMPTS_BOUND = 10
 
 
 class GivenCommand(Command):
@@ -56,6 +57,18 @@ class DispatchRequest(BaseModel):
     planner: str | None = Field(None, description="auto, direct, device, llm, or one that a package brings")
     metadata: dict[str, Any] | None = Field(
         None, description="passed on; `agent_name`, `process_name`, `root_name` choose the device's tool set"
+    )
+    queue_if_offline: bool | None = Field(
+        None, description="a device that is not connected gets the task when it next connects, within `ttl_s`"
+    )
+    ttl_s: float | None = Field(
+        None, gt=0, strict=False, description="how long the task may wait for its device; an hour if absent"
+    )
+    max_attempts: int | None = Field(
+        None,
+        ge=1,
+        le=ATTEMPTS_BOUND,
+        description="how often the task may be handed over in all, where the device is gone again before it took it",
     )
 
 

@@ -9,11 +9,14 @@ from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
 from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
+from node.sessions.dispatching import Patience
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError
 from shared_state.sessions import TERMINAL
 
-__all__ = ["check_task", "dispatch", "task_result"]
+__all__ = ["check_task", "dispatch", "patience_of", "task_result"]
+
+QUEUE_FOR_S = 3600.0
 
 
 async def dispatch(context: Context, request: Request) -> Response:
@@ -29,6 +32,7 @@ async def dispatch(context: Context, request: Request) -> Response:
             timeout_s=task.timeout_s or context.settings.session_timeout_s,
             planner=task.planner,
             metadata=task.metadata or {},
+            patience=patience_of(task),
         )
         outcome = "accepted"
     except PlannerRefused as exc:
@@ -70,7 +74,17 @@ def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
         raise ApiError(400, f"planner: must be one of {', '.join(context.planners.names())}")
     if task.timeout_s is not None and task.timeout_s > context.settings.max_session_timeout_s:
         raise ApiError(400, f"timeout_s: must be at most {context.settings.max_session_timeout_s:g}")
+    if task.ttl_s is not None and not task.queue_if_offline:
+        raise ApiError(400, "ttl_s: only with queue_if_offline")
+    if task.ttl_s is not None and task.ttl_s > context.settings.max_session_timeout_s:
+        raise ApiError(400, f"ttl_s: must be at most {context.settings.max_session_timeout_s:g}")
     return task
+
+
+def patience_of(task: DispatchRequest) -> Patience:
+    """How long the task may wait for its device, and how often it may be tried."""
+    queue_for_s = (task.ttl_s or QUEUE_FOR_S) if task.queue_if_offline else None
+    return Patience(queue_for_s, task.max_attempts or 1)
 
 
 async def task_result(context: Context, request: Request) -> Response:

@@ -29,4 +29,5 @@ class Close(Enum):
     BAD_REGISTRATION = CloseReason(4002, "the registration was refused", "bad_registration")
     DUPLICATE_ID = CloseReason(4009, "the client id is already registered", "duplicate_id")
     SLOW_CONSUMER = CloseReason(4100, "too slow in reading, reconnect", "slow_consumer")
+    TAKEN_OVER = CloseReason(4102, "another connection of this client id took over", "taken_over")
     LOST_REGISTRATION = CloseReason(4101, "the registration was lost, reconnect", "lost_registration")

@@ -15,6 +15,7 @@ from typing import Any
 from aip import ClientType, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
 from aip.ids import now_ms
 from node.gateway.closing import Close
+from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
 
 __all__ = ["Connection", "Delivery", "Receive", "Send"]
@@ -44,7 +45,6 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_bytes",
-        "_cut",
         "_cut_timer",
         "_flusher",
         "_held",
@@ -56,23 +56,30 @@ class Connection:
         "client_type",
         "closing",
         "connection_id",
+        "credential",
         "delivery",
         "ended_tasks",
         "features",
+        "generation",
         "inbox_grew",
         "last_seen_ms",
+        "left_in_order",
+        "may_be_stored",
         "payload_format",
         "platform",
         "profile",
+        "pulse",
+        "recognises_repeats",
         "since_ms",
         "taken",
         "target_id",
+        "token_hash",
     )
 
     def __init__(
-        self, send: Send, *, metrics: Metrics, queue_bound: int, cut: Callable[[], None] = lambda: None
+        self, send: Send, *, metrics: Metrics, queue_bound: int, pulse: Pulse | None = None, credential: str = ""
     ) -> None:
-        self._cut = cut
+        self.pulse = pulse or Pulse()
         self._cut_timer: asyncio.TimerHandle | None = None
         self._send = send
         self._metrics = metrics
@@ -82,6 +89,18 @@ class Connection:
         self._flusher: asyncio.Task[None] | None = None
         self._held: asyncio.Event | None = None
         self.connection_id = new_id()
+        # What the client showed to be let in, as a hash.
+        self.credential = credential
+        # The hash of the resume token that was given to this connection.
+        self.token_hash = ""
+        # Of the registration: steps of its sessions carry it, and those of a newer one win.
+        self.generation = 0
+        # The registry may say that this connection holds the client: to be taken back when it goes.
+        self.may_be_stored = False
+        # The peer said goodbye; it did not just break off.
+        self.left_in_order = False
+        # A command that was sent before may be sent again under its id: this very process answers from memory.
+        self.recognises_repeats = False
         self.client_id = ""
         self.client_type = ClientType.DEVICE
         self.target_id = ""
@@ -170,7 +189,7 @@ class Connection:
         if self.closing is None:
             self.closing = why
             # A peer that reads nothing lets no close frame out either: then the socket is cut.
-            self._cut_timer = asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._cut)
+            self._cut_timer = asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self.pulse.cut)
             self._metrics.ws_closes.labels(why.value.label).inc()
             if self._flusher is None:
                 self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")

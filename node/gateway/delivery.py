@@ -37,12 +37,15 @@ class Deliverer:
         self._background = background
 
     def on_wakeup(self, rest: bytes) -> None:
-        """A frame `<client>\\n<entry>\\n<message>` from the bus."""
+        """A frame `<client>\\n<entry>\\n<message>` from the bus; without an entry it says to look into the inbox."""
         client_id, _, rest = rest.partition(b"\n")
         entry_id, _, message = rest.partition(b"\n")
         connection = self._hub.get(client_id.decode())
         if connection is None:
             return  # gone: the message waits in the inbox
+        if not entry_id:
+            self._background.spawn(self._look(connection), "inbox-look")
+            return
         if connection.delivery is Delivery.LIVE:
             self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
         else:
@@ -91,6 +94,12 @@ class Deliverer:
             if connection.delivery is Delivery.STALLED:
                 await self.drain(connection)
 
+    async def _look(self, connection: Connection) -> None:
+        try:
+            await self.drain(connection)
+        except StateUnavailable as exc:
+            log.warning("an inbox not read; trying again with the next renewal", extra={"reason": str(exc)})
+
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken
         connection.taken.add(entry.entry_id)
@@ -111,7 +120,7 @@ class Deliverer:
             self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
             session_id = entry.message[len(ENDED) :].decode()
-            self._background.spawn(self._runner.on_ended_elsewhere(session_id), "ended-elsewhere")
+            self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
         elif entry.message.startswith(FILE):
             session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")

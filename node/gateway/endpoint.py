@@ -19,6 +19,7 @@ from node.background import Background
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
+from node.gateway.leaving import Leaving
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
 from node.telemetry.metrics import Metrics
@@ -29,12 +30,14 @@ __all__ = ["Endpoint"]
 log = logging.getLogger(__name__)
 
 
-# In a socket's scope: what cuts it without a word.
-CUT = "aip.cut"
+# In a socket's scope.
+PULSE = "aip.pulse"
 # Nobody is known yet: little is read of them.
 REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
 RESTART_SPREAD_S = 5
+# uvicorn reports a socket that broke without a close frame as 1005: only this code is a deliberate goodbye.
+GOODBYE = 1000
 
 
 class Endpoint:
@@ -43,6 +46,7 @@ class Endpoint:
     def __init__(
         self,
         registrar: Registrar,
+        leaving: Leaving,
         handlers: Handlers,
         transfers: Transfers,
         auth: Auth,
@@ -54,6 +58,7 @@ class Endpoint:
         send_queue_bytes: int,
     ) -> None:
         self._registrar = registrar
+        self._leaving = leaving
         self._handlers = handlers
         self._transfers = transfers
         self._auth = auth
@@ -81,26 +86,34 @@ class Endpoint:
             await _deny(send, 503, b'{"detail":"The node is shutting down"}', retry_after_s)
             return
         await send({"type": "websocket.accept"})
-        cut = scope.get(CUT, lambda: None)
-        connection = Connection(send, metrics=self._metrics, queue_bound=self._send_queue_bytes, cut=cut)
+        connection = Connection(
+            send,
+            metrics=self._metrics,
+            queue_bound=self._send_queue_bytes,
+            pulse=scope.get(PULSE),
+            credential=self._auth.credential,
+        )
+        left_with = None
         try:
             if await self._register(connection, receive):
-                await self._serve(connection, receive)
+                left_with = await self._serve(connection, receive)
         except OSError:
             log.debug("the peer is gone", extra={"client_id": connection.client_id})
         finally:
+            # A socket that this node closes, or that broke, leaves its client away for a while.
+            connection.left_in_order = left_with == GOODBYE and connection.closing is None
             connection.closing = connection.closing or Close.UNAVAILABLE
             connection.abandon()
             await self._transfers.abort(connection)
             # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
-            leave = self._background.spawn(self._registrar.leave(connection), "client-leave")
+            leave = self._background.spawn(self._leaving.leave(connection), "client-leave")
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(leave)
 
     async def _register(self, connection: Connection, receive: Receive) -> bool:
         try:
             async with asyncio.timeout(self._register_timeout_s):
-                frame = await _next_frame(receive)
+                frame, _ = await _next_frame(receive)
         except TimeoutError:
             self._metrics.registrations.labels("timeout").inc()
             return await self._refuse(
@@ -142,11 +155,12 @@ class Endpoint:
         await connection.flushed()
         return False
 
-    async def _serve(self, connection: Connection, receive: Receive) -> None:
+    async def _serve(self, connection: Connection, receive: Receive) -> int | None:
+        """Returns the code that the peer closed the socket with."""
         while True:
-            frame = await _next_frame(receive)
+            frame, code = await _next_frame(receive)
             if frame is None:
-                return
+                return code
             connection.last_seen_ms = now_ms()
             if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
                 self._metrics.ws_messages.labels("in", "binary").inc()
@@ -172,14 +186,14 @@ class Endpoint:
                 connection.send_error("The message could not be handled", session_id=message.session_id)
 
 
-async def _next_frame(receive: Receive) -> bytes | str | None:
-    """The next message of the peer, None once it is gone."""
+async def _next_frame(receive: Receive) -> tuple[bytes | str | None, int | None]:
+    """The next message of the peer; None, and the code of its close, once it is gone."""
     message = await receive()
     if message["type"] != "websocket.receive":
-        return None
+        return None, message.get("code")
     text: str | None = message.get("text")
     data: bytes | None = message.get("bytes")
-    return text if text is not None else data
+    return (text if text is not None else data), None
 
 
 async def _deny(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:

@@ -1,8 +1,8 @@
 """The sockets that this node holds, by client id.
 
-One socket per client: `add` refuses a second. What happens to one client (registering, going, coming back) is done
-under that client's lock, so that the end of an old socket and the start of a new one never mix on this node; across
-nodes the registration's fencing does the same.
+One socket per client: `put` takes the place of an older one. What happens to one client (registering, going, coming
+back) is done under that client's lock, so that the end of an old socket and the start of a new one never mix on this
+node; across nodes the registration's fencing does the same.
 """
 
 import asyncio
@@ -33,12 +33,14 @@ class Hub:
         """The client's socket, if this node holds it."""
         return self._connections.get(client_id)
 
-    def add(self, connection: Connection) -> bool:
-        """Hold a socket. False, and nothing changes, if another holds the client id."""
-        if self._connections.setdefault(connection.client_id, connection) is not connection:
-            return False
+    def put(self, connection: Connection) -> Connection | None:
+        """Hold a socket. Returns the one that was held for the client until now."""
+        replaced = self._connections.get(connection.client_id)
+        if replaced is not None:
+            self.remove(replaced)
+        self._connections[connection.client_id] = connection
         self._metrics.connections.labels(connection.client_type.value).inc()
-        return True
+        return replaced
 
     def remove(self, connection: Connection) -> bool:
         """Let a socket go. False if it was not the one held."""

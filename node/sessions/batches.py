@@ -13,7 +13,7 @@ from typing import Any
 from aip import Command, new_id
 from aip.ids import now_ms
 from node.background import Background
-from node.sessions.dispatching import Attempt, Dispatcher
+from node.sessions.dispatching import IMPATIENT, Attempt, Dispatcher, Patience
 from node.sessions.planners import PlannerRefused
 from node.sessions.service import SessionService
 from shared_state import State
@@ -45,6 +45,7 @@ class BatchTask:
     commands: Sequence[Command] = ()
     planner: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    patience: Patience = IMPATIENT
     missing: str | None = None
 
 
@@ -72,7 +73,8 @@ class BatchRunner:
             raise TooManyBatches(f"This node works off {BATCHES_BOUND} batches already")
         items = [BatchItem(t.client_id, t.task_name, error=t.missing) for t in tasks]
         batch = Batch(new_id(), self._node_id, now_ms(), window, items)
-        await self._state.batches.create(batch, longest_s=max((t.timeout_s for t in tasks), default=0))
+        longest_s = max((t.timeout_s + (t.patience.queue_for_s or 0) for t in tasks), default=0)
+        await self._state.batches.create(batch, longest_s=longest_s)
         self._running += 1
         self._background.spawn(self._work(batch, tasks), "batch")
         return batch
@@ -133,6 +135,7 @@ class BatchRunner:
                     planner=task.planner,
                     metadata=task.metadata,
                     attempt=attempt,
+                    patience=task.patience,
                 )
             except StateUnavailable:
                 # Under the same ids, so that a task that was sent after all is not sent twice.

@@ -13,19 +13,22 @@ from typing import Any
 
 from aip import ClientType, Command, new_id
 from aip.ids import now_ms
-from node.sessions.orders import TaskOrder
+from node.sessions.orders import TaskOrder, commands_to_json
 from node.sessions.planners import Planner, Planners
 from shared_state import State
 from shared_state.clients import Registration
+from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable
 from shared_state.inbox import Posted, SessionRef
 from shared_state.sessions import Session
 
-__all__ = ["Attempt", "Dispatcher"]
+__all__ = ["IMPATIENT", "Attempt", "Dispatcher", "Patience"]
 
 log = logging.getLogger(__name__)
 
 REPEAT_AFTER_S = 0.2
+# Looked at a moment after it is due, so that it is not found to be early by a hair.
+DUE_MARGIN_S = 0.2
 
 
 class _Unknown(Exception):
@@ -36,7 +39,8 @@ class _Unknown(Exception):
 class Attempt:
     """One dispatch under ids that stay the same when it is repeated, because its outcome was not known.
 
-    `given_id`: the session id was chosen by a client, and may be somebody else's.
+    `token` names its claim of the task's name, and its TASK message. `given_id`: the session id was chosen by a client,
+    and may be somebody else's.
     """
 
     session_id: str
@@ -48,6 +52,29 @@ class Attempt:
     def fresh(cls, session_id: str | None = None) -> "Attempt":
         """A new attempt."""
         return cls(session_id or new_id(), new_id(), now_ms(), given_id=session_id is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a task may wait for a device that is not connected (None: not at all), and how often it is tried.
+
+    It is handed over `max_attempts` times at most, where the device is gone again before it took it.
+    """
+
+    queue_for_s: float | None = None
+    max_attempts: int = 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device need not be connected."""
+        return self.queue_for_s is not None
+
+    def until_ms(self, created_ms: int) -> int | None:
+        """Until when the task may wait."""
+        return None if self.queue_for_s is None else created_ms + int(self.queue_for_s * 1000)
+
+
+IMPATIENT = Patience()
 
 
 class Dispatcher:
@@ -69,8 +96,9 @@ class Dispatcher:
         metadata: dict[str, Any],
         owner: str = "",
         attempt: Attempt | None = None,
+        patience: Patience = IMPATIENT,
     ) -> Session:
-        """Send a task to a device, wherever it is connected.
+        """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
         Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused or InboxFull, and then no session is left
         behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be unknown, as the text
@@ -78,10 +106,12 @@ class Dispatcher:
         """
         attempt = attempt or Attempt.fresh()
         name = task_name or attempt.session_id
+        # What waits for its device has its whole time once the device is there.
+        span_s = timeout_s + (patience.queue_for_s or 0.0)
         # The look-up and the claim travel together; both are awaited before anything is decided.
         found, claimed = await asyncio.gather(
             self._state.clients.find(client_id),
-            self._state.sessions.claim_task(name, attempt.session_id, token=attempt.token, timeout_s=timeout_s),
+            self._state.sessions.claim_task(name, attempt.session_id, token=attempt.token, span_s=span_s),
             return_exceptions=True,
         )
         if isinstance(claimed, BaseException):
@@ -94,14 +124,21 @@ class Dispatcher:
                 client_id=client_id,
                 task_name=name,
                 request=request,
-                planner=self._check(client_id, found, planner, commands).name,
+                planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
                 owner=owner,
                 created_ms=attempt.created_ms,
-                deadline_ms=attempt.created_ms + int(timeout_s * 1000),
+                deadline_ms=attempt.created_ms + int(span_s * 1000),
                 timeout_s=timeout_s,
                 metadata=metadata,
+                commands=commands_to_json(commands),
+                response_id=attempt.token,
+                queue_until_ms=patience.until_ms(attempt.created_ms),
+                max_attempts=patience.max_attempts,
             )
-            await self._send(session, commands, given_id=attempt.given_id)
+            if patience.queue_for_s is not None:
+                # Before the session: whatever waits is looked at when it may wait no longer.
+                await self._state.due.add(DueKind.SESSION, session.session_id, patience.queue_for_s + DUE_MARGIN_S)
+            await self._send(session, given_id=attempt.given_id)
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
@@ -110,12 +147,12 @@ class Dispatcher:
             raise
         return session
 
-    async def _send(self, session: Session, commands: Sequence[Command], *, given_id: bool) -> None:
+    async def _send(self, session: Session, *, given_id: bool) -> None:
         """Store the session and post its task; repeated once if the answer got lost, since both know themselves."""
         repeats = 1
         while True:
             try:
-                await self._store_and_post(session, commands, given_id=given_id)
+                await self._store_and_post(session, given_id=given_id)
                 return
             except StateUnavailable as exc:
                 if repeats == 0:
@@ -127,34 +164,33 @@ class Dispatcher:
             await asyncio.sleep(REPEAT_AFTER_S)
 
     def _check(
-        self, client_id: str, found: Registration | None, planner: str | None, commands: Sequence[Command]
+        self,
+        client_id: str,
+        found: Registration | None,
+        planner: str | None,
+        commands: Sequence[Command],
+        *,
+        may_wait: bool,
     ) -> Planner:
+        if found is None and may_wait:
+            return self._planners.choose(planner, commands=commands, features=frozenset())
         if found is None or found.client_type != ClientType.DEVICE:
             raise NotRegistered(f"Client '{client_id}' is not online")
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    async def _store_and_post(self, session: Session, commands: Sequence[Command], *, given_id: bool) -> None:
-        order = TaskOrder(
-            session_id=session.session_id,
-            client_id=session.client_id,
-            task_name=session.task_name,
-            request=session.request,
-            planner=session.planner,
-            owner=session.owner,
-            deadline_ms=session.deadline_ms,
-            timeout_s=session.timeout_s,
-            commands=list(commands),
-            metadata=session.metadata,
-        )
-        ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms, session.timeout_s)
+    async def _store_and_post(self, session: Session, *, given_id: bool) -> None:
+        order = TaskOrder.of(session)
+        ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
         message = b"task\n" + order.to_json()
         if given_id:
             # An id that a client chose may be somebody else's: nothing may be sent before that is known.
-            await self._state.sessions.create(session)
+            await self._state.sessions.create(session, durable=True)
             await self._post(session, message, ref)
             return
         created, posted = await asyncio.gather(
-            self._state.sessions.create(session), self._post(session, message, ref), return_exceptions=True
+            self._state.sessions.create(session, durable=True),
+            self._post(session, message, ref),
+            return_exceptions=True,
         )
         if isinstance(created, BaseException):
             raise created
@@ -163,12 +199,10 @@ class Dispatcher:
 
     async def _post(self, session: Session, message: bytes, ref: SessionRef) -> Posted:
         try:
-            posted = await self._state.inbox.post(session.client_id, message, session=ref)
-            if posted.receivers == 0 and posted.node_id not in await self._state.nodes.live():
-                # The registration of a dead node that nobody has removed yet.
-                await self._state.inbox.take(session.client_id, posted.entry_id)
-                await self._state.inbox.settle(session.client_id, session.session_id)
-                raise NotRegistered(f"Client '{session.client_id}' is not online")
+            # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
+            posted = await self._state.inbox.post(
+                session.client_id, message, session=ref, wait_s=_wait_s(session), durable=True
+            )
         except (NotRegistered, InboxFull):
             await self._quietly(self._state.sessions.discard(session))
             raise
@@ -180,3 +214,7 @@ class Dispatcher:
             await call
         except StateError as exc:
             log.warning("left for its time to live to remove", extra={"reason": str(exc)})
+
+
+def _wait_s(session: Session) -> float:
+    return 0.0 if session.queue_until_ms is None else (session.queue_until_ms - session.created_ms) / 1000

@@ -1,13 +1,14 @@
 """Drives a server-driven session: asks the planner, sends commands, hands it the results, until the end.
 
-Each step is stored before it is sent, without the secrets that are sent with it. The driver keeps nothing of a session
-beyond the call; whatever a planner raises fails that session and no other.
+Each step is stored in the session's journal before it is sent, without the secrets that are filled in with it, so that
+another node can go on where this one stopped. The driver keeps nothing of a session beyond the call; whatever a planner
+raises fails that session and no other.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from aip import (
 )
 from aip.codec import encode_payload_command
 from aip.ids import now_ms
+from node.sessions.journal import act_entry, results_entry
 from node.sessions.local_session import LocalSession
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
 from node.sessions.platforms import AgentNames, Focus
@@ -32,7 +34,7 @@ from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state.sessions import SessionState
 
-__all__ = ["Advance", "Driver", "shortened"]
+__all__ = ["Advance", "Driver", "response_ids", "shortened"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,13 @@ class Advance(Protocol):
     """Stores a step of a session; None if the session is over."""
 
     def __call__(
-        self, session: LocalSession, state: SessionState | None, event: dict[str, Any], **fields: str
+        self,
+        session: LocalSession,
+        state: SessionState | None,
+        event: dict[str, Any],
+        *,
+        journal: Sequence[Mapping[str, Any]] = (),
+        fields: Mapping[str, str] = ...,
     ) -> Awaitable[SessionState | None]: ...
 
 
@@ -60,7 +68,7 @@ class Driver:
 
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
-        order = session.order
+        order, restored = session.order, session.restored
         names = session.agent
         task = Task(
             order.request,
@@ -69,17 +77,34 @@ class Driver:
             names.agent_name,
             order.commands,
             order.metadata,
+            turns=list(restored.turns),
+            tokens=restored.tokens,
         )
+        for turn in restored.turns:
+            names = _focused(session.platform.focus, names, turn.calls, turn.results)
+        # A step that was sent over an earlier connection, and is not answered yet.
+        unanswered = restored.act
         try:
             while True:
-                if session.planner.wants_tools:
-                    task.tools = await self._toolbelt.tools(session, self._agents(session, names))
-                step = await self._ask(session, session.planner, task)
-                if isinstance(step, Finish):
-                    return step
-                results = await self._act(session, step, task, names)
+                if unanswered is not None:
+                    step, response_id, unanswered = unanswered, restored.response_id, None
+                    session.in_step = True
+                else:
+                    if session.planner.wants_tools:
+                        task.tools = await self._toolbelt.tools(session, self._agents(session, names))
+                    asked = await self._ask(session, session.planner, task)
+                    if isinstance(asked, Finish):
+                        return asked
+                    step, response_id = _numbered(asked, len(task.turns) + 1), new_id()
+                    # Over a socket that is about to be moved no step begins: it is made where its device comes back.
+                    await session.connection.released()
+                    session.in_step = True
+                    if not await self._note(session, step, response_id):
+                        return None
+                results = await self._act(session, step, response_id, names)
                 if results is None:
                     return None
+                session.in_step = False
                 task.turns.append(Turn(step.calls, results, step.text))
                 names = _focused(session.platform.focus, names, step.calls, results)
         except asyncio.CancelledError:
@@ -118,35 +143,25 @@ class Driver:
             }
             if isinstance(step, Act) and step.text:
                 event["text"] = step.text[:EVENT_RESULT_CHARS]
-            await self._advance(session, None, event, **_spent(task.tokens))
+            await self._advance(session, None, event, fields=_spent(task.tokens))
         return step
 
-    async def _act(self, session: LocalSession, step: Act, task: Task, names: AgentNames) -> list[Result] | None:
-        """Make the calls, in order, and return a Result for each. None if the session is over."""
-        # A socket that is about to be moved gets no further step: it is made where its device comes back.
-        await session.connection.released()
-        session.in_step = True
-        try:
-            return await self._make_step(session, step, task, names)
-        finally:
-            session.in_step = False
-
-    async def _make_step(self, session: LocalSession, step: Act, task: Task, names: AgentNames) -> list[Result] | None:
-        turn = len(task.turns) + 1
-        calls = [
-            c if c.command.call_id else replace(c, command=c.command.model_copy(update={"call_id": f"call-{turn}-{i}"}))
-            for i, c in enumerate(step.calls, 1)
-        ]
-        response_id = new_id()
+    async def _note(self, session: LocalSession, step: Act, response_id: str) -> bool:
+        """Store a step that is about to be sent. False if the session is over."""
         event: dict[str, Any] = {
             "event": "commands",
             "response_id": response_id,
-            "actions": [self._secrets.strip(c.command).model_dump(exclude_none=True) for c in calls],
+            "actions": [self._secrets.strip(c.command).model_dump(exclude_none=True) for c in step.calls],
         }
-        if await self._advance(session, SessionState.RUNNING, event) is None or session.over:
+        journal = [act_entry(step, response_id)]
+        return await self._advance(session, SessionState.RUNNING, event, journal=journal) is not None
+
+    async def _act(self, session: LocalSession, step: Act, response_id: str, names: AgentNames) -> list[Result] | None:
+        """Make the calls, in order, and return a Result for each. None if the session is over."""
+        if session.over:
             return None
         started = time.monotonic()
-        results = await self._make(session, calls, response_id, names)
+        results = await self._make(session, step, response_id, names)
         results = [self._secrets.scrub(r) for r in results]
         event = {
             "event": "results",
@@ -154,29 +169,27 @@ class Driver:
             "results": [shortened(r) for r in results],
             "took_ms": int((time.monotonic() - started) * 1000),
         }
-        if await self._advance(session, None, event) is None:
+        # A planner that has to think leaves time to be interrupted in; the others end, or go on, at once.
+        journal = [results_entry(results)] if session.planner.wants_tools else []
+        if await self._advance(session, None, event, journal=journal) is None:
             return None
         return results
 
-    async def _make(
-        self, session: LocalSession, calls: list[Call], response_id: str, names: AgentNames
-    ) -> list[Result]:
+    async def _make(self, session: LocalSession, step: Act, response_id: str, names: AgentNames) -> list[Result]:
         """Send what is to be sent, one message for each run of calls to the same agent."""
         results: list[Result] = []
-        for (agent, refused), run in groupby(calls, key=lambda c: (c.agent_name, c.refused is not None)):
-            part = list(run)
+        for run_id, part in _runs(step, response_id):
             if any(r.status is ResultStatus.FAILURE for r in results):
                 results += [_not_run(c.command, ResultStatus.SKIPPED, SKIPPED) for c in part]
-            elif refused:
+            elif part[0].refused is not None:
                 results += [_not_run(c.command, ResultStatus.FAILURE, c.refused or "") for c in part]
             else:
                 commands = [self._secrets.fill(c.command, given_wins=not session.planner.wants_tools) for c in part]
-                to = replace(names, agent_name=agent or names.agent_name)
-                given = await self._send(session, commands, response_id, to)
+                to = replace(names, agent_name=part[0].agent_name or names.agent_name)
+                given = await self._send(session, commands, run_id, to)
                 # Fewer results than commands leave the rest unknown, not shifted.
                 unanswered = [_not_run(c.command, ResultStatus.FAILURE, NO_RESULT) for c in part[len(given) :]]
                 results += [*given[: len(part)], *unanswered]
-                response_id = new_id()
         return results
 
     @staticmethod
@@ -184,7 +197,7 @@ class Driver:
         session: LocalSession, commands: list[Command], response_id: str, names: AgentNames
     ) -> list[Result]:
         if session.connection.payload_format:
-            return await _exchange_payload(session, commands)
+            return await _exchange_payload(session, commands, response_id)
         answer = session.expect(response_id)
         session.connection.send(
             ServerMessage(
@@ -202,14 +215,34 @@ class Driver:
         return (await answer).action_results or []
 
 
-async def _exchange_payload(session: LocalSession, commands: list[Command]) -> list[Result]:
+def response_ids(step: Act, response_id: str) -> list[str]:
+    """The ids of all the messages that a step is sent with."""
+    return [run_id for run_id, _ in _runs(step, response_id)]
+
+
+def _runs(step: Act, response_id: str) -> Iterator[tuple[str, list[Call]]]:
+    """The calls of a step, by message: each goes to one agent. Their ids follow from the step's."""
+    for number, (_, run) in enumerate(groupby(step.calls, key=lambda c: (c.agent_name, c.refused is not None))):
+        yield (f"{response_id}.{number}" if number else response_id), list(run)
+
+
+def _numbered(step: Act, turn: int) -> Act:
+    """The step, each of its commands with an id."""
+    calls = [
+        c if c.command.call_id else replace(c, command=c.command.model_copy(update={"call_id": f"call-{turn}-{i}"}))
+        for i, c in enumerate(step.calls, 1)
+    ]
+    return replace(step, calls=calls)
+
+
+async def _exchange_payload(session: LocalSession, commands: list[Command], response_id: str) -> list[Result]:
     """The documents' form carries one command a frame: the order and the early exit are kept here."""
     results: list[Result] = []
-    for command in commands:
+    for number, command in enumerate(commands):
         if any(r.status is ResultStatus.FAILURE for r in results):
             results.append(_not_run(command, ResultStatus.SKIPPED, SKIPPED))
             continue
-        request_id = new_id()
+        request_id = f"{response_id}.{number}"
         answer = session.expect(request_id)
         session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
         given = (await answer).action_results or [Result(status=ResultStatus.NONE)]

@@ -1,15 +1,29 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from aip import ClientMessage
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
-from node.sessions.planners import Planner
+from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
 
-__all__ = ["LocalSession"]
+__all__ = ["LocalSession", "Restored"]
+
+
+@dataclass(slots=True)
+class Restored:
+    """How far a session got over earlier connections of its device, from its journal.
+
+    `act` is the step whose results are not known, sent under `response_id`.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    act: Act | None = None
+    response_id: str = ""
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 @dataclass(slots=True)
@@ -18,13 +32,13 @@ class LocalSession:
 
     order: TaskOrder
     connection: Connection
-    # The id of the TASK message: what a device-driven answer refers to.
-    task_response_id: str
     planner: Planner
     platform: Platform
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
+    begun_at: float = field(default_factory=time.monotonic)
+    restored: Restored = field(default_factory=Restored)
     # Commands on the device: response id → where its answer goes.
     pending: dict[str, "asyncio.Future[ClientMessage]"] = field(default_factory=dict)
     echoed: bool = False
@@ -44,10 +58,22 @@ class LocalSession:
         return self.platform.names(self.order.metadata)
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
-        """A place for the device's answer to `response_id`; cancelled when the session is stopped."""
-        future: asyncio.Future[ClientMessage] = asyncio.get_running_loop().create_future()
-        self.pending[response_id] = future
+        """The place of the device's answer to `response_id`, made when it is first asked for.
+
+        Cancelled when the session is stopped.
+        """
+        future = self.pending.get(response_id)
+        if future is None:
+            future = self.pending[response_id] = asyncio.get_running_loop().create_future()
         return future
+
+    def answer(self, message: ClientMessage) -> bool:
+        """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
+        future = self.pending.get(message.prev_response_id or "")
+        if future is None or future.done():
+            return False
+        future.set_result(message)
+        return True
 
     def stop(self) -> None:
         """End all that this node does for it: timers, the planner's task, waiting for answers."""

@@ -1,5 +1,6 @@
 """What a node tells another about a task: enough to run it without a look at the session's hash."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,8 +8,9 @@ import orjson
 from pydantic import TypeAdapter
 
 from aip import Command
+from shared_state.sessions import Session
 
-__all__ = ["TaskOrder"]
+__all__ = ["TaskOrder", "commands_to_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,30 @@ class TaskOrder:
     timeout_s: float
     commands: list[Command] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    # Of the TASK message, the same however often it is sent: a device that recognises it takes the task once.
+    response_id: str = ""
+
+    @classmethod
+    def of(cls, session: Session) -> "TaskOrder":
+        """The order of a stored session that has not ended. Raises ValueError if its commands cannot be read."""
+        return cls(
+            session_id=session.session_id,
+            client_id=session.client_id,
+            task_name=session.task_name,
+            request=session.request,
+            planner=session.planner,
+            owner=session.owner,
+            deadline_ms=session.deadline_ms,
+            timeout_s=session.timeout_s,
+            commands=_COMMANDS.validate_json(session.commands) if session.commands else [],
+            metadata=session.metadata,
+            response_id=session.response_id,
+        )
 
     def to_json(self) -> bytes:
         """One JSON object."""
-        commands = [c.model_dump(exclude_none=True) for c in self.commands]
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "commands"}
-        return orjson.dumps({**fields, "commands": commands})
+        return orjson.dumps({**fields, "commands": orjson.Fragment(commands_to_json(self.commands) or b"[]")})
 
     @classmethod
     def from_json(cls, raw: bytes) -> "TaskOrder":
@@ -41,4 +61,10 @@ class TaskOrder:
         return _ORDER.validate_json(raw)
 
 
+def commands_to_json(commands: Sequence[Command]) -> bytes:
+    """The commands as JSON; nothing for none."""
+    return orjson.dumps([c.model_dump(exclude_none=True) for c in commands]) if commands else b""
+
+
 _ORDER = TypeAdapter(TaskOrder)
+_COMMANDS = TypeAdapter(list[Command])

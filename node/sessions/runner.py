@@ -2,7 +2,8 @@
 
 A task is handed to the device, then driven: by a planner here (server-driven: commands out, results in, each step
 stored before it is sent), or by the device itself. Whatever ends a session first wins, in Redis; what comes later is
-counted and dropped. Results are taken only from the device that the session runs on, and never create a session.
+counted and dropped. Results are taken only from the device that the session runs on, and never create a session. What
+another connection of the device drives by now is let go of without a word (`Fenced`).
 If Redis is away a session goes on as far as it can; its end is stored once Redis is back.
 
 | what ends a session | here | the device is told | the requester is told |
@@ -10,39 +11,41 @@ If Redis is away a session goes on as far as it can; its end is stored once Redi
 | the planner, or the deadline | `_finish` | yes | by the service, with the end |
 | the device says so | `_finish_soon` | no: it knows | by the service, with the end |
 | a cancellation, a late reader, the reaper | `on_ended_elsewhere` | of the stored end | by whoever ended it |
-| the device's socket is gone | `on_device_gone` | nobody is there | by the service, with the end |
+| the device's socket is gone | `let_go` | nobody is there | once it may come back no longer |
 | it is not stored any more | `_drop` | yes | nobody knows whom |
 """
 
 import asyncio
 import logging
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus, new_id
+from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
 from aip.ids import now_ms
 from node.background import Background
 from node.gateway.connection import Connection
-from node.sessions.driver import Driver, shortened
-from node.sessions.local_session import LocalSession
+from node.sessions.driver import Driver, response_ids, shortened
+from node.sessions.local_session import LocalSession, Restored
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
-from node.sessions.service import DEVICE_GONE, SessionService, task_end
+from node.sessions.service import SessionService, task_end
+from node.sessions.table import SessionTable
 from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state import State
-from shared_state.errors import SessionNotFound, StateError, StateUnavailable
+from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
-__all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
+__all__ = ["NO_ECHO", "Runner"]
 
 log = logging.getLogger(__name__)
 
 # A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
 NO_ECHO = "commands_without_echo"
-# And one that lists this executes a command once, however often it is sent under the same id.
-DEDUPLICATES = "deduplicates"
 
 
 class Runner:
@@ -72,27 +75,25 @@ class Runner:
         self._planners = planners
         self._secrets = secrets
         self._driver = Driver(self._advance, toolbelt, secrets, metrics)
-        self._sessions: dict[str, LocalSession] = {}
-        self._by_device: dict[str, dict[str, LocalSession]] = {}
+        self._sessions = SessionTable()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._sessions
+
     def session_for_file(self, connection: Connection, session_id: str | None) -> str | None:
         """The session that a file from this device belongs to: the one named, or its only one."""
-        sessions = [s for s in self._by_device.get(connection.client_id, {}).values() if s.connection is connection]
-        if session_id is not None:
-            return session_id if any(s.session_id == session_id for s in sessions) else None
-        return sessions[0].session_id if len(sessions) == 1 else None
+        return self._sessions.for_file(connection, session_id)
 
     def has_session(self, connection: Connection) -> bool:
         """Whether anything runs over this connection."""
-        return any(s.connection is connection for s in self._by_device.get(connection.client_id, {}).values())
+        return bool(self._sessions.over(connection))
 
     def has_step_under_way(self, connection: Connection) -> bool:
         """Whether a device works on commands that came over this connection, or their results are not stored yet."""
-        sessions = self._by_device.get(connection.client_id, {}).values()
-        return any(s.in_step for s in sessions if s.connection is connection)
+        return any(s.in_step for s in self._sessions.over(connection))
 
     # -- a task arrives ------------------------------------------------------------------------------------------
     def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
@@ -100,25 +101,53 @@ class Runner:
 
         With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile.
         """
-        if order.session_id in self._sessions:
+        session = self._open(connection, order, Restored())
+        if session is None:
             return
+        if not verify:
+            self._send_task(session)
+        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+
+    def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
+        """Go on with a session that ran over an earlier connection of the device.
+
+        `started`: its device took it. What it may not have got is sent again, under the same id.
+        """
+        session = self._open(connection, order, restored)
+        if session is None:
+            return
+        if restored.act is not None:
+            # Answers that the device kept while it was away may be here before the step is repeated.
+            for response_id in response_ids(restored.act, restored.response_id):
+                session.expect(response_id)
+        if session.planner.device_driven:
+            session.running = started
+            if not started and connection.recognises_repeats:
+                self._send_task(session)
+        elif started:
+            self._start(session)
+        else:
+            self._send_task(session)
+            self._await_echo(session)
+
+    def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
+        if order.session_id in self._sessions:
+            return None
         planner = self._planners.get(order.planner)
         if planner is None:
             error = f"Planner '{order.planner}' is not known to the node that holds the device"
             self._background.spawn(
                 self._service.end_surely(order.session_id, SessionState.FAILED, error=error), "session-end"
             )
-            return
+            return None
         platform = platform_named(self._platform or connection.platform)
-        session = LocalSession(order, connection, new_id(), planner, platform)
-        self._sessions[order.session_id] = session
-        self._by_device.setdefault(connection.client_id, {})[order.session_id] = session
-        left_s = (order.deadline_ms - now_ms()) / 1000
+        session = LocalSession(order, connection, planner, platform, restored=restored)
+        self._sessions.add(session)
+        # Of the time until the deadline a part may have been for waiting.
+        left_s = min((order.deadline_ms - now_ms()) / 1000, order.timeout_s)
         loop = asyncio.get_running_loop()
         session.deadline_timer = loop.call_later(max(left_s, 0.0), self._on_deadline, session)
-        if not verify:
-            self._send_task(session)
-        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+        return session
 
     def _send_task(self, session: LocalSession) -> None:
         order = session.order
@@ -130,7 +159,7 @@ class Runner:
                 user_request=order.request,
                 task_name=order.task_name,
                 session_id=order.session_id,
-                response_id=session.task_response_id,
+                response_id=order.response_id,
                 agent_name=names.agent_name,
                 process_name=names.process_name,
                 root_name=names.root_name,
@@ -143,8 +172,10 @@ class Runner:
             return
         if not sent:
             self._send_task(session)
-        if session.planner.device_driven or session.running:
-            return
+        if not session.planner.device_driven and not session.running:
+            self._await_echo(session)
+
+    def _await_echo(self, session: LocalSession) -> None:
         features = session.connection.features
         if NO_ECHO in features or session.connection.payload_format or session.echoed or self._echo_wait_s == 0:
             self._start(session)
@@ -153,14 +184,29 @@ class Runner:
             session.echo_timer = loop.call_later(self._echo_wait_s, self._start, session)
 
     async def _advance(
-        self, session: LocalSession, state: SessionState | None, event: dict[str, Any], **fields: str
+        self,
+        session: LocalSession,
+        state: SessionState | None,
+        event: dict[str, Any],
+        *,
+        journal: Sequence[Mapping[str, Any]] = (),
+        fields: Mapping[str, str] = MappingProxyType({}),
     ) -> SessionState | None:
-        """Store a step. None if the session is over, here and for its device."""
+        """Store a step. None if the session is over, here and for its device; or if it is not ours any more."""
         for attempt in (1, 2):
             try:
                 now = await self._state.sessions.advance(
-                    session.session_id, state, event=event, node_id=self._node_id, **fields
+                    session.session_id,
+                    state,
+                    event=event,
+                    generation=session.connection.generation,
+                    journal=journal,
+                    node_id=self._node_id,
+                    **fields,
                 )
+            except Fenced:
+                self._forget(session)
+                return None
             except SessionNotFound:
                 if attempt == 1:
                     # The task may have overtaken its session: they live in different slots.
@@ -181,22 +227,15 @@ class Runner:
 
     # -- server-driven -------------------------------------------------------------------------------------------
     def on_echo(self, connection: Connection, message: ClientMessage) -> bool:
-        """Join a device's `task` to the session that made it say so. False if there is none: the task is its own.
-
-        UFO's client repeats the task without its session id, so device and task name must do.
-        """
-        for session in self._by_device.get(connection.client_id, {}).values():
-            if session.echoed:
-                continue
-            if message.session_id == session.session_id or (
-                message.session_id is None and message.task_name == session.order.task_name
-            ):
-                session.echoed = True
-                if session.echo_timer is not None:
-                    session.echo_timer.cancel()
-                    self._start(session)
-                return True
-        return message.session_id is None and message.task_name in connection.ended_tasks
+        """Join a device's `task` to the session that made it say so. False if there is none: the task is its own."""
+        session = self._sessions.echoed_by(connection, message)
+        if session is None:
+            return message.session_id is None and message.task_name in connection.ended_tasks
+        session.echoed = True
+        if session.echo_timer is not None:
+            session.echo_timer.cancel()
+            self._start(session)
+        return True
 
     def _start(self, session: LocalSession) -> None:
         if not session.running and not session.over:
@@ -212,38 +251,25 @@ class Runner:
     # -- the device answers --------------------------------------------------------------------------------------
     def on_results(self, connection: Connection, message: ClientMessage) -> None:
         """`command_results` from a device."""
-        session = self._session_of(connection, message)
+        session = self._sessions.meant_by(connection, message)
         if session is None:
             self._metrics.dropped_results.inc()
             log.debug("results for no session of the sender", extra={"client_id": connection.client_id})
             return
-        future = session.pending.pop(message.prev_response_id or "", None)
-        if future is not None:
-            if not future.done():
-                future.set_result(message)
-        elif session.planner.device_driven:
+        if session.answer(message):
+            return
+        if session.planner.device_driven:
             self._on_device_driven(session, message)
         else:
             self._metrics.dropped_results.inc()
 
     def on_task_end(self, connection: Connection, message: ClientMessage) -> None:
         """`task_end` from a device: the session is over from its side."""
-        session = self._session_of(connection, message)
+        session = self._sessions.meant_by(connection, message)
         if session is None:
             self._metrics.dropped_results.inc()
         elif message.status in {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR}:
             self._finish_soon(session, message)
-
-    def _session_of(self, connection: Connection, message: ClientMessage) -> LocalSession | None:
-        sessions = self._by_device.get(connection.client_id, {})
-        if message.session_id is not None:
-            session = sessions.get(message.session_id)
-        else:
-            wanted = message.prev_response_id
-            session = next(
-                (s for s in sessions.values() if wanted and (wanted in s.pending or wanted == s.task_response_id)), None
-            )
-        return session if session is not None and session.connection is connection else None
 
     def _on_device_driven(self, session: LocalSession, message: ClientMessage) -> None:
         if message.status in {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR}:
@@ -289,9 +315,16 @@ class Runner:
         if session.over:
             return
         self._forget(session)
-        created_ms = session.order.deadline_ms - session.order.timeout_s * 1000
-        self._metrics.session_seconds.labels(state.value).observe(max(0.0, (now_ms() - created_ms) / 1000))
-        ended = await self._service.end_surely(session.session_id, state, result=result, error=error)
+        self._metrics.session_seconds.labels(state.value).observe(time.monotonic() - session.begun_at)
+        # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
+        generation = None if state is SessionState.TIMED_OUT else session.connection.generation
+        try:
+            ended = await self._service.end_surely(
+                session.session_id, state, result=result, error=error, generation=generation
+            )
+        except Fenced:
+            log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
+            return
         if isinstance(ended, SessionState):
             # Somebody else ended it first: the device hears of that end, not of ours.
             await self._tell_device_of_stored_end(session)
@@ -302,12 +335,7 @@ class Runner:
 
     def _forget(self, session: LocalSession) -> None:
         session.stop()
-        self._sessions.pop(session.session_id, None)
-        sessions = self._by_device.get(session.connection.client_id)
-        if sessions is not None:
-            sessions.pop(session.session_id, None)
-            if not sessions:
-                del self._by_device[session.connection.client_id]
+        self._sessions.remove(session)
         if session.order.owner != session.connection.client_id:
             # Its echo, or another, may be on its way still; a task of the device's own has none.
             session.connection.ended_tasks.append(session.order.task_name)
@@ -317,20 +345,30 @@ class Runner:
             self._forget(session)
             session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
 
-    async def on_ended_elsewhere(self, session_id: str) -> None:
-        """Another node, or a request, ended a session of ours: stop it here and tell its device."""
+    async def on_ended_elsewhere(self, session_id: str, connection: Connection | None = None) -> None:
+        """Another node, or a request, ended a session: stop it here and tell its device.
+
+        With `connection` the device is told even if the session is not under way here: it may have been, elsewhere.
+        """
         session = self._sessions.get(session_id)
-        if session is None or session.over:
-            return
-        self._forget(session)
-        await self._tell_device_of_stored_end(session)
+        if session is not None and not session.over:
+            self._forget(session)
+            await self._tell_device_of_stored_end(session)
+        elif session is None and connection is not None:
+            stored = await self._state.sessions.find(session_id)
+            if stored is not None and stored.state in TERMINAL and stored.client_id == connection.client_id:
+                connection.send(task_end(session_id, stored.task_name, stored.state, stored.result, stored.error))
 
     async def look_again(self) -> None:
         """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""
-        states = await self._state.sessions.states(list(self._sessions))
+        states = await self._state.sessions.states([s.session_id for s in self._sessions])
         for session_id, (state, _) in states.items():
+            session = self._sessions.get(session_id)
             if state in TERMINAL:
                 await self.on_ended_elsewhere(session_id)
+            elif state is SessionState.SUSPENDED and session is not None:
+                running = SessionState.RUNNING if session.running else SessionState.DISPATCHED
+                await self._advance(session, running, {"event": "resumed", "node_id": self._node_id})
 
     async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
         try:
@@ -341,11 +379,9 @@ class Runner:
         result, error = (stored.result, stored.error) if stored else (None, None)
         session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
 
-    async def on_device_gone(self, connection: Connection, session_ids: list[str]) -> None:
-        """The device's socket is closed: its sessions (those known here, and those in `session_ids`) are cancelled."""
-        ids = dict.fromkeys([*self._by_device.get(connection.client_id, {}), *session_ids])
-        for session_id in ids:
-            session = self._sessions.get(session_id)
-            if session is not None:
-                self._forget(session)
-        await asyncio.gather(*(self._service.end_surely(s, SessionState.CANCELLED, error=DEVICE_GONE) for s in ids))
+    def let_go(self, connection: Connection) -> list[str]:
+        """The socket is gone, or another has taken its place: stop here what ran over it. Returns the session ids."""
+        sessions = self._sessions.over(connection)
+        for session in sessions:
+            self._forget(session)
+        return [s.session_id for s in sessions]

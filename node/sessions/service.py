@@ -17,7 +17,7 @@ from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
-from shared_state.sessions import TERMINAL, Ended, Session, SessionState
+from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
 
 __all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
 
@@ -62,21 +62,24 @@ class SessionService:
         *,
         result: Any = None,
         error: str | None = None,
-        if_overdue: bool = False,
+        end_if: EndIf = EndIf.ANYWAY,
+        generation: int | None = None,
         end_id: str = "",
         stop_device: bool = False,
     ) -> Ended | SessionState:
         """End a session, and tell whoever asked for it; with `stop_device` its device too.
 
-        Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound or StateUnavailable;
-        repeating with the same `end_id` is safe, and finishes what a failure left undone.
+        Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound, StateUnavailable, and
+        Fenced if a connection newer than `generation` drives it; repeating with the same `end_id` is safe, and finishes
+        what a failure left undone.
         """
         end_id = end_id or new_id()
         ended = await self._state.sessions.end(
-            session_id, state, result=result, error=error, if_overdue=if_overdue, end_id=end_id
+            session_id, state, result=result, error=error, end_if=end_if, generation=generation, end_id=end_id
         )
         if not isinstance(ended, Ended):
-            self._metrics.late_ends.inc()
+            if ended in TERMINAL:
+                self._metrics.late_ends.inc()
             return ended
         following = [self._state.inbox.settle(ended.client_id, session_id)]
         if ended.owner and ended.owner != ended.client_id:
@@ -99,14 +102,26 @@ class SessionService:
         *,
         result: Any = None,
         error: str | None = None,
+        end_if: EndIf = EndIf.ANYWAY,
+        generation: int | None = None,
         stop_device: bool = False,
     ) -> Ended | SessionState | None:
-        """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more."""
+        """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
+
+        Raises Fenced as `end` does.
+        """
         delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
         while True:
             try:
                 return await self.end(
-                    session_id, state, result=result, error=error, end_id=end_id, stop_device=stop_device
+                    session_id,
+                    state,
+                    result=result,
+                    error=error,
+                    end_if=end_if,
+                    generation=generation,
+                    end_id=end_id,
+                    stop_device=stop_device,
                 )
             except SessionNotFound:
                 return None
@@ -180,7 +195,7 @@ class SessionService:
                 session.session_id,
                 SessionState.TIMED_OUT,
                 error=f"Task timed out after {session.timeout_s:g} s",
-                if_overdue=True,
+                end_if=EndIf.OVERDUE,
                 stop_device=True,
             )
         except SessionNotFound:

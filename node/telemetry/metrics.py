@@ -33,10 +33,15 @@ class Metrics:
         self.ws_messages = Counter("aip_ws_messages", "WebSocket messages", ["direction", "type"], registry=r)
         self.ws_closes = Counter("aip_ws_closes", "Sockets closed by this node", ["reason"], registry=r)
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
+        self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
         self.dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
         self.sessions_ended = Counter("aip_sessions_ended", "Sessions that this node ended", ["state"], registry=r)
         self.session_seconds = Histogram(
-            "aip_session_duration_seconds", "From dispatch to end", ["state"], buckets=_TASKS, registry=r
+            "aip_session_duration_seconds",
+            "From being handed to its device here to the end",
+            ["state"],
+            buckets=_TASKS,
+            registry=r,
         )
         self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
         self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)
@@ -54,7 +59,12 @@ class Metrics:
         )
         self.redis_errors = Counter("aip_redis_errors", "Round trips to Redis that failed", registry=r)
         self.bus_frames = Counter("aip_bus_frames", "Frames heard on the bus", ["kind"], registry=r)
-        self.bus_gaps = Counter("aip_bus_gaps", "Times the subscription had to be renewed", registry=r)
+        self.bus_gaps = Counter("aip_bus_gaps", "Times that frames of the bus may have been missed", registry=r)
+        self.bus_probe_seconds = Histogram(
+            "aip_bus_probe_seconds", "Until this node hears what it says to itself", buckets=_FAST, registry=r
+        )
+        self.bus_probe_misses = Counter("aip_bus_probe_misses", "Probes unheard when the next one was due", registry=r)
+        self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed anew", registry=r)
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
         self.draining = Gauge("aip_draining", "1 while this node is being emptied, and after that", registry=r)
         self.drain_moved = Counter("aip_drain_moved", "Sockets that a drain asked to move", registry=r)
@@ -69,6 +79,18 @@ class Metrics:
         self.redis_seconds.observe(seconds)
         if failed:
             self.redis_errors.inc()
+
+    def probe_heard(self, seconds: float) -> None:
+        """A probe came back over the bus."""
+        self.bus_probe_seconds.observe(seconds)
+
+    def probe_missed(self) -> None:
+        """A probe did not come back in time."""
+        self.bus_probe_misses.inc()
+
+    def resubscribed(self) -> None:
+        """The bus stands again."""
+        self.bus_resubscriptions.inc()
 
     def expose(self) -> bytes:
         """The metrics in Prometheus' text format."""

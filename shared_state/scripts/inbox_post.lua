@@ -1,17 +1,20 @@
--- Put a message into the inbox of a registered client and wake the node that holds its socket.
+-- Put a message into the inbox of a client that is registered or away, and wake the node that holds its socket.
 -- Safe to repeat: a message is known by the session that it starts, or by its id.
 -- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions   5 mark of a posted message
--- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix
+-- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix ('' = the caller publishes)
 --       6 session id ('' = the message starts no session)   7 its deadline, ms   8 life of the set of active sessions, ms
 --       9 member for the newest sessions   10 their bound   11 their life, ms   12 life of the mark, ms ('' = no mark)
--- reply {1, node id, entry id ('' = it was posted before), receivers}; {0} not registered; {-1} the inbox is full
-local node = redis.call('HGET', KEYS[1], 'node_id')
-if not node then return {0} end
+--       13 '1' = also for a client that nobody knows
+-- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was posted before), receivers};
+--       {0} not registered; {-1} the inbox is full
+local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
+local node = there[1] or ''
+if not there[2] and ARGV[13] ~= '1' then return {0} end
 if ARGV[6] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[9]) then return {1, node, '', 1} end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
 if ARGV[12] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[12]) then return {1, node, '', 1} end
 local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 if ARGV[6] ~= '' then
   redis.call('ZADD', KEYS[3], ARGV[7], ARGV[6])
   if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then redis.call('PEXPIRE', KEYS[3], ARGV[8]) end
@@ -19,5 +22,8 @@ if ARGV[6] ~= '' then
   redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[10]))
   redis.call('PEXPIRE', KEYS[4], ARGV[11])
 end
-local receivers = redis.call('PUBLISH', ARGV[5] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. ARGV[2])
+local receivers = 0
+if node ~= '' and ARGV[5] ~= '' then
+  receivers = redis.call('PUBLISH', ARGV[5] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. ARGV[2])
+end
 return {1, node, id, receivers}

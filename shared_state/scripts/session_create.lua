@@ -1,4 +1,5 @@
--- Store a new session. Safe to repeat: what this very call stored already is found by owner and time of creation. An id that was used before may be used again only by its owner, and only after it ended.
+-- Store a new session. Safe to repeat: what this very call stored already is found by owner and time of creation. An id
+-- that was used before may be used again only by its owner, and only after it ended.
 -- KEYS  1 session   2 its events
 -- ARGV  1 owner   2 life, ms   3 event (JSON)   4 created at, ms   5.. field, value, ...
 -- reply {1}, or {0, owner, state} of the session that has the id

@@ -35,7 +35,7 @@ def a_session(session_id: str | None = None, *, created_ms: int | None = None, *
 
 def ref_of(session: Session) -> SessionRef:
     """What the inbox is told of a session."""
-    return SessionRef(session.session_id, session.deadline_ms, session.created_ms, session.timeout_s)
+    return SessionRef(session.session_id, session.deadline_ms, session.created_ms)
 
 
 async def end_session(
@@ -52,4 +52,4 @@ async def end_session(
 
 async def publish(state: State, node_id: str, frame: bytes) -> int:
     """Say `frame` on the channel of `node_id`. Returns how many heard it."""
-    return int(await state.connection.command("PUBLISH", state.keys.channel(node_id), frame))
+    return await state.connection.publish(state.keys.channel(node_id), frame)

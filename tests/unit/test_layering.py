@@ -60,10 +60,14 @@ def test_nothing_imports_the_tests_or_the_scripts(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", ["redis", "fakeredis"])
-def test_only_the_connection_and_the_bus_know_of_redis(library: str) -> None:
-    allowed = {"redis": {"shared_state.connection", "shared_state.bus"}, "fakeredis": {"shared_state.connection"}}
+def test_only_the_connection_and_its_routes_know_of_redis(library: str) -> None:
     users = {NAMES[path] for path in MODULES if library in {_room(name) for name in _imports(path)}}
-    assert users == allowed[library]
+    if library == "fakeredis":
+        assert users == {"shared_state.routes.single"}
+        return
+    outside = {name for name in users if not name.startswith("shared_state.routes.")}
+    assert outside == {"shared_state.connection", "shared_state.lanes", "shared_state.redis_errors"}
+    assert outside < users
 
 
 def _texts_of(tree: ast.AST) -> Iterator[str]:

@@ -17,6 +17,8 @@ __all__ = ["Cluster", "Fleet", "Json", "Node", "command"]
 
 Json = dict[str, Any]
 WAIT_S = 20.0
+# What a broken socket means at once is what most tests ask; those of `tests/fault` give clients time to come back.
+NO_GRACE = {"reconnect_grace_s": 0}
 
 
 def command(tool_name: str, **parameters: object) -> Json:
@@ -35,7 +37,8 @@ class Fleet:
 
     def new_node(self, name: str, **settings: object) -> NodeProcess:
         """A node of this fleet, not started yet."""
-        return NodeProcess(name, self.directory, **{"redis_url": self.redis.url, **self.settings, **settings})
+        given = {"redis_url": self.redis.url, **NO_GRACE, **self.settings, **settings}
+        return NodeProcess(name, self.directory, **given)
 
     def start(self) -> None:
         """Start everything and wait until it is ready."""

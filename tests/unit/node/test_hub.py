@@ -37,30 +37,31 @@ def _gauge(metrics: Metrics) -> float | None:
 def test_a_socket_that_was_added_is_found(hub: Hub, metrics: Metrics) -> None:
     socket = _socket(metrics)
     assert hub.get("device-1") is None
-    assert hub.add(socket)
+    assert hub.put(socket) is None
     assert hub.get("device-1") is socket
     assert (len(hub), list(hub), _gauge(metrics)) == (1, [socket], 1)
 
 
-def test_a_second_socket_of_a_client_is_refused(hub: Hub, metrics: Metrics) -> None:
+def test_a_second_socket_of_a_client_takes_the_place_of_the_first(hub: Hub, metrics: Metrics) -> None:
     first, second = _socket(metrics), _socket(metrics)
-    assert hub.add(first)
-    assert not hub.add(second)
-    assert hub.get("device-1") is first
+    assert hub.put(first) is None
+    assert hub.put(second) is first
+    assert hub.get("device-1") is second
     assert _gauge(metrics) == 1
 
 
-def test_a_socket_that_was_refused_cannot_remove_the_one_that_is_held(hub: Hub, metrics: Metrics) -> None:
+def test_a_socket_that_gave_way_cannot_remove_the_one_that_is_held(hub: Hub, metrics: Metrics) -> None:
     first, second = _socket(metrics), _socket(metrics)
-    hub.add(first)
-    assert not hub.remove(second)
-    assert hub.get("device-1") is first
+    hub.put(first)
+    hub.put(second)
+    assert not hub.remove(first)
+    assert hub.get("device-1") is second
     assert _gauge(metrics) == 1
 
 
 def test_removing_twice_counts_once(hub: Hub, metrics: Metrics) -> None:
     socket = _socket(metrics)
-    hub.add(socket)
+    hub.put(socket)
     assert hub.remove(socket)
     assert not hub.remove(socket)
     assert (len(hub), _gauge(metrics)) == (0, 0)
@@ -68,10 +69,10 @@ def test_removing_twice_counts_once(hub: Hub, metrics: Metrics) -> None:
 
 def test_sockets_may_come_and_go_while_the_hub_is_walked_through(hub: Hub, metrics: Metrics) -> None:
     for i in range(10):
-        hub.add(_socket(metrics, f"d{i}"))
+        hub.put(_socket(metrics, f"d{i}"))
     for socket in hub:
         hub.remove(socket)
-        hub.add(_socket(metrics, f"new-{socket.client_id}"))
+        hub.put(_socket(metrics, f"new-{socket.client_id}"))
     assert len(hub) == 10
 
 

@@ -45,6 +45,7 @@ def test_every_label_is_from_a_closed_set() -> None:
         "route",
         "status",
         "kind",
+        "proof",
     }
 
 
@@ -55,7 +56,7 @@ def test_ten_thousand_clients_add_no_series() -> None:
     def join(client_id: str, client_type: ClientType) -> Connection:
         connection = Connection(_nowhere, metrics=metrics, queue_bound=1_000)
         connection.client_id, connection.client_type = client_id, client_type
-        assert hub.add(connection)
+        hub.put(connection)
         return connection
 
     for kind in ClientType:

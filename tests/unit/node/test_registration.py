@@ -106,7 +106,7 @@ async def test_a_registration_left_by_a_dead_node_gives_way(node: Node) -> None:
 
 
 async def test_when_redis_is_away_a_client_is_told_to_try_later(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise StateUnavailable("Redis cannot be reached")
 
     async with Socket(node) as socket:
@@ -187,7 +187,7 @@ async def test_signs_of_life_list_nobody_who_has_left_meanwhile(node: Node, monk
     devices = [Device(node, f"d{i:02}") for i in range(20)]
     for device in devices:
         await device.__aenter__()
-    noting = asyncio.create_task(node._registrar.note_signs_of_life())
+    noting = asyncio.create_task(node._holding.note_signs_of_life())
     await asyncio.sleep(0)
     await devices[-1].close()
     await noting

@@ -199,6 +199,7 @@ def test_close_codes_say_whether_to_come_back() -> None:
         "DUPLICATE_ID": 4009,
         "SLOW_CONSUMER": 4100,
         "LOST_REGISTRATION": 4101,
+        "TAKEN_OVER": 4102,
     }
     assert len({c.value.label for c in Close}) == len(Close)
     assert all(len(c.value.text.encode()) <= 123 for c in Close), "what a close frame can hold"

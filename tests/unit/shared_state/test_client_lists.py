@@ -41,7 +41,7 @@ async def test_clients_of_dead_nodes_are_left_out(state: State) -> None:
 async def test_a_client_that_left_is_not_listed(state: State) -> None:
     given = a_registration("device-1", A)
     await state.clients.register(given)
-    await state.clients.deregister("device-1", given.connection_id)
+    await state.clients.leave("device-1", given.connection_id)
     await state.clients.unlist_on_node(A, "device-1")
     assert await state.clients.online_ids() == []
     assert await state.clients.on_node(A) == {}
@@ -53,7 +53,7 @@ async def test_a_client_that_a_node_was_refused_is_not_on_its_list(state: State)
     await state.clients.register(holder)
     with pytest.raises(AlreadyRegistered):
         await state.clients.register(a_registration("device-1", B))
-    await state.clients.deregister("device-1", holder.connection_id)
+    await state.clients.leave("device-1", holder.connection_id)
     await state.clients.unlist_on_node(A, "device-1")
     assert await state.clients.online_ids() == []
 

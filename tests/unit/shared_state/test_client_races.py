@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from shared_state.clients import Admitted
 from shared_state.errors import AlreadyRegistered
 from tests.support.backends import Backend
 from tests.support.records import a_registration
@@ -22,10 +23,10 @@ async def test_of_many_that_register_at_once_one_gets_the_client(backend: Backen
     outcomes = await asyncio.gather(
         *(nodes[i % 2].clients.register(r) for i, r in enumerate(racers)), return_exceptions=True
     )
-    won = [r for r, outcome in zip(racers, outcomes, strict=True) if outcome is None]
+    won = [r for r, outcome in zip(racers, outcomes, strict=True) if isinstance(outcome, Admitted)]
     assert len(won) == 1
     assert await nodes[0].clients.find("device-1") == won[0]
-    assert all(isinstance(outcome, AlreadyRegistered) for outcome in outcomes if outcome is not None)
+    assert all(isinstance(outcome, AlreadyRegistered) for outcome in outcomes if not isinstance(outcome, Admitted))
 
 
 async def test_farewells_of_the_losers_leave_the_winner(backend: Backend) -> None:
@@ -37,7 +38,7 @@ async def test_farewells_of_the_losers_leave_the_winner(backend: Backend) -> Non
         try:
             await state.clients.register(racers[i])
         except AlreadyRegistered:
-            await state.clients.deregister("device-1", racers[i].connection_id)
+            await state.clients.leave("device-1", racers[i].connection_id)
             return False
         return True
 

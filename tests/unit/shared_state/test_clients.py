@@ -105,7 +105,7 @@ async def test_a_late_farewell_of_an_old_connection_leaves_the_newer_one_alone(s
     await state.clients.register(old)
     newer = a_registration(node_id=B)
     await state.clients.register(newer)
-    assert await state.clients.deregister("device-1", old.connection_id) is None
+    assert not (await state.clients.leave("device-1", old.connection_id)).held
     assert await state.clients.find("device-1") == newer
 
 
@@ -146,16 +146,18 @@ async def test_a_farewell_tells_which_sessions_were_under_way(state: State) -> N
     sessions = [a_session(), a_session()]
     for session in sessions:
         await state.inbox.post("device-1", b"task", session=ref_of(session))
-    under_way = await state.clients.deregister("device-1", given.connection_id)
-    assert sorted(under_way or []) == sorted(s.session_id for s in sessions)
+    under_way = await state.clients.leave("device-1", given.connection_id)
+    assert under_way.held
+    assert sorted(under_way.sessions) == sorted(s.session_id for s in sessions)
     assert await state.clients.find("device-1") is None
 
 
 async def test_a_farewell_may_be_repeated(state: State) -> None:
     given = a_registration()
     await state.clients.register(given)
-    assert await state.clients.deregister("device-1", given.connection_id) == []
-    assert await state.clients.deregister("device-1", given.connection_id) == []
+    for _ in range(2):
+        left = await state.clients.leave("device-1", given.connection_id)
+        assert (left.held, left.sessions) == (True, [])
 
 
 async def test_reaping_voids_only_what_the_dead_node_still_holds(state: State) -> None:
@@ -164,7 +166,8 @@ async def test_reaping_voids_only_what_the_dead_node_still_holds(state: State) -
     await state.clients.register(moved)
     session = a_session(client_id="device-2")
     await state.inbox.post("device-2", b"task", session=ref_of(session))
-    assert await state.clients.reap("device-1", "dead") == (True, [])
-    assert await state.clients.reap("device-2", "dead") == (False, [session.session_id])
+    assert (await state.clients.reap("device-1", "dead")).held
+    still = await state.clients.reap("device-2", "dead")
+    assert (still.held, still.sessions) == (False, [session.session_id])
     assert await state.clients.find("device-1") is None
     assert await state.clients.find("device-2") == moved

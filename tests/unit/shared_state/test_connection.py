@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from shared_state import State, connection
+from shared_state import State, connection, lanes
 from shared_state.connection import Connection
 from shared_state.errors import StateError, StateUnavailable
 from tests.support.backends import Backend
@@ -37,7 +37,7 @@ async def test_calls_of_one_turn_travel_as_one_pipeline(backend: Backend) -> Non
 
 
 async def test_a_pipeline_is_bounded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MAX_BATCH", 10)
+    monkeypatch.setattr(lanes, "MAX_BATCH", 10)
     trips: list[bool] = []
     state = backend.state(observer=lambda seconds, failed: trips.append(failed))
     await asyncio.gather(*(state.connection.command("PING") for _ in range(95)))
@@ -153,10 +153,10 @@ async def test_observers_are_told_of_failures(backend: Backend, monkeypatch: pyt
     seen: list[tuple[float, bool]] = []
     state = backend.state(observer=lambda seconds, failed: seen.append((seconds, failed)))
 
-    async def broken(commands: object) -> list[object]:
+    async def broken(*call: object) -> list[object]:
         raise ConnectionResetError
 
-    monkeypatch.setattr(state.connection, "_pipeline", broken)
+    monkeypatch.setattr(state.connection._route, "execute", broken)
     with contextlib.suppress(StateUnavailable):
         await state.connection.ping()
     assert [failed for _, failed in seen] == [True]

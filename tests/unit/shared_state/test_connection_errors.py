@@ -32,17 +32,17 @@ REFUSED = ["OOM command not allowed", "MISCONF Redis is configured to save", "NO
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, state: State, exc: Exception) -> None:
-    async def pipeline(commands: list[object]) -> list[object]:
+    async def execute(lane: str, commands: list[object], replicas: object) -> list[object]:
         raise exc
 
-    monkeypatch.setattr(state.connection, "_pipeline", pipeline)
+    monkeypatch.setattr(state.connection._route, "execute", execute)
 
 
 def _replying(monkeypatch: pytest.MonkeyPatch, state: State, exc: Exception) -> None:
-    async def pipeline(commands: list[object]) -> list[object]:
+    async def execute(lane: str, commands: list[object], replicas: object) -> list[object]:
         return [exc for _ in commands]
 
-    monkeypatch.setattr(state.connection, "_pipeline", pipeline)
+    monkeypatch.setattr(state.connection._route, "execute", execute)
 
 
 @pytest.mark.parametrize("how", [_raising, _replying], ids=["raised", "replied"])

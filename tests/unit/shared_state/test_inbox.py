@@ -141,7 +141,7 @@ async def test_a_session_that_was_settled_is_no_longer_under_way(state: State) -
     await state.inbox.settle("device-1", first.session_id)
     registration = await state.clients.find("device-1")
     assert registration is not None
-    assert await state.clients.deregister("device-1", registration.connection_id) == [second.session_id]
+    assert (await state.clients.leave("device-1", registration.connection_id)).sessions == [second.session_id]
 
 
 async def test_the_newest_sessions_of_a_client_are_kept_up_to_a_bound(

@@ -22,6 +22,8 @@ SPELLED = [
     (KEYS.session_events("s1"), "aip:session:{s1}:events"),
     (KEYS.session_files("s1"), "aip:session:{s1}:files"),
     (KEYS.session_chunk("s1", "t1", 3), "aip:session:{s1}:chunk:t1:3"),
+    (KEYS.session_journal("s1"), "aip:session:{s1}:journal"),
+    (KEYS.due(), "aip:due"),
     (KEYS.batch("b1"), "aip:batch:{b1}"),
     (KEYS.sessions(), "aip:sessions"),
     (KEYS.events(), "aip:events"),

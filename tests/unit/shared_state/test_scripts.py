@@ -11,6 +11,7 @@ from redis.crc import key_slot
 from shared_state import State
 from shared_state.batches import BatchItem
 from shared_state.connection import Connection
+from shared_state.due import DueKind
 from shared_state.sessions import SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, end_session, ref_of
@@ -79,7 +80,7 @@ async def _every_operation(state: State) -> None:
     await state.clients.note_seen("node-a", {"device-1": 1})
     await state.clients.touch("device-1", registration.connection_id, profile={})
     session = a_session()
-    await state.sessions.claim_task(session.task_name, session.session_id, token="t", timeout_s=60)
+    await state.sessions.claim_task(session.task_name, session.session_id, token="t", span_s=60)
     await state.sessions.create(session)
     await state.inbox.post("device-1", b"task", session=ref_of(session))
     await state.inbox.post("device-1", b"frame")
@@ -87,21 +88,27 @@ async def _every_operation(state: State) -> None:
     await state.sessions.watch(session.session_id, "node-a")
     await state.sessions.watch(session.session_id, "node-a", events=True)
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
+    await state.sessions.requeue(session.session_id, 1)
+    await state.due.add(DueKind.CLIENT, "device-1", 0)
+    await state.due.done((await state.due.claim())[0])
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
     await state.sessions.release_task(session.task_name, "t")
     await state.nodes.reaped("node-a")
     await state.batches.note("batch-1", 0, BatchItem("device-1"))
     await state.clients.reap("device-1", "node-b")
-    await state.clients.deregister("device-1", registration.connection_id)
+    await state.clients.leave("device-1", registration.connection_id)
+    await state.clients.expire("device-1")
 
 
 async def test_all_keys_that_one_call_gives_share_a_slot(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[list[str]]] = {}
     genuine = Connection.script
 
-    def watched(self: Connection, name: str, keys: Sequence[str], args: Sequence[Any] = ()) -> Awaitable[Any]:
+    def watched(
+        self: Connection, name: str, keys: Sequence[str], args: Sequence[Any] = (), **options: Any
+    ) -> Awaitable[Any]:
         seen.setdefault(name, []).append(list(keys))
-        return genuine(self, name, keys, args)
+        return genuine(self, name, keys, args, **options)
 
     monkeypatch.setattr(Connection, "script", watched)
     await _every_operation(backend.state())

@@ -8,7 +8,7 @@ import pytest
 from aip.ids import now_ms
 from shared_state import State
 from shared_state.errors import SessionExists, SessionNotFound
-from shared_state.sessions import TERMINAL, Ended, SessionState
+from shared_state.sessions import TERMINAL, Ended, EndIf, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_session, end_session
 
@@ -158,16 +158,16 @@ async def test_an_end_for_being_overdue_waits_for_the_deadline(state: State) -> 
     overdue = a_session(deadline_ms=now_ms() - 1)
     for session in (early, overdue):
         await state.sessions.create(session)
-    assert await end_session(state, early.session_id, S.TIMED_OUT, if_overdue=True) is S.CREATED
+    assert await end_session(state, early.session_id, S.TIMED_OUT, end_if=EndIf.OVERDUE) is S.CREATED
     found = await state.sessions.find(early.session_id)
     assert found is not None
     assert (found.state, found.ended_ms) == (S.CREATED, None)
-    assert isinstance(await end_session(state, overdue.session_id, S.TIMED_OUT, if_overdue=True), Ended)
+    assert isinstance(await end_session(state, overdue.session_id, S.TIMED_OUT, end_if=EndIf.OVERDUE), Ended)
 
 
 async def test_an_ended_session_lives_as_long_as_its_retention(backend: Backend) -> None:
     state = backend.state(result_ttl_s=100)
-    session = a_session(timeout_s=1_000.0)
+    session = a_session(deadline_ms=now_ms() + 1_000_000, created_ms=now_ms())
     await state.sessions.create(session)
     keys = (state.keys.session(session.session_id), state.keys.session_events(session.session_id))
     for key in keys:

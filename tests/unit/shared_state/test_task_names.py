@@ -14,7 +14,7 @@ from tests.support.records import a_session, end_session
 
 async def _claim(state: State, session_id: str, *, token: str | None = None) -> str:
     """Claim the name `job`; without a `token` as a claim of its own. Returns who had the name before."""
-    return await state.sessions.claim_task("job", session_id, token=token or new_id(), timeout_s=60)
+    return await state.sessions.claim_task("job", session_id, token=token or new_id(), span_s=60)
 
 
 async def _started(state: State, session_id: str) -> str:

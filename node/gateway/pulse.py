@@ -1,0 +1,47 @@
+"""Is anybody there? A WebSocket ping to one socket, now, whatever its keep-alive period.
+
+uvicorn's protocol object sends the pings of the keep-alive and matches the pongs; an application cannot send its own.
+So the ping that is due anyway is sent now, and the pong is seen by what the protocol object remembers. Where there is
+no such object (another server, a test without a network) the socket counts as alive as long as it is open.
+"""
+
+import asyncio
+from typing import Any
+
+__all__ = ["Pulse"]
+
+LOOK_EVERY_S = 0.02
+
+
+class Pulse:
+    """The pulse of one socket; `protocol` is uvicorn's object, if there is one."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: Any = None) -> None:
+        known = all(hasattr(protocol, name) for name in ("transport", "pending_ping_payload", "send_keepalive_ping"))
+        self._protocol = protocol if known else None
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        if self._protocol is not None:
+            self._protocol.transport.abort()
+
+    async def beats(self, timeout_s: float) -> bool:
+        """Whether the peer answers a ping within `timeout_s`. Cancelling is safe."""
+        protocol = self._protocol
+        if protocol is None:
+            return True
+        if protocol.transport.is_closing():
+            return False
+        if protocol.pending_ping_payload is None:
+            if protocol.ping_timer is not None:
+                protocol.ping_timer.cancel()
+            protocol.send_keepalive_ping()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while protocol.pending_ping_payload is not None:
+            if loop.time() >= end:
+                return False
+            await asyncio.sleep(LOOK_EVERY_S)
+        return not protocol.transport.is_closing()

@@ -1,0 +1,88 @@
+"""Who may have a client id that is held already.
+
+A newcomer that proves to be the same client takes over at once, decided in Redis. For any other the node that holds the
+socket is asked, over the bus, whether somebody is there: it pings the socket. A socket that is silent for 2 s, or whose
+node is, gives way; one that answers keeps the id. The socket that lost is closed by its own node, told over the bus; if
+that word is lost, the node finds out by itself when it looks behind the gap.
+"""
+
+import asyncio
+import logging
+
+from aip import new_id
+from node.background import Background
+from node.gateway.connection import Connection
+from node.gateway.hub import Hub
+from shared_state.bus import Bus
+from shared_state.errors import AlreadyRegistered, StateError
+
+__all__ = ["Probes", "beats"]
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 2.0
+# The other node's answer travels, too.
+ANSWER_S = SILENCE_S + 0.5
+
+
+class Probes:
+    """Asks after sockets, here and on other nodes, and answers for those of this node."""
+
+    def __init__(self, bus: Bus, hub: Hub, background: Background, node_id: str) -> None:
+        self._bus = bus
+        self._hub = hub
+        self._background = background
+        self._node_id = node_id
+        # As many as there are sockets registering, each for 2.5 s at most.
+        self._asked: dict[str, asyncio.Future[bool]] = {}
+
+    async def is_alive(self, client_id: str, holder: AlreadyRegistered) -> bool:
+        """Whether the socket that holds the client answers. Raises StateUnavailable; cancelling is safe."""
+        if holder.node_id == self._node_id:
+            return await self._look(client_id, holder.connection_id)
+        probe_id = new_id()
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked[probe_id] = answer
+        try:
+            fields = (client_id, holder.connection_id, self._node_id, probe_id)
+            if await self._bus.tell(holder.node_id, "probe", *fields) == 0:
+                return False  # its node is not there, or deaf
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        except TimeoutError:
+            log.warning("the node that holds a client does not answer for it", extra={"holder": holder.node_id})
+            return False
+        finally:
+            del self._asked[probe_id]
+
+    async def _look(self, client_id: str, connection_id: str) -> bool:
+        connection = self._hub.get(client_id)
+        if connection is None or connection.connection_id != connection_id or connection.closing is not None:
+            return False
+        return await beats(connection)
+
+    # -- what other nodes say ----------------------------------------------------------------------------------------
+    def on_probe(self, rest: bytes) -> None:
+        """A frame `<client>\\n<connection>\\n<node that asks>\\n<probe>`."""
+        client_id, connection_id, asker, probe_id = rest.decode().split("\n")
+        self._background.spawn(self._answer(client_id, connection_id, asker, probe_id), "probe")
+
+    async def _answer(self, client_id: str, connection_id: str, asker: str, probe_id: str) -> None:
+        alive = await self._look(client_id, connection_id)
+        try:
+            await self._bus.tell(asker, "probed", probe_id, "1" if alive else "0")
+        except StateError as exc:
+            log.warning("a probe was not answered", extra={"reason": str(exc)})
+
+    def on_probed(self, rest: bytes) -> None:
+        """A frame `<probe>\\n<1 or 0>`."""
+        probe_id, _, alive = rest.decode().partition("\n")
+        future = self._asked.get(probe_id)
+        if future is not None and not future.done():
+            future.set_result(alive == "1")
+
+
+async def beats(connection: Connection) -> bool:
+    """Whether the peer shows any sign of life within 2 s of being asked for one."""
+    heard_ms = connection.last_seen_ms
+    return await connection.pulse.beats(SILENCE_S) or connection.last_seen_ms != heard_ms

@@ -1,0 +1,116 @@
+"""What becomes of sessions whose device left: suspended while it may come back, ended once it may not.
+
+A session whose task the device never took may be tried again, if whoever asked for it allowed that: its task then waits
+in the device's inbox, until its deadline. One that waits for its device anyway is left to wait. Everything here is
+repeated while Redis is away, and may be done by several nodes at once: the first end wins.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from aip.ids import now_ms
+from node.sessions.orders import TaskOrder
+from node.sessions.service import DEVICE_GONE, SessionService
+from shared_state import State
+from shared_state.due import DueKind
+from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateUnavailable
+from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
+
+__all__ = ["Departures"]
+
+log = logging.getLogger(__name__)
+
+DUE_MARGIN_S = 0.2
+UNDER_WAY = frozenset({SessionState.DISPATCHED, SessionState.RUNNING})
+CHUNK = 100
+
+
+class Departures:
+    """Suspends and ends the sessions of devices that left."""
+
+    def __init__(self, state: State, service: SessionService, node_id: str) -> None:
+        self._state = state
+        self._service = service
+        self._node_id = node_id
+
+    async def suspend(self, session_ids: Sequence[str], generation: int) -> None:
+        """Their device is away: have them wait, unless a connection newer than `generation` drives them by now.
+
+        Best effort: a session that is not marked is resumed, or ended with its device's absence, all the same.
+        """
+        for start in range(0, len(session_ids), CHUNK):
+            part = session_ids[start : start + CHUNK]
+            await asyncio.gather(*(self._suspend(s, generation) for s in part))
+
+    async def suspend_under_way(self, session_ids: Sequence[str], generation: int) -> None:
+        """As `suspend`, for those of them that were handed to their device. Raises StateUnavailable."""
+        states = await self._state.sessions.states(session_ids)
+        await self.suspend([s for s, (state, _) in states.items() if state in UNDER_WAY], generation)
+
+    async def _suspend(self, session_id: str, generation: int) -> None:
+        event = {"event": "suspended", "node_id": self._node_id}
+        try:
+            await self._state.sessions.advance(session_id, SessionState.SUSPENDED, event=event, generation=generation)
+        except (Fenced, SessionNotFound) as exc:
+            log.debug("not suspended", extra={"session_id": session_id, "reason": str(exc)})
+        except StateUnavailable as exc:
+            log.warning("not marked as suspended", extra={"session_id": session_id, "reason": str(exc)})
+
+    async def end(self, session_ids: Sequence[str]) -> None:
+        """Their device is gone: cancel them, but for those that may wait for it, or be tried again."""
+        for start in range(0, len(session_ids), CHUNK):
+            await asyncio.gather(*(self._end(s) for s in session_ids[start : start + CHUNK]))
+
+    async def _end(self, session_id: str) -> None:
+        if await self._try_again(session_id):
+            return
+        ended = await self._service.end_surely(
+            session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
+        )
+        if isinstance(ended, SessionState) and ended in TERMINAL:
+            # It ended before, and whoever ended it may have died before noting that here.
+            await self._settle(session_id)
+
+    async def _settle(self, session_id: str) -> None:
+        session = await self._state.sessions.find(session_id)
+        if session is not None:
+            await self._state.inbox.settle(session.client_id, session_id)
+
+    async def _try_again(self, session_id: str) -> bool:
+        try:
+            session = await self._state.sessions.find(session_id)
+            if session is None or session.max_attempts <= session.attempts:
+                return False
+            return await self._requeue(session)
+        except StateUnavailable as exc:
+            log.warning("not tried again", extra={"session_id": session_id, "reason": str(exc)})
+            return False
+
+    async def _requeue(self, session: Session) -> bool:
+        left_s = (session.deadline_ms - now_ms()) / 1000
+        await self._state.due.add(DueKind.SESSION, session.session_id, max(0.0, left_s) + DUE_MARGIN_S)
+        attempt = await self._state.sessions.requeue(session.session_id, session.attempts)
+        if attempt is None:
+            return False
+        message = b"task\n" + TaskOrder.of(session).to_json()
+        message_id = f"attempt:{session.session_id}:{attempt}"
+        try:
+            await self._state.inbox.post(session.client_id, message, message_id=message_id, wait_s=max(1.0, left_s))
+        except (InboxFull, NotRegistered) as exc:
+            log.warning("not tried again", extra={"session_id": session.session_id, "reason": str(exc)})
+            return False
+        return True
+
+    async def waited_enough(self, session_id: str) -> bool:
+        """End a task that no device took in time. False if it may wait on. Raises StateUnavailable."""
+        try:
+            ended = await self._service.end(
+                session_id,
+                SessionState.TIMED_OUT,
+                error="The device did not connect in time to take the task",
+                end_if=EndIf.UNTAKEN,
+            )
+        except SessionNotFound:
+            return True
+        return isinstance(ended, Ended) or ended is not SessionState.CREATED

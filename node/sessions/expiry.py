@@ -1,0 +1,48 @@
+"""Looks at what is due: clients that may stay away no longer, tasks that may wait for their device no longer.
+
+Every node does, once a second, for the whole cluster; what one claims the others leave to it for a while, and take up
+again if it dies with it. When Redis is away nothing is due.
+"""
+
+import asyncio
+import logging
+
+from node.sessions.departures import Departures
+from shared_state import State
+from shared_state.due import DueItem, DueKind
+from shared_state.errors import StateError
+
+__all__ = ["Expiry"]
+
+log = logging.getLogger(__name__)
+
+
+class Expiry:
+    """The node's share in ending what is over."""
+
+    def __init__(self, state: State, departures: Departures) -> None:
+        self._state = state
+        self._departures = departures
+
+    async def run_once(self) -> None:
+        """Deal with what is due now. Raises StateUnavailable; safe to repeat and to cancel."""
+        await asyncio.gather(*(self._look_at(item) for item in await self._state.due.claim()))
+
+    async def _look_at(self, item: DueItem) -> None:
+        try:
+            settled = await (self._client(item.item_id) if item.kind is DueKind.CLIENT else self._session(item.item_id))
+            if settled:
+                await self._state.due.done(item)
+        except StateError as exc:
+            log.warning("looked at again later", extra={"item": item.item_id, "reason": str(exc)})
+
+    async def _client(self, client_id: str) -> bool:
+        absence = await self._state.clients.expire(client_id)
+        if absence.over:
+            await self._departures.end(absence.sessions)
+            self._state.events.append("client_left", client_id=client_id)
+            log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})
+        return not absence.may_return
+
+    async def _session(self, session_id: str) -> bool:
+        return await self._departures.waited_enough(session_id)

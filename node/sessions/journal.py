@@ -1,0 +1,52 @@
+"""The journal of a server-driven session: what its planner saw, as JSON, and back.
+
+An entry `act` is a step before it is sent: the calls, what the planner said with them, the id they are sent under. An
+entry `results` holds what came of it. Where the planner decides without waiting, the results are not stored: the device
+that recognises the step answers it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aip import Command, Result
+from node.sessions.local_session import Restored
+from node.sessions.planners import Act, Call, Tokens, Turn
+
+__all__ = ["act_entry", "restore", "results_entry"]
+
+
+def act_entry(act: Act, response_id: str) -> dict[str, Any]:
+    """The entry of a step that is about to be sent."""
+    calls = [
+        {
+            "command": call.command.model_dump(mode="json", exclude_none=True),
+            "agent_name": call.agent_name,
+            "refused": call.refused,
+        }
+        for call in act.calls
+    ]
+    return {"act": {"response_id": response_id, "text": act.text, "calls": calls}}
+
+
+def results_entry(results: Sequence[Result]) -> dict[str, Any]:
+    """The entry of what came of the last step."""
+    return {"results": [r.model_dump(mode="json", exclude_none=True) for r in results]}
+
+
+def restore(entries: Sequence[Mapping[str, Any]], tokens: Tokens) -> Restored:
+    """How far the session got. Raises ValueError or KeyError for a journal that was not written here."""
+    restored = Restored(tokens=tokens)
+    for entry in entries:
+        if "act" in entry:
+            noted = entry["act"]
+            calls = [
+                Call(Command.model_validate(c["command"]), c.get("agent_name"), c.get("refused"))
+                for c in noted["calls"]
+            ]
+            restored.act = Act(calls, noted["text"])
+            restored.response_id = noted["response_id"]
+        elif restored.act is not None:
+            results = [Result.model_validate(r) for r in entry["results"]]
+            restored.turns.append(Turn(restored.act.calls, results, restored.act.text))
+            restored.act = None
+    return restored

@@ -1,0 +1,130 @@
+"""Sessions that go on over a new connection of their device, wherever their last one was.
+
+What a session did is in its journal, each step in full before it was sent. A step whose answer is not known is sent
+once more, under the same id, to a device that recognises it; on any other the session ends, and says why: nobody knows
+what was carried out. From the first step over the new connection on, older ones are fenced. If Redis is away in the
+midst, what is left is resumed as soon as it is back.
+"""
+
+import logging
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+from node.gateway.connection import Connection
+from node.sessions.journal import restore
+from node.sessions.local_session import Restored
+from node.sessions.orders import TaskOrder
+from node.sessions.planners import Planner, Planners, Tokens
+from node.sessions.runner import Runner
+from node.sessions.service import DEVICE_GONE, SessionService
+from shared_state import State
+from shared_state.errors import Fenced, SessionNotFound
+from shared_state.sessions import TERMINAL, Session, SessionState
+
+__all__ = ["Resumption"]
+
+log = logging.getLogger(__name__)
+
+NOT_REPEATABLE = (
+    "The connection broke while a command was under way, and the device does not recognise a command that it gets "
+    "again: whether it was carried out is not known"
+)
+STARTED_ANEW = "The device was started anew while it worked on the task"
+
+
+class Resumption:
+    """Takes sessions over for the devices that register on this node."""
+
+    def __init__(
+        self, state: State, runner: Runner, service: SessionService, planners: Planners, *, node_id: str, grace_s: float
+    ) -> None:
+        self._state = state
+        self._runner = runner
+        self._service = service
+        self._planners = planners
+        self._node_id = node_id
+        self._grace = grace_s > 0
+        self._postponed: WeakKeyDictionary[Connection, list[str]] = WeakKeyDictionary()
+
+    async def resume(self, connection: Connection, session_ids: Sequence[str]) -> None:
+        """Go on with those of a device's sessions that are not under way here. Raises StateUnavailable.
+
+        Call it once the inbox has been read: what waits there is begun, not resumed.
+        """
+        for session_id in session_ids:
+            if connection.closing is None and session_id not in self._runner:
+                await self._resume(connection, session_id)
+
+    def later(self, connection: Connection, session_ids: Sequence[str]) -> None:
+        """Redis is away: to be resumed with `resume_postponed`."""
+        if session_ids:
+            self._postponed[connection] = list(session_ids)
+
+    async def resume_postponed(self) -> None:
+        """Resume what could not be resumed before. Raises StateUnavailable."""
+        for connection, session_ids in list(self._postponed.items()):
+            await self.resume(connection, session_ids)
+            del self._postponed[connection]
+
+    async def _resume(self, connection: Connection, session_id: str) -> None:
+        session = await self._state.sessions.find(session_id)
+        if session is None or session.state in TERMINAL:
+            # Its end was stored, and not yet noted with its device; or it was never stored.
+            if session is not None:
+                await self._state.inbox.settle(connection.client_id, session_id)
+            return
+        try:
+            order = TaskOrder.of(session)
+            planner = self._planners.get(session.planner)
+            if session.state is SessionState.CREATED or planner is None:
+                self._runner.accept(connection, order, verify=True)
+                return
+            tokens = Tokens(session.prompt_tokens, session.completion_tokens)
+            restored = restore(await self._state.sessions.journal(session_id), tokens)
+        except (ValueError, KeyError):
+            log.exception("a session cannot be read", extra={"session_id": session_id})
+            return
+        hindrance = _hindrance(connection, session, planner, restored)
+        if not self._grace:
+            # Nobody is waited for: what ran over the broken socket is over, as in UFO's server.
+            await self._give_up(connection, session, SessionState.CANCELLED, DEVICE_GONE)
+        elif hindrance is not None:
+            await self._give_up(connection, session, SessionState.FAILED, hindrance)
+        else:
+            await self._take(connection, session, order, restored)
+
+    async def _take(self, connection: Connection, session: Session, order: TaskOrder, restored: Restored) -> None:
+        started = session.started_ms is not None
+        state = SessionState.RUNNING if started else SessionState.DISPATCHED
+        event = {"event": "resumed", "node_id": self._node_id}
+        try:
+            now = await self._state.sessions.advance(
+                session.session_id, state, event=event, generation=connection.generation, node_id=self._node_id
+            )
+        except (Fenced, SessionNotFound) as exc:
+            log.info("not resumed", extra={"session_id": session.session_id, "reason": str(exc)})
+            return
+        if now not in TERMINAL and connection.closing is None:
+            self._runner.adopt(connection, order, restored, started=started)
+
+    async def _give_up(self, connection: Connection, session: Session, state: SessionState, why: str) -> None:
+        try:
+            await self._service.end(
+                session.session_id,
+                state,
+                error=why,
+                generation=connection.generation,
+                stop_device=True,
+            )
+        except (Fenced, SessionNotFound) as exc:
+            log.info("not ended", extra={"session_id": session.session_id, "reason": str(exc)})
+
+
+def _hindrance(connection: Connection, session: Session, planner: Planner, restored: Restored) -> str | None:
+    """Why the session cannot go on over this connection, if it cannot."""
+    if connection.recognises_repeats:
+        return None
+    if restored.act is not None:
+        return NOT_REPEATABLE
+    forgotten = planner.device_driven and connection.token_hash and session.started_ms is not None
+    return STARTED_ANEW if forgotten else None

@@ -1,0 +1,42 @@
+"""Real Redis servers for tests and for `scripts/chaos`: alone, under Sentinel, as a Cluster; started, broken, mended.
+
+Unlike the rest of `lib` it needs the environment (redis-py). `open_topology(kind, directory)` makes one; nothing runs
+before `start`, nothing is left after `dispose`. All of it listens on loopback ports that were free a moment ago.
+"""
+
+from pathlib import Path
+
+from lib.topologies.base import Topology, TopologyError
+from lib.topologies.certificates import Certificates, make_certificates
+from lib.topologies.cluster import Cluster
+from lib.topologies.sentinel import Sentinel
+from lib.topologies.server import Server, free_port, redis_program
+from lib.topologies.single import Single
+
+__all__ = [
+    "KINDS",
+    "Certificates",
+    "Cluster",
+    "Sentinel",
+    "Server",
+    "Single",
+    "Topology",
+    "TopologyError",
+    "free_port",
+    "make_certificates",
+    "open_topology",
+    "redis_program",
+]
+
+KINDS = ("single", "sentinel", "cluster")
+
+
+def open_topology(kind: str, directory: Path) -> Topology:
+    """A topology of that kind, its files in `directory`. Raises ValueError for an unknown kind."""
+    if kind == "single":
+        return Single(directory)
+    if kind == "sentinel":
+        return Sentinel(directory)
+    if kind == "cluster":
+        return Cluster(directory)
+    raise ValueError(f"no Redis topology {kind!r}: there are {', '.join(KINDS)}")

@@ -1,0 +1,58 @@
+"""What every route promises to the one `Connection` that uses it.
+
+A route never waits for long by itself: its caller cancels what takes longer than a call may. It raises redis-py's
+errors and OSError; translating them is the caller's affair. After an error it finds the right server again by itself,
+with the next command.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from shared_state.routes.server import Args, Replicas, Server
+from shared_state.routes.subscription import Subscription
+
+__all__ = ["Args", "Replicas", "Route"]
+
+
+class Route(ABC):
+    """To one server, or to each of several the commands that it has to run."""
+
+    # Whether a script that holds the keys of a message may also publish the wake-up for it. In a Cluster the channel
+    # belongs to another slot.
+    scripts_may_publish = True
+
+    def lane(self, args: Args) -> str:  # noqa: ARG002 - only a Cluster has more than one
+        """Commands with the same lane go to the same server, as far as is known, and may share a pipeline."""
+        return ""
+
+    @abstractmethod
+    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
+        """A reply or an error reply for each command. With `replicas`, what they do not hold in time is answered with
+        NotReplicatedError.
+
+        Raises redis-py's errors, OSError or RuntimeError when all of it failed; then any of it may have run.
+        """
+
+    @abstractmethod
+    async def doubt(self, lane: str) -> None:
+        """A call on this lane broke or took too long: trust no idle socket there, and look anew who serves."""
+
+    @abstractmethod
+    def publish_command(self, channel: str, message: bytes) -> Args:
+        """The command that publishes here."""
+
+    @abstractmethod
+    async def subscribe(self, channel: str) -> Subscription:
+        """A subscription to `channel`, on a socket of its own, that stands."""
+
+    @abstractmethod
+    async def serves(self, subscription: Subscription) -> bool:
+        """Whether what is published now goes through the server that `subscription` listens to."""
+
+    @abstractmethod
+    async def servers(self) -> list[Server]:
+        """Every server that takes writes."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release every socket. Safe to repeat."""

@@ -1,0 +1,130 @@
+"""One Redis server, and the sockets to it.
+
+A socket on which a call broke, was cancelled or took too long is closed, never used again (redis-py does that as soon
+as an answer is not read to its end). `drop_idle` closes those that merely might be dead, too: after a partition every
+pooled socket is, and each would cost another timeout.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+
+from shared_state.redis_errors import NotReplicatedError
+from shared_state.routes.subscription import Subscription
+
+__all__ = ["Args", "Replicas", "Server", "open_server"]
+
+Args = tuple[str | bytes | int | float, ...]
+
+CONNECT_S = 2.0
+DROP_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many replicas must hold what was written, and how long to wait for them to say so."""
+
+    count: int
+    wait_ms: int
+
+
+class Server:
+    """`address` is for telling servers apart, and for the log: `host:port`, or a path."""
+
+    def __init__(self, client: aioredis.Redis, address: str) -> None:
+        self.address = address
+        self._client = client
+
+    async def pipeline(self, commands: Sequence[Args], replicas: Replicas | None = None) -> list[Any]:
+        """All commands in one round trip: a reply or an error reply for each.
+
+        With `replicas`, a last command waits for them on the same socket. Raises redis-py's errors, OSError or
+        RuntimeError (uvloop) when the socket broke; any of the commands may have run then.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for args in commands:
+            pipeline.execute_command(*args)
+        if replicas is not None:
+            pipeline.execute_command("WAIT", replicas.count, replicas.wait_ms)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if replicas is not None:
+            return _as_replicated(replies[:-1], replies[-1], replicas)
+        return replies
+
+    async def subscribe(self, channel: str, *, sharded: bool) -> Subscription:
+        """A subscription that stands, on a socket outside the pool."""
+        socket: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        subscription = Subscription(socket, self, channel, sharded=sharded)
+        await subscription.open()
+        return subscription
+
+    async def drop_idle(self) -> None:
+        """Close the sockets that nobody uses now. Bounded: a dead line is not waited for."""
+        try:
+            async with asyncio.timeout(DROP_S):
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+        except (RedisError, OSError, TimeoutError, RuntimeError):
+            pass
+
+    async def close(self) -> None:
+        """Close every socket. Never raises but for a cancellation."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._client.aclose()
+        except (RedisError, OSError, TimeoutError, RuntimeError):
+            pass
+
+
+def open_server(
+    options: dict[str, Any],
+    *,
+    timeout_s: float,
+    max_sockets: int,
+    host: str = "",
+    port: int = 0,
+    path: str = "",
+    primary_only: bool = False,
+) -> Server:
+    """A server; no I/O yet. With `primary_only`, a socket to what turns out to be a replica is refused (ReadOnlyError),
+    and one that broke is not opened again behind the caller's back: the primary may be another server by now."""
+    # One retry, on a broken connection only: pooled sockets are stale after Redis restarts. A call that timed out
+    # may have run, and is not repeated. Scripts are safe to repeat: each is keyed by an id that it checks.
+    retry = Retry(NoBackoff(), 0 if primary_only else 1, supported_errors=(RedisConnectionError,))
+    where: dict[str, Any] = {"unix_socket_path": path} if path else {"host": host, "port": port}
+    client = aioredis.Redis(
+        **where,
+        **options,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=min(timeout_s, CONNECT_S),
+        retry=retry,
+        max_connections=max_sockets,
+        protocol=2,
+        redis_connect_func=_greet_primary if primary_only else None,
+    )
+    return Server(client, path or f"{host}:{port}")
+
+
+async def _greet_primary(socket: AbstractConnection) -> None:
+    await socket.on_connect()
+    try:
+        await socket.send_command("ROLE", check_health=False)
+        reply: Any = await socket.read_response()
+    except NoPermissionError:
+        return  # then a write will tell
+    if reply[0] != b"master":
+        raise ReadOnlyError("the server is a replica now")
+
+
+def _as_replicated(replies: list[Any], holders: Any, replicas: Replicas) -> list[Any]:
+    if isinstance(holders, int) and holders >= replicas.count:
+        return replies
+    error = holders if isinstance(holders, Exception) else NotReplicatedError(f"{holders} replicas")
+    return [reply if isinstance(reply, Exception) else error for reply in replies]

@@ -1,0 +1,58 @@
+"""The route to one server, or to the one inside this process."""
+
+from typing import Any
+
+from shared_state.redis_url import Target
+from shared_state.routes.base import Args, Replicas, Route
+from shared_state.routes.server import Server, open_server
+from shared_state.routes.subscription import Subscription
+
+__all__ = ["SingleRoute"]
+
+
+class SingleRoute(Route):
+    """Every command goes to the same server."""
+
+    def __init__(self, target: Target, *, timeout_s: float, max_sockets: int) -> None:
+        if target.kind == "embedded":
+            self._server = _embedded(target.name)
+            return
+        host, port = target.addresses[0] if target.addresses else ("", 0)
+        self._server = open_server(
+            target.options, timeout_s=timeout_s, max_sockets=max_sockets, host=host, port=port, path=target.path
+        )
+
+    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:  # noqa: ARG002
+        return await self._server.pipeline(commands, replicas)
+
+    async def doubt(self, lane: str) -> None:  # noqa: ARG002
+        await self._server.drop_idle()
+
+    def publish_command(self, channel: str, message: bytes) -> Args:
+        return ("PUBLISH", channel, message)
+
+    async def subscribe(self, channel: str) -> Subscription:
+        return await self._server.subscribe(channel, sharded=False)
+
+    async def serves(self, subscription: Subscription) -> bool:
+        return subscription.server is self._server
+
+    async def servers(self) -> list[Server]:
+        return [self._server]
+
+    async def close(self) -> None:
+        await self._server.close()
+
+
+_embedded_servers: dict[str, Any] = {}
+
+
+def _embedded(name: str) -> Server:
+    try:
+        import fakeredis  # noqa: PLC0415 - an optional extra, needed for this URL only
+    except ImportError:
+        raise ValueError(
+            "redis_url: embedded:// needs the extra 'embedded': pip install 'aip-cluster[embedded]'"
+        ) from None
+    server = _embedded_servers.setdefault(name, fakeredis.FakeServer())
+    return Server(fakeredis.FakeAsyncRedis(server=server, protocol=2), "embedded")

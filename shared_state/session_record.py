@@ -1,0 +1,140 @@
+"""What is stored of a session, and what happens in it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+__all__ = ["TERMINAL", "EndIf", "Ended", "Event", "Session", "SessionState", "parse", "place"]
+
+
+class SessionState(StrEnum):
+    """Where a session stands."""
+
+    CREATED = "created"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class EndIf(StrEnum):
+    """When an end may take place, judged by Redis in the moment of the end."""
+
+    ANYWAY = ""
+    OVERDUE = "overdue"
+    # Its device is gone: unless it waits for the device to come.
+    GONE = "gone"
+    # It waited for its device as long as it may.
+    UNTAKEN = "untaken"
+
+
+TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as stored. Times are ms since the epoch; `owner` is the client that asked, '' for REST.
+
+    `commands` (as JSON) is forgotten with the end. A task that may wait for its device does so until `queue_until_ms`;
+    it is handed over `max_attempts` times at most, as long as the device does not take it.
+    """
+
+    session_id: str
+    client_id: str
+    task_name: str
+    request: str
+    planner: str
+    owner: str = ""
+    state: SessionState = SessionState.CREATED
+    created_ms: int = 0
+    deadline_ms: int = 0
+    timeout_s: float = 0.0
+    dispatched_ms: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    node_id: str = ""
+    result: Any = None
+    error: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    commands: bytes = b""
+    response_id: str = ""
+    queue_until_ms: int | None = None
+    attempts: int = 1
+    max_attempts: int = 1
+
+    @property
+    def span_s(self) -> float:
+        """From its creation to its deadline: the time it may wait for its device, and then run."""
+        return (self.deadline_ms - self.created_ms) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a session. `event_id` is its place in the stream, and tells the time."""
+
+    event_id: str
+    facts: dict[str, Any]
+
+    @property
+    def at_ms(self) -> int:
+        """When, in ms since the epoch."""
+        return int(self.event_id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session that this call ended: who is to be told."""
+
+    session_id: str
+    owner: str
+    client_id: str
+    task_name: str
+
+
+def place(session: Session) -> str:
+    """Where a session stands in an index in order of time."""
+    return f"{session.created_ms:015d}:{session.session_id}"
+
+
+def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
+    """The session from its hash."""
+
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode()
+
+    def ms(name: bytes) -> int | None:
+        return int(fields[name]) if name in fields else None
+
+    return Session(
+        session_id=session_id,
+        client_id=text(b"client_id"),
+        task_name=text(b"task_name"),
+        request=text(b"request"),
+        planner=text(b"planner"),
+        owner=text(b"owner"),
+        state=SessionState(text(b"state")),
+        created_ms=ms(b"created_ms") or 0,
+        deadline_ms=ms(b"deadline_ms") or 0,
+        timeout_s=float(text(b"timeout_s") or 0),
+        dispatched_ms=ms(b"dispatched_ms"),
+        started_ms=ms(b"started_ms"),
+        ended_ms=ms(b"ended_ms"),
+        node_id=text(b"node_id"),
+        result=orjson.loads(fields[b"result"]) if b"result" in fields else None,
+        error=text(b"error") or None,
+        metadata=orjson.loads(fields[b"metadata"]) if b"metadata" in fields else {},
+        prompt_tokens=ms(b"prompt_tokens") or 0,
+        completion_tokens=ms(b"completion_tokens") or 0,
+        commands=fields.get(b"commands", b""),
+        response_id=text(b"response_id"),
+        queue_until_ms=ms(b"queue_until_ms"),
+        attempts=ms(b"attempts") or 1,
+        max_attempts=ms(b"max_attempts") or 1,
+    )

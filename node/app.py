@@ -18,12 +18,14 @@ from starlette.types import ASGIApp
 
 from aip.ids import now_ms
 from node.api.context import Context
+from node.api.limits import Limits
 from node.api.middleware import Shell
 from node.api.router import application
 from node.auth import Auth
 from node.background import Background
 from node.devices import DeviceNotes
 from node.drain import Drainer
+from node.gateway.admission import Admission
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
 from node.gateway.handlers import Handlers
@@ -40,6 +42,7 @@ from node.sessions.batches import BatchRunner
 from node.sessions.departures import Departures
 from node.sessions.dispatching import Dispatcher
 from node.sessions.expiry import Expiry
+from node.sessions.loads import NodeLoads
 from node.sessions.planners import Planners
 from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
@@ -72,6 +75,8 @@ class Node:
             prefix=settings.key_prefix,
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
+            idempotency_ttl_s=settings.idempotency_ttl_s,
+            max_sessions_per_device=settings.max_sessions_per_device,
             timeout_s=settings.redis_timeout_s,
             min_replicas=settings.min_replicas,
             replica_wait_ms=settings.replica_wait_ms,
@@ -89,7 +94,14 @@ class Node:
             observer=self.metrics,
         )
         self._planners = Planners(settings)
-        self._dispatcher = Dispatcher(self.state, self._planners)
+        loads = NodeLoads(
+            self.state.nodes,
+            self._background,
+            node_id=self.node_id,
+            own_sessions=lambda: len(self.runner),
+            most=settings.max_sessions_per_node,
+        )
+        self._dispatcher = Dispatcher(self.state, self._planners, loads, self.metrics)
         self.service = SessionService(self.state, self.metrics, self._waiters, self.node_id)
         secrets_of_tools = ToolSecrets(settings.tool_secrets)
         self.runner = Runner(
@@ -151,6 +163,14 @@ class Node:
             auth,
             self.metrics,
             self._background,
+            Admission(
+                self.metrics,
+                rate_per_s=settings.connect_rate_per_s,
+                burst=settings.connect_burst,
+                max_connections=settings.max_connections,
+                max_unregistered=settings.max_unregistered,
+                max_registering=settings.max_registering,
+            ),
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
@@ -164,6 +184,7 @@ class Node:
             let_go=self._let_go,
             take_again=self._take_again,
         )
+        self.limits = Limits(self.metrics, max_requests=settings.max_requests, max_waiters=settings.max_waiters)
         context = Context(
             settings=settings,
             node_id=self.node_id,
@@ -180,10 +201,15 @@ class Node:
             metrics=self.metrics,
             drainer=self.drainer,
             followers=self._followers,
+            limits=self.limits,
             streams=asyncio.Semaphore(settings.max_event_streams),
         )
         self.app: ASGIApp = Shell(
-            application(context, self._endpoint, self._lifespan), auth, self.metrics, lambda: self.drainer.active
+            application(context, self._endpoint, self._lifespan),
+            auth,
+            self.limits,
+            self.metrics,
+            lambda: self.drainer.active,
         )
 
     # -- life ------------------------------------------------------------------------------------------------------

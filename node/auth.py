@@ -45,6 +45,10 @@ class Auth:
         # Every candidate is compared, so that the time does not tell which one was right.
         return sum(hmac.compare_digest(s, self._key) for s in shown) > 0
 
+    def scoped(self, name: str) -> str:
+        """`name`, chosen by whoever shows the key, as it may be stored: each key has names of its own."""
+        return hmac.new(self._key or b"", name.encode(), hashlib.sha256).hexdigest()
+
 
 def origin_allowed(headers: Iterable[tuple[bytes, bytes]], allowed: frozenset[str]) -> bool:
     """Whether a socket may come from where it comes from.

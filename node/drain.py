@@ -20,8 +20,7 @@ from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection
 from node.gateway.hub import Hub
-from node.gateway.registrar import DEDUPLICATES
-from node.sessions.runner import Runner
+from node.sessions.runner import DEDUPLICATES, Runner
 from node.telemetry.metrics import Metrics
 
 __all__ = ["DrainState", "Drainer"]

@@ -1,4 +1,4 @@
-"""uvicorn as a node uses it: the fast parts, no per-socket extras, and a stop in order.
+"""uvicorn as a node uses it: the fast parts, bounds on every connection, and a stop in order.
 
 A signal begins a drain (see `node.drain`). The listener stays open through it: sockets are refused, requests served.
 After the last socket the node lingers until no kept-alive connection is left, each ended by its peer, by its own idle
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from node.app import Node
 from node.listener import close_listeners
+from node.protocols import Bounds, Config
 
 __all__ = ["Server"]
 
@@ -34,13 +35,19 @@ class Server(uvicorn.Server):
 
     def __init__(self, node: Node, *, signals: bool) -> None:
         settings = node.settings
-        config = uvicorn.Config(
+        config = Config(
             node.app,
+            Bounds(
+                node.metrics,
+                max_tcp_connections=settings.max_tcp_connections,
+                head_timeout_s=settings.head_timeout_s,
+                message_rate_per_s=settings.message_rate_per_s,
+                message_burst=settings.message_burst,
+                message_patience_s=settings.message_patience_s,
+            ),
             host=settings.bind_host,
             port=settings.port,
             loop="uvloop",
-            http="httptools",
-            ws="websockets-sansio",
             ws_max_size=settings.max_frame_bytes,
             ws_ping_interval=settings.ping_interval_s,
             ws_ping_timeout=settings.ping_timeout_s,

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(600.0, gt=0, description="deadline of a session that names none")
     max_session_timeout_s: float = Field(86_400.0, gt=0, description="longest deadline that may be asked for")
     result_ttl_s: int = Field(86_400, gt=0, description="how long an ended session can be read")
+    idempotency_ttl_s: int = Field(
+        86_400, gt=0, description="how long a dispatch under an Idempotency-Key is remembered"
+    )
     echo_wait_s: float = Field(
         1.0,
         ge=0,
@@ -131,6 +134,23 @@ class Settings(BaseSettings):
     )
     shutdown_timeout_s: float = Field(10.0, gt=0, description="after the drain the process has ended by then")
 
+    # Overload: what is above these is refused, with a time after which to ask again. A rate of 0 is none.
+    connect_rate_per_s: float = Field(500.0, ge=0, description="new sockets per second that are let in on the average")
+    connect_burst: int = Field(1000, gt=0, description="new sockets that are let in at once")
+    max_connections: int = Field(20_000, gt=0, description="most sockets at a time")
+    max_unregistered: int = Field(2000, gt=0, description="most sockets that have not registered yet")
+    max_registering: int = Field(200, gt=0, description="registrations that are stored at a time; others wait")
+    max_tcp_connections: int = Field(25_000, gt=0, description="most TCP connections at a time, REST and sockets")
+    head_timeout_s: float = Field(10.0, gt=0, description="the head of a request must be there by then")
+    body_timeout_s: float = Field(30.0, gt=0, description="the JSON body of a request must be there by then")
+    message_rate_per_s: float = Field(500.0, ge=0, description="frames per second that are read from one socket")
+    message_burst: int = Field(2000, gt=0, description="frames that are read from one socket at once")
+    message_patience_s: float = Field(30.0, ge=0, description="a socket that presses on for longer is closed")
+    max_sessions_per_device: int = Field(64, gt=0, description="most sessions under way on one device")
+    max_sessions_per_node: int = Field(10_000, gt=0, description="most sessions under way on the devices of one node")
+    max_requests: int = Field(1000, gt=0, description="most REST requests that are worked on at a time")
+    max_waiters: int = Field(5000, gt=0, description="most REST requests that wait for a result at a time")
+
     # Logs.
     log_format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, per record")
 
@@ -162,6 +182,8 @@ class Settings(BaseSettings):
             raise ValueError("replica_wait_ms must be less than redis_timeout_s")
         if self.lease_renew_s * 2 > self.lease_ttl_s:
             raise ValueError("lease_renew_s must be at most half of lease_ttl_s, or one lost renewal ends the lease")
+        if self.max_tcp_connections <= self.max_connections:
+            raise ValueError("max_tcp_connections must be above max_connections, or no request gets through")
         if self.session_timeout_s > self.max_session_timeout_s:
             raise ValueError("session_timeout_s must not be above max_session_timeout_s")
         return self

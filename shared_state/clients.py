@@ -12,7 +12,6 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,10 +150,8 @@ class Clients:
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
         # Before the registration, in the same pipeline: whatever is registered can be found by the node's reaper.
-        listed = asyncio.gather(
-            self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms),
-            self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S),
-        )
+        listed = self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms)
+        kept = self._redis.command("EXPIRE", self._keys.node_clients(r.node_id), NODE_CLIENTS_LIFE_S)
         reply: list[Any] = await self._redis.script(
             "client_register",
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
@@ -164,6 +161,7 @@ class Clients:
             ],
         )
         await listed
+        await kept
         return reply
 
     async def touch(

@@ -12,7 +12,7 @@ from enum import StrEnum
 from shared_state.connection import Connection
 from shared_state.keys import Keys
 
-__all__ = ["Due", "DueItem", "DueKind"]
+__all__ = ["CLAIM_AT_MOST", "Due", "DueItem", "DueKind"]
 
 CLAIM_MS = 10_000
 CLAIM_AT_MOST = 100

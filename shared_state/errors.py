@@ -5,8 +5,10 @@
     ├── AlreadyRegistered    another live connection holds this client id
     ├── NotRegistered        no live connection holds this client id
     ├── InboxFull            the client's inbox has reached its bound
+    ├── TooManySessions      the device, or its node, has as many sessions under way as it may
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
+    ├── KeyOfAnotherRequest  the idempotency key was used with another request
     ├── SessionNotFound      no such session, or its retention is over
     └── Fenced               a newer connection of the device drives the session by now
 
@@ -17,12 +19,14 @@ __all__ = [
     "AlreadyRegistered",
     "Fenced",
     "InboxFull",
+    "KeyOfAnotherRequest",
     "NotRegistered",
     "SessionExists",
     "SessionNotFound",
     "StateError",
     "StateUnavailable",
     "TaskNameTaken",
+    "TooManySessions",
 ]
 
 
@@ -54,6 +58,14 @@ class InboxFull(StateError):
     """The client's inbox holds as many messages as it may."""
 
 
+class TooManySessions(StateError):
+    """The device (`of_device`), or the node that holds it, has as many sessions under way as it may."""
+
+    def __init__(self, text: str, *, of_device: bool) -> None:
+        super().__init__(text)
+        self.of_device = of_device
+
+
 class TaskNameTaken(StateError):
     """A session with this task name is still under way."""
 
@@ -64,6 +76,10 @@ class TaskNameTaken(StateError):
 
 class SessionExists(StateError):
     """The session id is in use: by another client, or by a session that has not ended."""
+
+
+class KeyOfAnotherRequest(StateError):
+    """The idempotency key stands for a request that was not this one."""
 
 
 class SessionNotFound(StateError):

@@ -9,7 +9,7 @@ reconnects, a node that dies), the entry is not. Bounded in length (`InboxFull`)
 from dataclasses import dataclass
 
 from shared_state.connection import Connection
-from shared_state.errors import InboxFull, NotRegistered
+from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import Keys
 from shared_state.voice import Voice
 
@@ -58,11 +58,12 @@ class SessionRef:
 class Inbox:
     """The inboxes of all clients."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
+    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int, max_sessions: int = 64) -> None:
         self._redis = connection
         self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
+        self._max_sessions = max_sessions
 
     async def post(
         self,
@@ -77,9 +78,9 @@ class Inbox:
         """Leave `message` for a client that is registered or away, and wake its node.
 
         With `session` or `message_id` safe to repeat. With `wait_s` the message waits for that long for a client that
-        nobody knows, too. Raises NotRegistered (nothing is stored), InboxFull or StateUnavailable. If the call is
-        cancelled, or Redis breaks in its midst, the message may be stored: receivers drop what they have seen.
-        `durable`: as for `Connection.command`.
+        nobody knows, too. Raises NotRegistered, InboxFull or TooManySessions (nothing is stored), or StateUnavailable.
+        If the call is cancelled, or Redis breaks in its midst, the message may be stored: receivers drop what they have
+        seen. `durable`: as for `Connection.command`.
         """
         k = self._keys
         tail: list[str | int]
@@ -111,6 +112,7 @@ class Inbox:
                 *(client_id, message, INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
                 *tail,
                 "1" if wait_s > 0 else "",
+                *(self._max_sessions, session.created_ms if session is not None else 0),
             ],
             durable=durable,
         )
@@ -118,6 +120,12 @@ class Inbox:
             raise NotRegistered(f"Client '{client_id}' is not online")
         if reply[0] == -1:
             raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
+        if reply[0] == -2:
+            raise TooManySessions(
+                f"Device '{client_id}' has {self._max_sessions} sessions under way, as many as it may "
+                "(max_sessions_per_device)",
+                of_device=True,
+            )
         node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
         if node_id and not self._voice.script_prefix:
             # Also when it was posted before (no entry id): the wake-up of that time may not have been said.

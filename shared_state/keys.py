@@ -22,6 +22,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | an hour while it arrives, then as results |
 | `aip:due` | zset | `client:<id>` or `session:<id>` → when it is to be looked at, ms | a day after the last |
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
+| `aip:idempotency:{<name>}` | hash | a request under a key: attempt, answer | `idempotency_ttl_s` |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
 """
@@ -92,6 +93,9 @@ class Keys:
 
     def due(self) -> str:
         return f"{self.prefix}:due"
+
+    def idempotency(self, name: str) -> str:
+        return f"{self.prefix}:idempotency:{{{name}}}"
 
     def sessions(self) -> str:
         return f"{self.prefix}:sessions"

@@ -7,6 +7,7 @@ from shared_state.connection import Connection, Observer
 from shared_state.due import Due
 from shared_state.events import Events
 from shared_state.files import Files
+from shared_state.idempotency import Idempotency
 from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
@@ -26,6 +27,8 @@ class State:
         prefix: str = "aip",
         lease_ttl_s: float = 4.5,
         result_ttl_s: int = 86_400,
+        idempotency_ttl_s: int = 86_400,
+        max_sessions_per_device: int = 64,
         timeout_s: float = 5.0,
         min_replicas: int = 0,
         replica_wait_ms: int = 500,
@@ -42,11 +45,12 @@ class State:
         )
         self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
-        self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s, max_sessions=max_sessions_per_device)
         self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.due = Due(self.connection, self.keys)
+        self.idempotency = Idempotency(self.connection, self.keys, ttl_s=idempotency_ttl_s)
         self.events = Events(self.connection, self.keys)
 
     def bus(

@@ -27,7 +27,9 @@ _FAILED = {SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT}
 
 async def dispatch_batch(context: Context, request: Request) -> Response:
     """`POST /api/dispatch/batch`."""
-    asked = validate(BatchRequest, await read_json(request, context.settings.max_body_bytes))
+    asked = validate(
+        BatchRequest, await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
+    )
     if (asked.tasks is None) == (asked.selector is None):
         raise ApiError(400, "give either 'tasks' or 'selector'")
     tasks = _listed(context, asked) if asked.tasks is not None else await _selected(context, asked)

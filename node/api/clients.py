@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aip.ids import now_ms
 from node.api.context import Context, answer
 from node.api.errors import ApiError
 from node.api.requests import flag
@@ -27,6 +28,9 @@ async def get_client(context: Context, request: Request) -> Response:
     found = await context.state.clients.get(request.path_params["client_id"])
     if found is None:
         raise ApiError(404, "Client not online")
+    if found.away_until_ms is not None:
+        left_s = max(0, found.away_until_ms - now_ms()) // 1000
+        raise ApiError(404, f"Client not online: its connection broke, and it is waited for, for another {left_s} s")
     return answer(ClientDetail.of(found))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from node.api.limits import Limits
 from node.api.requests import dump
 from node.auth import Auth
 from node.devices import DeviceNotes
@@ -43,6 +44,7 @@ class Context:
     devices: DeviceNotes
     metrics: Metrics
     drainer: Drainer
+    limits: Limits
     # Those who follow the events of a session, and how many of them the node bears.
     followers: Waiters
     streams: asyncio.Semaphore

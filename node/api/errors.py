@@ -5,12 +5,14 @@ from starlette.responses import Response
 
 from shared_state.errors import (
     InboxFull,
+    KeyOfAnotherRequest,
     NotRegistered,
     SessionExists,
     SessionNotFound,
     StateError,
     StateUnavailable,
     TaskNameTaken,
+    TooManySessions,
 )
 
 __all__ = ["ApiError", "failure", "from_state"]
@@ -31,7 +33,9 @@ _STATUS: dict[type[StateError], int] = {
     SessionNotFound: 404,
     TaskNameTaken: 409,
     SessionExists: 409,
+    KeyOfAnotherRequest: 409,
     InboxFull: 429,
+    TooManySessions: 429,
 }
 
 

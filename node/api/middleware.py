@@ -1,4 +1,4 @@
-"""Around every request: its id, the key, and the time it took."""
+"""Around every request: its id, the key, a place among those that are worked on, and the time it took."""
 
 import re
 import time
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aip import new_id
 from node.api.errors import ApiError, failure
+from node.api.limits import Limits
 from node.auth import Auth
 from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
@@ -24,9 +25,10 @@ OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openap
 class Shell:
     """The outermost layer of REST. Sockets pass it untouched."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, metrics: Metrics, leaving: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth, limits: Limits, metrics: Metrics, leaving: Callable[[], bool]) -> None:
         self._app = app
         self._auth = auth
+        self._limits = limits
         self._metrics = metrics
         # While this says so, no connection is kept: one that is closed here while a request is on its way loses it.
         self._leaving = leaving
@@ -63,8 +65,20 @@ class Shell:
         if scope["path"] not in OPEN_PATHS and not self._auth.allows(scope["headers"]):
             await failure(ApiError(401, "Missing or wrong API key"))(scope, receive, send)
             return
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
-        await self._app(scope, receive, send)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        try:
+            working = self._limits.begin(state)
+        except ApiError as exc:
+            await failure(exc)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            working.end()
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -57,6 +57,10 @@ def _operation(op: Operation) -> dict[str, Any]:
         {"name": p.name, "in": "query", "required": False, "description": p.text, "schema": {"type": p.kind}}
         for p in op.parameters
     ]
+    parameters += [
+        {"name": h.name, "in": "header", "required": False, "description": h.text, "schema": {"type": h.kind}}
+        for h in op.headers
+    ]
     failed = op.gives if op.fails_as_given else ErrorAnswer
     fails = dict(op.fails)
     if op.guarded:

@@ -1,5 +1,6 @@
 """Reading requests: bodies and parameters, with errors that name the field."""
 
+import asyncio
 from typing import TypeVar
 
 import orjson
@@ -17,8 +18,8 @@ DIGITS = 12
 _M = TypeVar("_M", bound=BaseModel)
 
 
-async def read_json(request: Request, max_bytes: int) -> dict[str, object]:
-    """The body as a JSON object. Raises ApiError 400, 413 or 415."""
+async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[str, object]:
+    """The body as a JSON object. Raises ApiError 400, 408 if it is not there in time, 413 or 415."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Content-Type must be application/json")
@@ -28,10 +29,14 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, object]:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise too_large
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large
+    except TimeoutError:
+        # What may come yet is nobody's any more.
+        raise ApiError(408, f"The body was not there within {timeout_s:g} s", headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise ApiError(400, "The body ended early") from None
     try:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from node.api import batch_schemas, batches, clients, drain, files, health, schemas, sessions, streams, tasks
 from node.api.context import Context
+from node.api.idempotency import KEY_HEADER
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
 
@@ -17,7 +18,7 @@ Handler = Callable[[Context, Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query parameter."""
+    """A query parameter, or a header."""
 
     name: str
     kind: str
@@ -35,6 +36,7 @@ class Operation:
     gives: type[BaseModel] | None = None
     takes: type[BaseModel] | None = None
     parameters: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
     # Failures, by status; 401 and 503 are added where they apply.
     fails: dict[int, str] = field(default_factory=dict)
     # `unhealthy` and `not ready` come with a body of their own.
@@ -48,6 +50,9 @@ class Operation:
 
 _WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
 _DETAIL = Parameter("detail", "boolean", "1: with type, platform, node, times and profile")
+_IDEMPOTENCY_KEY = Parameter(
+    KEY_HEADER, "string", "1 to 255 visible ASCII characters; sent again with the same body it is the same dispatch"
+)
 
 ROUTES: tuple[Operation, ...] = (
     Operation(
@@ -57,14 +62,16 @@ ROUTES: tuple[Operation, ...] = (
         "Send a task to a device",
         gives=schemas.DispatchAnswer,
         takes=schemas.DispatchRequest,
+        headers=(_IDEMPOTENCY_KEY,),
         fails={
             400: "a field is missing or wrong; the text names it",
             404: "Client not online",
-            409: "a task of this name is running",
+            409: "a task of this name is running, or the Idempotency-Key is of another request, or of one at work",
+            408: "the body was not there in time",
             413: "the body is too large",
             415: "the body is not JSON",
             422: "no planner can run the task",
-            429: "too many messages wait for the device",
+            429: "too many messages wait for the device, or it, or its node, has too many sessions under way",
         },
     ),
     Operation(
@@ -78,6 +85,7 @@ ROUTES: tuple[Operation, ...] = (
         fails={
             400: "a field is missing or wrong; the text names it",
             404: "no device fits the selector",
+            408: "the body was not there in time",
             413: "the body is too large",
             415: "the body is not JSON",
             429: "the node works off too many batches",

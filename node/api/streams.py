@@ -36,6 +36,8 @@ async def session_events(context: Context, request: Request) -> Response:
         raise ApiError(404, "Unknown session: there is none with this id, or it has expired")
     if context.streams.locked():
         raise ApiError(503, "Too many event streams on this node", headers={"Retry-After": "1"})
+    # Streams have a bound of their own.
+    context.limits.stop_working(request)
     return StreamingResponse(_stream(context, session_id, after), media_type="text/event-stream", headers=HEADERS)
 
 

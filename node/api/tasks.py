@@ -1,4 +1,4 @@
-"""Tasks over REST, in UFO's shapes: dispatch one, read its result."""
+"""Tasks over REST, in UFO's shapes: dispatch one, once if it carries an `Idempotency-Key`; read its result."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -7,48 +7,92 @@ from aip import ProtocolError
 from aip.ids import check_client_id, check_task_name
 from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
-from node.api.requests import read_json, seconds, validate
+from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
+from node.api.requests import dump, read_json, seconds, validate
 from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
-from node.sessions.dispatching import Patience
+from node.sessions.dispatching import Attempt, Patience
 from node.sessions.planners import PlannerRefused
-from shared_state.errors import StateError
-from shared_state.sessions import TERMINAL
+from shared_state.errors import (
+    InboxFull,
+    KeyOfAnotherRequest,
+    NotRegistered,
+    SessionExists,
+    StateError,
+    StateUnavailable,
+    TaskNameTaken,
+    TooManySessions,
+)
+from shared_state.idempotency import Answered
+from shared_state.sessions import TERMINAL, Session
 
 __all__ = ["check_task", "dispatch", "patience_of", "task_result"]
 
 QUEUE_FOR_S = 3600.0
 
 
+# What a refused dispatch is counted as.
+_OUTCOMES: dict[type[StateError], str] = {
+    NotRegistered: "not_online",
+    TaskNameTaken: "name_taken",
+    SessionExists: "name_taken",
+    InboxFull: "inbox_full",
+    TooManySessions: "too_many_sessions",
+    KeyOfAnotherRequest: "key_reused",
+    StateUnavailable: "unavailable",
+}
+
+
 async def dispatch(context: Context, request: Request) -> Response:
     """`POST /api/dispatch`."""
     outcome = "invalid"
     try:
-        task = _read(await read_json(request, context.settings.max_body_bytes), context)
-        session = await context.dispatcher.dispatch(
+        key = key_of(request)
+        data = await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
+        task = _read(data, context)
+        outcome = "error"
+        answered, replayed = await _dispatch(context, task, key, data)
+        outcome = "replayed" if replayed else "accepted"
+    except PlannerRefused as exc:
+        outcome = "no_planner"
+        raise ApiError(422, str(exc)) from None
+    except KeyBusy:
+        outcome = "key_busy"
+        raise
+    except StateError as exc:
+        outcome = _OUTCOMES.get(type(exc), "error")
+        raise from_state(exc) from exc
+    finally:
+        context.metrics.dispatches.labels(outcome).inc()
+    headers = {REPLAYED_HEADER: "true"} if replayed else {}
+    return Response(answered.body, answered.status, headers=headers, media_type="application/json")
+
+
+async def _dispatch(
+    context: Context, task: DispatchRequest, key: str | None, data: dict[str, object]
+) -> tuple[Answered, bool]:
+    """The answer, and whether it had been given before."""
+    timeout_s = task.timeout_s or context.settings.session_timeout_s
+
+    async def send(attempt: Attempt) -> Session:
+        return await context.dispatcher.dispatch(
             client_id=task.client_id,
             request=task.request,
             task_name=task.task_name,
             commands=task.commands or [],
-            timeout_s=task.timeout_s or context.settings.session_timeout_s,
+            timeout_s=timeout_s,
             planner=task.planner,
             metadata=task.metadata or {},
             patience=patience_of(task),
+            attempt=attempt,
         )
-        outcome = "accepted"
-    except PlannerRefused as exc:
-        outcome = "no_planner"
-        raise ApiError(422, str(exc)) from None
-    except StateError as exc:
-        refused = from_state(exc)
-        outcome = {404: "not_online", 409: "name_taken", 429: "inbox_full", 503: "unavailable"}.get(
-            refused.status, "error"
-        )
-        raise refused from exc
-    finally:
-        context.metrics.dispatches.labels(outcome).inc()
-    return answer(
-        DispatchAnswer(session_id=session.session_id, task_name=session.task_name, client_id=session.client_id)
-    )
+
+    if key is None:
+        return Answered(200, _dispatched(await send(Attempt.fresh()))), False
+    return await Once(context, key, data, timeout_s=timeout_s, send=send, say=_dispatched).run()
+
+
+def _dispatched(s: Session) -> bytes:
+    return dump(DispatchAnswer(session_id=s.session_id, task_name=s.task_name, client_id=s.client_id))
 
 
 def _read(data: dict[str, object], context: Context) -> DispatchRequest:
@@ -94,8 +138,9 @@ async def task_result(context: Context, request: Request) -> Response:
     if context.service.letting_go:
         wait_s = 0.0
     session = await context.service.current(await context.state.sessions.find_by_task(name))
-    if session is not None:
-        session = await context.service.wait(session, wait_s)
+    if session is not None and session.state not in TERMINAL and wait_s > 0:
+        with context.limits.wait(request):
+            session = await context.service.wait(session, wait_s)
     if session is None:
         raise ApiError(404, "Unknown task: no task of this name was dispatched, or its result has expired")
     if session.state not in TERMINAL:

@@ -16,6 +16,7 @@ from aip.codec import decode_client_frame
 from aip.ids import now_ms
 from node.auth import Auth, origin_allowed
 from node.background import Background
+from node.gateway.admission import Admission, Place, TurnedAway
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
@@ -35,9 +36,9 @@ PULSE = "aip.pulse"
 # Nobody is known yet: little is read of them.
 REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
-RESTART_SPREAD_S = 5
 # uvicorn reports a socket that broke without a close frame as 1005: only this code is a deliberate goodbye.
 GOODBYE = 1000
+RESTART_SPREAD_S = 5
 
 
 class Endpoint:
@@ -52,6 +53,7 @@ class Endpoint:
         auth: Auth,
         metrics: Metrics,
         background: Background,
+        admission: Admission,
         *,
         allowed_origins: frozenset[str],
         register_timeout_s: float,
@@ -64,6 +66,7 @@ class Endpoint:
         self._auth = auth
         self._metrics = metrics
         self._background = background
+        self._admission = admission
         self._allowed_origins = allowed_origins
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
@@ -85,6 +88,15 @@ class Endpoint:
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
             await _deny(send, 503, b'{"detail":"The node is shutting down"}', retry_after_s)
             return
+        place = self._admission.enter()
+        if isinstance(place, TurnedAway):
+            log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
+            await _deny(send, 503, b'{"detail":"Too many are connecting, try again later"}', place.retry_after_s)
+            return
+        with place:
+            await self._hold(scope, receive, send, place)
+
+    async def _hold(self, scope: Any, receive: Receive, send: Send, place: Place) -> None:
         await send({"type": "websocket.accept"})
         connection = Connection(
             send,
@@ -96,6 +108,7 @@ class Endpoint:
         left_with = None
         try:
             if await self._register(connection, receive):
+                place.registered()
                 left_with = await self._serve(connection, receive)
         except OSError:
             log.debug("the peer is gone", extra={"client_id": connection.client_id})
@@ -132,7 +145,7 @@ class Endpoint:
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")
             self._metrics.ws_messages.labels("in", message.type.value).inc()
-            async with asyncio.timeout(self._register_timeout_s):
+            async with asyncio.timeout(self._register_timeout_s), self._admission.registering:
                 await self._registrar.register(connection, message)
         except ProtocolError as exc:
             self._metrics.registrations.labels("invalid").inc()

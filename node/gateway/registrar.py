@@ -23,6 +23,7 @@ from node.gateway.leaving import Leaving
 from node.gateway.profile import features_of, platform_of, profile_of
 from node.gateway.takeover import Probes
 from node.sessions.resumption import Resumption
+from node.sessions.runner import DEDUPLICATES
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.bus import Bus
@@ -37,8 +38,6 @@ PROFILE_BYTES = 256 * 1024
 TAKEOVER_TRIES = 3
 # A client that lists this feature is given a resume token, and shows it when it comes back.
 RESUME = "resume"
-# A client that lists this feature carries a command out once, however often it gets it.
-DEDUPLICATES = "deduplicates"
 TOKEN_FIELD = "resume_token"  # noqa: S105 - the name of a field
 
 

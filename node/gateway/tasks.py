@@ -18,7 +18,7 @@ from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
-from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken
+from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken, TooManySessions
 from shared_state.sessions import SessionState
 
 __all__ = ["TaskIntake", "target_of"]
@@ -71,7 +71,7 @@ class TaskIntake:
                 owner=connection.client_id,
                 attempt=Attempt.fresh(session_id),
             )
-        except (NotRegistered, PlannerRefused, InboxFull, TaskNameTaken, SessionExists) as exc:
+        except (NotRegistered, PlannerRefused, InboxFull, TooManySessions, TaskNameTaken, SessionExists) as exc:
             await self._refuse(connection, session_id, task_name or session_id, target_id, exc)
         else:
             self._accept(connection, session_id)

@@ -18,7 +18,7 @@ from node.sessions.planners import PlannerRefused
 from node.sessions.service import SessionService
 from shared_state import State
 from shared_state.batches import Batch, BatchItem
-from shared_state.errors import NotRegistered, StateError, StateUnavailable
+from shared_state.errors import NotRegistered, StateError, StateUnavailable, TooManySessions
 from shared_state.sessions import TERMINAL, Session
 
 __all__ = ["BatchRunner", "BatchTask", "TooManyBatches"]
@@ -137,8 +137,9 @@ class BatchRunner:
                     attempt=attempt,
                     patience=task.patience,
                 )
-            except StateUnavailable:
-                # Under the same ids, so that a task that was sent after all is not sent twice.
+            except (StateUnavailable, TooManySessions):
+                # Under the same ids, so that a task that was sent after all is not sent twice. A device that is busy
+                # is not a reason to leave it out: its sessions end, and each has a deadline.
                 if self._service.stopping:
                     raise
                 await asyncio.sleep(RETRY_S)

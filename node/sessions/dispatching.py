@@ -13,12 +13,14 @@ from typing import Any
 
 from aip import ClientType, Command, new_id
 from aip.ids import now_ms
+from node.sessions.loads import NodeLoads
 from node.sessions.orders import TaskOrder, commands_to_json
 from node.sessions.planners import Planner, Planners
+from node.telemetry.metrics import Limit, Metrics
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
-from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable
+from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable, TooManySessions
 from shared_state.inbox import Posted, SessionRef
 from shared_state.sessions import Session
 
@@ -80,9 +82,11 @@ IMPATIENT = Patience()
 class Dispatcher:
     """Begins sessions."""
 
-    def __init__(self, state: State, planners: Planners) -> None:
+    def __init__(self, state: State, planners: Planners, loads: NodeLoads, metrics: Metrics) -> None:
         self._state = state
         self._planners = planners
+        self._loads = loads
+        self._metrics = metrics
 
     async def dispatch(
         self,
@@ -100,9 +104,9 @@ class Dispatcher:
     ) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
-        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused or InboxFull, and then no session is left
-        behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be unknown, as the text
-        says, and the same `attempt` may be repeated: it sends the task once.
+        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused, InboxFull or TooManySessions, and then no
+        session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be
+        unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
         attempt = attempt or Attempt.fresh()
         name = task_name or attempt.session_id
@@ -142,7 +146,10 @@ class Dispatcher:
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
-        except Exception:
+        except Exception as exc:
+            if isinstance(exc, TooManySessions):
+                limit = Limit.SESSIONS_PER_DEVICE if exc.of_device else Limit.SESSIONS_PER_NODE
+                self._metrics.refusals.labels(limit).inc()
             await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
             raise
         return session
@@ -176,6 +183,7 @@ class Dispatcher:
             return self._planners.choose(planner, commands=commands, features=frozenset())
         if found is None or found.client_type != ClientType.DEVICE:
             raise NotRegistered(f"Client '{client_id}' is not online")
+        self._loads.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
     async def _store_and_post(self, session: Session, *, given_id: bool) -> None:
@@ -203,7 +211,7 @@ class Dispatcher:
             posted = await self._state.inbox.post(
                 session.client_id, message, session=ref, wait_s=_wait_s(session), durable=True
             )
-        except (NotRegistered, InboxFull):
+        except (NotRegistered, InboxFull, TooManySessions):
             await self._quietly(self._state.sessions.discard(session))
             raise
         return posted

@@ -96,15 +96,15 @@ class Driver:
                     if isinstance(asked, Finish):
                         return asked
                     step, response_id = _numbered(asked, len(task.turns) + 1), new_id()
-                    # Over a socket that is about to be moved no step begins: it is made where its device comes back.
+                    # A socket that is about to be moved gets no further step: it is made where its device comes back.
                     await session.connection.released()
                     session.in_step = True
                     if not await self._note(session, step, response_id):
                         return None
                 results = await self._act(session, step, response_id, names)
+                session.in_step = False
                 if results is None:
                     return None
-                session.in_step = False
                 task.turns.append(Turn(step.calls, results, step.text))
                 names = _focused(session.platform.focus, names, step.calls, results)
         except asyncio.CancelledError:

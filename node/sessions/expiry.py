@@ -9,7 +9,7 @@ import logging
 
 from node.sessions.departures import Departures
 from shared_state import State
-from shared_state.due import DueItem, DueKind
+from shared_state.due import CLAIM_AT_MOST, DueItem, DueKind
 from shared_state.errors import StateError
 
 __all__ = ["Expiry"]
@@ -26,7 +26,11 @@ class Expiry:
 
     async def run_once(self) -> None:
         """Deal with what is due now. Raises StateUnavailable; safe to repeat and to cancel."""
-        await asyncio.gather(*(self._look_at(item) for item in await self._state.due.claim()))
+        while True:
+            items = await self._state.due.claim()
+            await asyncio.gather(*(self._look_at(item) for item in items))
+            if len(items) < CLAIM_AT_MOST:
+                return
 
     async def _look_at(self, item: DueItem) -> None:
         try:

@@ -40,12 +40,14 @@ from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
-__all__ = ["NO_ECHO", "Runner"]
+__all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
 
 log = logging.getLogger(__name__)
 
 # A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
 NO_ECHO = "commands_without_echo"
+# And one that lists this executes a command once, however often it is sent under the same id.
+DEDUPLICATES = "deduplicates"
 
 
 class Runner:

@@ -5,11 +5,12 @@ are counted by the protocol's own names, and anything else as `invalid`, since a
 routes are patterns, never paths.
 """
 
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-__all__ = ["Metrics", "package_version"]
+__all__ = ["Limit", "Metrics", "package_version"]
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _TASKS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
@@ -23,6 +24,22 @@ def package_version() -> str:
         return "0.0.0"
 
 
+class Limit(StrEnum):
+    """The limits that overload meets."""
+
+    CONNECT_RATE = "connect_rate"
+    CONNECTIONS = "connections"
+    UNREGISTERED = "unregistered"
+    TCP_CONNECTIONS = "tcp_connections"
+    HEAD_TIMEOUT = "head_timeout"
+    HEAD_BYTES = "head_bytes"
+    MESSAGES = "messages"
+    REQUESTS = "requests"
+    WAITERS = "waiters"
+    SESSIONS_PER_DEVICE = "sessions_per_device"
+    SESSIONS_PER_NODE = "sessions_per_node"
+
+
 class Metrics:
     """The metrics of one node, in a registry of their own."""
 
@@ -34,6 +51,7 @@ class Metrics:
         self.ws_closes = Counter("aip_ws_closes", "Sockets closed by this node", ["reason"], registry=r)
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
         self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
+        self.refusals = Counter("aip_refusals", "What was refused by a limit", ["reason"], registry=r)
         self.dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
         self.sessions_ended = Counter("aip_sessions_ended", "Sessions that this node ended", ["state"], registry=r)
         self.session_seconds = Histogram(

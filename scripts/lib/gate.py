@@ -67,6 +67,7 @@ def _stages(arguments: list[str]) -> list[Stage]:
         tests = [
             ("unit tests", [*pytest, "tests/unit", "-n", "auto", *arguments], accepted),
             ("integration tests", [*pytest, "tests/integration", *arguments], accepted),
+            ("fault tests", [*pytest, "tests/fault", *arguments], accepted),
         ]
     return [
         ("ruff check", [str(program / "ruff"), "check"], (0,)),

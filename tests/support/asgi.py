@@ -130,9 +130,14 @@ class Device(Socket):
     """A socket that registers as a device which wants its commands at once."""
 
     def __init__(
-        self, node: Node, client_id: str = "device-1", *, features: tuple[str, ...] = ("commands_without_echo",)
+        self,
+        node: Node,
+        client_id: str = "device-1",
+        *,
+        features: tuple[str, ...] = ("commands_without_echo",),
+        headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
-        super().__init__(node)
+        super().__init__(node, headers=headers)
         self.client_id = client_id
         self.metadata = {
             "platform": "linux",

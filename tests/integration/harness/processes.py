@@ -52,6 +52,12 @@ class Process:
         """Whether it runs (frozen counts)."""
         return self._running is not None and self._running.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id of its last start."""
+        assert self._running is not None
+        return self._running.pid
+
     def launch(self) -> None:
         """Start it; returns at once."""
         assert not self.alive, f"{self.name} runs already"

@@ -40,6 +40,7 @@ def test_an_operation_says_what_it_takes_gives_and_how_it_fails(op: Operation) -
     assert ("requestBody" in described) == (op.takes is not None or op.takes_file)
     assert {p["name"] for p in described["parameters"] if p["in"] == "path"} == set(re.findall(r"{(\w+)", op.path))
     assert {p["name"] for p in described["parameters"] if p["in"] == "query"} == {p.name for p in op.parameters}
+    assert {p["name"] for p in described["parameters"] if p["in"] == "header"} == {h.name for h in op.headers}
     statuses = set(described["responses"])
     assert {str(op.status), *map(str, op.fails)} <= statuses
     assert ("401" in statuses) == op.guarded == bool(described["security"])

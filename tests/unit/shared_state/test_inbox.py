@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from aip.ids import now_ms
 from shared_state import State, inbox
-from shared_state.errors import InboxFull, NotRegistered
+from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, ref_of
 from tests.support.wait import until
@@ -170,3 +171,28 @@ async def test_the_node_that_holds_the_client_hears_the_message_itself(state: St
     finally:
         await bus.close()
     assert heard == [(b"inbox", b"device-1\n" + posted.entry_id.encode() + b"\nseveral\nlines")]
+
+
+async def test_a_device_takes_only_so_many_sessions_at_a_time(backend: Backend) -> None:
+    state = backend.state(max_sessions_per_device=2)
+    await state.clients.register(a_registration())
+    first, second, third = a_session("s1"), a_session("s2"), a_session("s3")
+    for session in (first, second):
+        await state.inbox.post("device-1", b"task", session=ref_of(session))
+    with pytest.raises(TooManySessions, match="2 sessions under way") as refused:
+        await state.inbox.post("device-1", b"task", session=ref_of(third))
+    assert refused.value.of_device
+    assert len(await state.inbox.read("device-1")) == 2, "nothing is stored"
+    await state.inbox.post("device-1", b"task", session=ref_of(second))  # the same once more is no third
+    await state.inbox.post("device-1", b"frame")  # what starts no session is not bounded by this
+    await state.inbox.settle("device-1", "s1")
+    await state.inbox.post("device-1", b"task", session=ref_of(third))
+
+
+async def test_a_session_whose_deadline_is_over_takes_no_room(backend: Backend) -> None:
+    """Its end may have been lost with its node: it must not keep the device from work until the set expires."""
+    state = backend.state(max_sessions_per_device=1)
+    await state.clients.register(a_registration())
+    now = now_ms()
+    await state.inbox.post("device-1", b"task", session=ref_of(a_session("s1", created_ms=now - 90_000)))
+    await state.inbox.post("device-1", b"task", session=ref_of(a_session("s2", created_ms=now)))

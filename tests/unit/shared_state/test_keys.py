@@ -25,6 +25,7 @@ SPELLED = [
     (KEYS.session_journal("s1"), "aip:session:{s1}:journal"),
     (KEYS.due(), "aip:due"),
     (KEYS.batch("b1"), "aip:batch:{b1}"),
+    (KEYS.idempotency("k1"), "aip:idempotency:{k1}"),
     (KEYS.sessions(), "aip:sessions"),
     (KEYS.events(), "aip:events"),
     (KEYS.channel("n1"), "aip:node:n1"),
@@ -60,6 +61,7 @@ def test_no_two_builders_give_the_same_key() -> None:
             KEYS.session_events,
             KEYS.session_files,
             KEYS.batch,
+            KEYS.idempotency,
         )
     ]
     built += [KEYS.leases(), KEYS.reaper(), KEYS.sessions(), KEYS.events()]

@@ -12,6 +12,7 @@ from shared_state import State
 from shared_state.batches import BatchItem
 from shared_state.connection import Connection
 from shared_state.due import DueKind
+from shared_state.idempotency import Answered
 from shared_state.sessions import SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, end_session, ref_of
@@ -95,6 +96,10 @@ async def _every_operation(state: State) -> None:
     await state.sessions.release_task(session.task_name, "t")
     await state.nodes.reaped("node-a")
     await state.batches.note("batch-1", 0, BatchItem("device-1"))
+    await state.idempotency.claim("k", "request", "holder", b"{}")
+    await state.idempotency.give_up("k", "holder")
+    await state.idempotency.answer("k", "holder", Answered(200, b"{}"))
+    await state.idempotency.forget("k", "holder")
     await state.clients.reap("device-1", "node-b")
     await state.clients.leave("device-1", registration.connection_id)
     await state.clients.expire("device-1")

@@ -117,14 +117,14 @@ class Node:
             platform=settings.platform,
         )
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
-        self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, transfers, self._background)
         grace_s = settings.reconnect_grace_s
-        departures = Departures(self.state, self.service, self.node_id)
-        self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
-        self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
         resumption = Resumption(
             self.state, self.runner, self.service, self._planners, node_id=self.node_id, grace_s=grace_s
         )
+        self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, resumption, transfers, self._background)
+        departures = Departures(self.state, self.service, self.node_id)
+        self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
+        self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
         self._probes = Probes(self.bus, self.hub, self._background, self.node_id)
         registrar = Registrar(
             self.state,

@@ -10,6 +10,7 @@ be lost, and no balancer may send that again. An idle node has none, and stops a
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Generator
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 LIFESPAN_SHARE_S = 3.0
 LOOK_S = 0.05
 LAST_REQUESTS_S = 1.0
+# For what is no client's connection: Redis, models, logs, the interpreter.
+SPARE_FILES = 256
 
 
 class Server(uvicorn.Server):
@@ -39,7 +42,7 @@ class Server(uvicorn.Server):
             node.app,
             Bounds(
                 node.metrics,
-                max_tcp_connections=settings.max_tcp_connections,
+                max_tcp_connections=_bearable(settings.max_tcp_connections),
                 head_timeout_s=settings.head_timeout_s,
                 message_rate_per_s=settings.message_rate_per_s,
                 message_burst=settings.message_burst,
@@ -117,3 +120,21 @@ class Server(uvicorn.Server):
         """Begin the stop, as SIGTERM does."""
         self._node.begin_stop()
         self.should_exit = True
+
+
+def _bearable(connections: int) -> int:
+    """So many connections, or as many as the process may have files; its soft limit is raised as far as it goes.
+
+    A server that runs out of files can accept nobody, probes included, and has nobody to cut for them.
+    """
+    wanted = connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    log.warning("fewer open files are allowed than connections are set", extra={"files": soft, "wanted": wanted})
+    return max(1, soft - SPARE_FILES)

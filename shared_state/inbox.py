@@ -88,13 +88,12 @@ class Inbox:
             tail = ["", 0, 0, "", 0, 0, MARK_LIFE_MS if message_id else ""]
         else:
             life_ms = int((session.span_s + ACTIVE_SLACK_S) * 1000)
-            member = f"{session.created_ms:015d}:{session.session_id}"
             retention_ms = int((session.span_s + self._result_ttl_s) * 1000)
             tail = [
                 session.session_id,
                 session.deadline_ms,
                 life_ms,
-                member,
+                _member(session),
                 CLIENT_SESSIONS_BOUND,
                 retention_ms,
                 "",
@@ -143,6 +142,17 @@ class Inbox:
         """Remove a message that the socket has taken. Safe to repeat."""
         await self._redis.command("XDEL", self._keys.inbox(client_id), entry_id)
 
+    async def unpost(self, client_id: str, session: SessionRef) -> None:
+        """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""
+        listed = self._redis.command("ZREM", self._keys.client_sessions(client_id), _member(session))
+        await self.settle(client_id, session.session_id)
+        await listed
+
     async def settle(self, client_id: str, session_id: str) -> None:
         """Note that a session on the client has ended. Safe to repeat."""
         await self._redis.command("ZREM", self._keys.active(client_id), session_id)
+
+
+def _member(session: SessionRef) -> str:
+    """Where a session stands among its client's newest."""
+    return f"{session.created_ms:015d}:{session.session_id}"

@@ -130,13 +130,10 @@ class Lane:
             if len(commands) > 1:
                 return [(await self._replies([command], bound_s))[0] for command in commands]
             failure = StateError("a value cannot be written to Redis")
-        except (RedisError, OSError, TimeoutError) as exc:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            # RuntimeError is uvloop's for a broken socket; redis-py does not know it for one, and would hand the same
+            # socket out again.
             failure = translate(exc)
-            await self._on_trouble()
-        except RuntimeError:
-            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
-            # broken connection, and would hand the same socket out again.
-            failure = StateUnavailable("Redis cannot be reached")
             await self._on_trouble()
         except asyncio.CancelledError:
             failure = StateUnavailable(CLOSED)

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from shared_state import State
 from tests.support.backends import Backend
-from tests.support.redis_server import RedisServer, redis_binary
+from tests.support.redis_server import RedisServer
 
 # No deadline: a slow machine is not a failure. In continuous integration the same examples every time.
 settings.register_profile("aip", deadline=None, print_blob=True)
@@ -20,7 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "aip")
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A real Redis, one for every worker."""
-    server = RedisServer(redis_binary())
+    server = RedisServer()
     try:
         server.start()
         yield server
@@ -31,7 +31,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A real Redis of this test alone, to be killed and started again."""
-    server = RedisServer(redis_binary())
+    server = RedisServer()
     try:
         server.start()
         yield server

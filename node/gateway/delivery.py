@@ -12,6 +12,7 @@ from node.gateway.connection import Connection, Delivery
 from node.gateway.hub import Hub
 from node.gateway.transfers import Transfers
 from node.sessions.orders import TaskOrder
+from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.inbox import Entry, Inbox
@@ -29,10 +30,19 @@ FILE = b"file\n"
 class Deliverer:
     """Hands messages from the inboxes of this node's clients to their sockets."""
 
-    def __init__(self, inbox: Inbox, hub: Hub, runner: Runner, transfers: Transfers, background: Background) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        hub: Hub,
+        runner: Runner,
+        resumption: Resumption,
+        transfers: Transfers,
+        background: Background,
+    ) -> None:
         self._inbox = inbox
         self._hub = hub
         self._runner = runner
+        self._resumption = resumption
         self._transfers = transfers
         self._background = background
 
@@ -67,7 +77,10 @@ class Deliverer:
                 entries = await self._inbox.read(connection.client_id, after=after)
                 for entry in entries:
                     after = entry.entry_id
-                    self._hand_over(connection, entry, verify=True)
+                    if await self._was_begun(connection, entry):
+                        self._take_off(connection, entry)
+                    elif connection.closing is None:
+                        self._hand_over(connection, entry, verify=True)
                 if not entries and not connection.inbox_grew:
                     break
             connection.delivery = Delivery.LIVE
@@ -100,6 +113,17 @@ class Deliverer:
         except StateUnavailable as exc:
             log.warning("an inbox not read; trying again with the next renewal", extra={"reason": str(exc)})
 
+    async def _was_begun(self, connection: Connection, entry: Entry) -> bool:
+        """Whether it is a task that another socket took, and left in the inbox: it must not begin a second time."""
+        known = entry.entry_id in connection.taken
+        if known or not connection.is_device or not entry.message.startswith(TASK):
+            return False
+        try:
+            order = TaskOrder.from_json(entry.message[len(TASK) :])
+        except ValueError:
+            return False  # found again, and logged, when it is handed over
+        return await self._resumption.was_begun(connection, order)
+
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken
         connection.taken.add(entry.entry_id)
@@ -109,6 +133,9 @@ class Deliverer:
             except ValueError:
                 # A node of another version may have left it: dropped, so that what is behind it arrives.
                 log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
+        self._take_off(connection, entry)
+
+    def _take_off(self, connection: Connection, entry: Entry) -> None:
         self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")
 
     def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:

@@ -64,7 +64,7 @@ class Leaving:
         if left.held and away_s > 0:
             await self._departures.suspend(mine, connection.generation)
         elif left.held:
-            await self._departures.end(left.sessions)
+            await self._departures.end(connection.client_id, left.sessions)
         self._under_way.discard(connection.connection_id)
         self._state.events.append(
             "client_away" if away_s else "client_left", client_id=connection.client_id, node_id=self._node_id

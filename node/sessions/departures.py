@@ -57,25 +57,21 @@ class Departures:
         except StateUnavailable as exc:
             log.warning("not marked as suspended", extra={"session_id": session_id, "reason": str(exc)})
 
-    async def end(self, session_ids: Sequence[str]) -> None:
-        """Their device is gone: cancel them, but for those that may wait for it, or be tried again."""
+    async def end(self, client_id: str, session_ids: Sequence[str]) -> None:
+        """Their device `client_id` is gone: cancel them, but for those that may wait for it, or be tried again."""
         for start in range(0, len(session_ids), CHUNK):
-            await asyncio.gather(*(self._end(s) for s in session_ids[start : start + CHUNK]))
+            part = session_ids[start : start + CHUNK]
+            await asyncio.gather(*(self._end(client_id, s) for s in part))
 
-    async def _end(self, session_id: str) -> None:
+    async def _end(self, client_id: str, session_id: str) -> None:
         if await self._try_again(session_id):
             return
         ended = await self._service.end_surely(
             session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
         )
-        if isinstance(ended, SessionState) and ended in TERMINAL:
-            # It ended before, and whoever ended it may have died before noting that here.
-            await self._settle(session_id)
-
-    async def _settle(self, session_id: str) -> None:
-        session = await self._state.sessions.find(session_id)
-        if session is not None:
-            await self._state.inbox.settle(session.client_id, session_id)
+        if ended is None or (isinstance(ended, SessionState) and ended in TERMINAL):
+            # Not stored (any more); or it ended before, and whoever ended it died before noting that here.
+            await self._state.inbox.settle(client_id, session_id)
 
     async def _try_again(self, session_id: str) -> bool:
         try:

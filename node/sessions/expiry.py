@@ -43,7 +43,7 @@ class Expiry:
     async def _client(self, client_id: str) -> bool:
         absence = await self._state.clients.expire(client_id)
         if absence.over:
-            await self._departures.end(absence.sessions)
+            await self._departures.end(client_id, absence.sessions)
             self._state.events.append("client_left", client_id=client_id)
             log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})
         return not absence.may_return

@@ -51,9 +51,36 @@ class Resumption:
 
         Call it once the inbox has been read: what waits there is begun, not resumed.
         """
+        if not connection.is_device:
+            return  # another kind of client has taken the id; the sessions end when it leaves
         for session_id in session_ids:
             if connection.closing is None and session_id not in self._runner:
                 await self._resume(connection, session_id)
+
+    async def was_begun(self, connection: Connection, order: TaskOrder) -> bool:
+        """Whether a task from the inbox was begun over an earlier connection: then it is resumed, not begun again.
+
+        That connection makes no step any more from now on. A device that works on its own, and has not shown that it
+        took the task, is to get it once more. Raises StateUnavailable.
+        """
+        if order.session_id in self._runner:
+            return False
+        state = await self._fence(connection, order.session_id)
+        if state is None or state is SessionState.CREATED or state in TERMINAL:
+            return False
+        planner = self._planners.get(order.planner)
+        if planner is None or not planner.device_driven:
+            return planner is not None
+        session = await self._state.sessions.find(order.session_id)
+        return session is not None and session.started_ms is not None
+
+    async def _fence(self, connection: Connection, session_id: str) -> SessionState | None:
+        """Let no older connection make a step. The state; None if there is no session, or a newer one drives it."""
+        try:
+            return await self._state.sessions.advance(session_id, None, generation=connection.generation)
+        except (Fenced, SessionNotFound) as exc:
+            log.info("not resumed", extra={"session_id": session_id, "reason": str(exc)})
+            return None
 
     def later(self, connection: Connection, session_ids: Sequence[str]) -> None:
         """Redis is away: to be resumed with `resume_postponed`."""
@@ -67,9 +94,12 @@ class Resumption:
             del self._postponed[connection]
 
     async def _resume(self, connection: Connection, session_id: str) -> None:
+        # First, so that the journal that is read then is whole: the old connection's node may not know yet.
+        if await self._fence(connection, session_id) is None:
+            return
         session = await self._state.sessions.find(session_id)
         if session is None or session.state in TERMINAL:
-            # Its end was stored, and not yet noted with its device; or it was never stored.
+            # Its end was stored, and not yet noted with its device.
             if session is not None:
                 await self._state.inbox.settle(connection.client_id, session_id)
             return

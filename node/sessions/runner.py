@@ -4,7 +4,7 @@ A task is handed to the device, then driven: by a planner here (server-driven: c
 stored before it is sent), or by the device itself. Whatever ends a session first wins, in Redis; what comes later is
 counted and dropped. Results are taken only from the device that the session runs on, and never create a session. What
 another connection of the device drives by now is let go of without a word (`Fenced`).
-If Redis is away a session goes on as far as it can; its end is stored once Redis is back.
+If Redis is away a session waits with its next step, and its end is stored once Redis is back.
 
 | what ends a session | here | the device is told | the requester is told |
 |---|---|---|---|
@@ -17,7 +17,6 @@ If Redis is away a session goes on as far as it can; its end is stored once Redi
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -33,11 +32,13 @@ from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService, task_end
+from node.sessions.steps import Steps
 from node.sessions.table import SessionTable
 from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
+from shared_state.inbox import SessionRef
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
@@ -77,6 +78,7 @@ class Runner:
         self._planners = planners
         self._secrets = secrets
         self._driver = Driver(self._advance, toolbelt, secrets, metrics)
+        self._steps = Steps(state, service, node_id)
         self._sessions = SessionTable()
 
     def __len__(self) -> int:
@@ -133,7 +135,8 @@ class Runner:
             self._await_echo(session)
 
     def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
-        if order.session_id in self._sessions:
+        # What is handed to a socket that is going would stay here, and be in the way when the device is back.
+        if order.session_id in self._sessions or connection.closing is not None:
             return None
         planner = self._planners.get(order.planner)
         if planner is None:
@@ -195,37 +198,18 @@ class Runner:
         fields: Mapping[str, str] = MappingProxyType({}),
     ) -> SessionState | None:
         """Store a step. None if the session is over, here and for its device; or if it is not ours any more."""
-        for attempt in (1, 2):
-            try:
-                now = await self._state.sessions.advance(
-                    session.session_id,
-                    state,
-                    event=event,
-                    generation=session.connection.generation,
-                    journal=journal,
-                    node_id=self._node_id,
-                    **fields,
-                )
-            except Fenced:
-                self._forget(session)
-                return None
-            except SessionNotFound:
-                if attempt == 1:
-                    # The task may have overtaken its session: they live in different slots.
-                    await asyncio.sleep(0.05)
-                    continue
-                self._drop(session, SessionState.CANCELLED, None, "The session is not stored any more")
-                return None
-            except StateUnavailable as exc:
-                log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
-                return state or SessionState.RUNNING
-            if now in TERMINAL:
-                await self.on_ended_elsewhere(session.session_id)
-                return None
-            if session.order.owner and session.order.metadata.get("progress") is True:
-                await self._service.tell_progress(session.order, event)
-            return now
-        return None
+        try:
+            now = await self._steps.store(session, state, event, journal=journal, fields=fields)
+        except Fenced:
+            self._forget(session)
+            return None
+        except SessionNotFound:
+            await self._drop(session, "The session is not stored (any more)")
+            return None
+        if now in TERMINAL:
+            await self.on_ended_elsewhere(session.session_id)
+            return None
+        return now
 
     # -- server-driven -------------------------------------------------------------------------------------------
     def on_echo(self, connection: Connection, message: ClientMessage) -> bool:
@@ -317,7 +301,8 @@ class Runner:
         if session.over:
             return
         self._forget(session)
-        self._metrics.session_seconds.labels(state.value).observe(time.monotonic() - session.begun_at)
+        took_s = max(0.0, (now_ms() - session.order.created_ms) / 1000)
+        self._metrics.session_seconds.labels(state.value).observe(took_s)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
@@ -342,10 +327,20 @@ class Runner:
             # Its echo, or another, may be on its way still; a task of the device's own has none.
             session.connection.ended_tasks.append(session.order.task_name)
 
-    def _drop(self, session: LocalSession, state: SessionState, result: Any, error: str | None) -> None:
-        if not session.over:
-            self._forget(session)
-            session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+    async def _drop(self, session: LocalSession, error: str) -> None:
+        """Nothing is stored of the session: its dispatch did not come to its end, or Redis lost its data."""
+        if session.over:
+            return
+        self._forget(session)
+        order = session.order
+        session.connection.send(task_end(order.session_id, order.task_name, SessionState.CANCELLED, None, error))
+        try:
+            # Whoever repeats the dispatch is to find the way free.
+            await self._state.inbox.unpost(
+                order.client_id, SessionRef(order.session_id, order.deadline_ms, order.created_ms)
+            )
+        except StateUnavailable as exc:
+            log.warning("left for its time to live to remove", extra={"reason": str(exc)})
 
     async def on_ended_elsewhere(self, session_id: str, connection: Connection | None = None) -> None:
         """Another node, or a request, ended a session: stop it here and tell its device.

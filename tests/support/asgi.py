@@ -60,6 +60,7 @@ class Socket:
         }
         self.denied_with: int | None = None
         self.denied_headers: dict[str, str] = {}
+        self._heard: list[str] = []
 
     async def __aenter__(self) -> Self:
         self._to_node.put_nowait({"type": "websocket.connect"})
@@ -74,9 +75,16 @@ class Socket:
         await self.close()
 
     async def close(self) -> None:
-        """Go away, and wait until the node has noticed. Safe to repeat."""
+        """Go away in order, and wait until the node has noticed. Safe to repeat."""
+        await self._end(1000)
+
+    async def cut(self) -> None:
+        """Break off without a word, and wait until the node has noticed. Safe to repeat."""
+        await self._end(1005)
+
+    async def _end(self, code: int) -> None:
         if self._task is not None:
-            self._to_node.put_nowait({"type": "websocket.disconnect", "code": 1000})
+            self._to_node.put_nowait({"type": "websocket.disconnect", "code": code})
             task, self._task = self._task, None
             async with asyncio.timeout(PATIENCE_S):
                 await task
@@ -96,7 +104,13 @@ class Socket:
         if message["type"] == "websocket.close":
             raise SocketClosed(message["code"], message["reason"])
         text: str = message["text"]
+        self._heard.append(text)
         return text
+
+    def count(self, kind: str) -> int:
+        """How many messages of this type have come, received or not."""
+        waiting = [m["text"] for m in list(self._from_node._queue) if m["type"] == "websocket.send"]  # type: ignore[attr-defined]
+        return sum(orjson.loads(text)["type"] == kind for text in (*self._heard, *waiting))
 
     async def receive(self) -> ServerMessage:
         """The next message. Raises SocketClosed."""
@@ -136,18 +150,26 @@ class Device(Socket):
         *,
         features: tuple[str, ...] = ("commands_without_echo",),
         headers: list[tuple[bytes, bytes]] | None = None,
+        token: str | None = None,
+        **metadata: Any,
     ) -> None:
         super().__init__(node, headers=headers)
         self.client_id = client_id
-        self.metadata = {
+        self.metadata: dict[str, Any] = {
             "platform": "linux",
             "system_info": {"platform": "linux", "supported_features": list(features)},
+            **metadata,
         }
+        if token is not None:
+            self.metadata["resume_token"] = token
+        # What this registration gave, if the device lists `resume`.
+        self.token: str | None = None
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         answer = await self.ask(type="register", client_id=self.client_id, metadata=self.metadata)
         assert (answer.type, answer.status) == ("heartbeat", "ok"), answer.error
+        self.token = (answer.result or {}).get("resume_token")
         return self
 
     async def next_commands(self) -> tuple[ServerMessage, list[Command]]:
@@ -156,6 +178,13 @@ class Device(Socket):
             message = await self.receive()
             if message.type == "command":
                 return message, message.actions or []
+
+    async def next_payload(self) -> dict[str, Any]:
+        """Skip to the next command in the documents' form."""
+        while True:
+            message: dict[str, Any] = orjson.loads(await self.receive_raw())
+            if "payload" in message:
+                return message
 
     def answer(self, command: ServerMessage, *results: Result) -> None:
         """Answer a command message."""

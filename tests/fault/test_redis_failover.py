@@ -1,0 +1,54 @@
+"""A primary that is demoted, and one that dies, under load; what was acknowledged is counted before and after.
+
+Replicas follow behind their primary: what it acknowledged in its last moments may be gone, and how much of that was
+lost here is printed, not asserted. What is asserted is that all that is still known ended, and that it goes on.
+"""
+
+from pathlib import Path
+
+import pytest
+from lib.topologies import Cluster as ClusterServers
+from lib.topologies import Sentinel
+
+from tests.fault.measures import Load
+from tests.integration.conftest import MakeCluster
+from tests.integration.harness.guests import Guests
+from tests.integration.harness.redis_servers import RedisServers
+
+pytestmark = pytest.mark.integration
+
+# UFO's own client gives up after about half a minute.
+GIVES_UP_S = 30.0
+
+
+@pytest.mark.parametrize("min_replicas", [0, 1])
+@pytest.mark.parametrize("kind", [Sentinel, ClusterServers], ids=["sentinel", "cluster"])
+async def test_two_failovers_under_load_end_with_a_cluster_that_serves(
+    own_cluster: MakeCluster,
+    guests: Guests,
+    tmp_path: Path,
+    kind: type[Sentinel] | type[ClusterServers],
+    min_replicas: int,
+) -> None:
+    topology = kind(tmp_path / "redis")
+    cluster = own_cluster(2, RedisServers(tmp_path, topology), min_replicas=min_replicas)
+    device = await guests.device(cluster.a)
+
+    async with Load(cluster, device.client_id) as load:
+        await load.goes_on()
+        topology.failover()
+        await load.goes_on()
+        topology.wait_until_healthy()
+        topology.await_failover(topology.kill_primary())
+        await load.goes_on()
+
+    await cluster.all_ready(within_s=30)
+    states = await load.states()
+    print(
+        f"{topology.kind}, min_replicas {min_replicas}: accepted {len(load.accepted)}, of these {dict(states)}; "
+        f"refused {dict(load.refused)}; longest without an accepted task {load.longest_gap_s:.1f} s"
+    )
+    assert load.longest_gap_s < GIVES_UP_S
+    assert set(states) <= {"completed", "lost", "failed", "cancelled", "timed_out"}, "everything has ended"
+    assert states["completed"] > len(load.accepted) / 2
+    assert {reason[:3] for reason in load.refused} <= {"503", "409"}, load.refused

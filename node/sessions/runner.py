@@ -107,7 +107,8 @@ class Runner:
         session.deadline_timer = loop.call_later(max(left_s, 0.0), self._on_deadline, session)
         if not verify:
             self._send_task(session)
-        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+        before, connection.task_sent = connection.task_sent, asyncio.Event()
+        self._background.spawn(self._begin(session, before, connection.task_sent, sent=not verify), "session-begin")
 
     def _send_task(self, session: LocalSession) -> None:
         order = session.order
@@ -126,12 +127,22 @@ class Runner:
             )
         )
 
-    async def _begin(self, session: LocalSession, *, sent: bool) -> None:
-        state = await self._advance(session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id})
-        if state is None or session.over:
-            return
-        if not sent:
-            self._send_task(session)
+    async def _begin(
+        self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event, *, sent: bool
+    ) -> None:
+        try:
+            state = await self._advance(
+                session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
+            )
+            if not sent and before is not None:
+                # Sessions are looked up side by side, in a Redis Cluster on several servers; tasks keep their order.
+                await before.wait()
+            if state is None or session.over:
+                return
+            if not sent:
+                self._send_task(session)
+        finally:
+            sending.set()
         if session.planner.device_driven or session.running:
             return
         features = session.connection.features

@@ -110,7 +110,8 @@ class Runner:
             return
         if not verify:
             self._send_task(session)
-        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+        before, connection.task_sent = connection.task_sent, asyncio.Event()
+        self._background.spawn(self._begin(session, before, connection.task_sent, sent=not verify), "session-begin")
 
     def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
@@ -171,12 +172,22 @@ class Runner:
             )
         )
 
-    async def _begin(self, session: LocalSession, *, sent: bool) -> None:
-        state = await self._advance(session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id})
-        if state is None or session.over:
-            return
-        if not sent:
-            self._send_task(session)
+    async def _begin(
+        self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event, *, sent: bool
+    ) -> None:
+        try:
+            state = await self._advance(
+                session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
+            )
+            if not sent and before is not None:
+                # Sessions are looked up side by side, in a Redis Cluster on several servers; tasks keep their order.
+                await before.wait()
+            if state is None or session.over:
+                return
+            if not sent:
+                self._send_task(session)
+        finally:
+            sending.set()
         if not session.planner.device_driven and not session.running:
             self._await_echo(session)
 

@@ -30,7 +30,7 @@ __all__ = ["SentinelRoute"]
 log = logging.getLogger(__name__)
 
 ASK_S = 1.0
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 
 
 class SentinelRoute(Route):

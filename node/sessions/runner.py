@@ -363,9 +363,9 @@ class Runner:
             self._forget(session)
             await self._tell_device_of_stored_end(session)
         elif session is None and connection is not None:
-            stored = await self._state.sessions.find(session_id)
-            if stored is not None and stored.state in TERMINAL and stored.client_id == connection.client_id:
-                connection.send(task_end(session_id, stored.task_name, stored.state, stored.result, stored.error))
+            end = await self._service.stored_end(session_id)
+            if end is not None:
+                connection.send(end)
 
     async def look_again(self) -> None:
         """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""
@@ -380,12 +380,11 @@ class Runner:
 
     async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
         try:
-            stored = await self._state.sessions.find(session.session_id)
+            end = await self._service.stored_end(session.session_id)
         except StateError:
-            stored = None
-        state = stored.state if stored else SessionState.CANCELLED
-        result, error = (stored.result, stored.error) if stored else (None, None)
-        session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+            end = None
+        nowhere = task_end(session.session_id, session.order.task_name, SessionState.CANCELLED, None, None)
+        session.connection.send(end or nowhere)
 
     def let_go(self, connection: Connection) -> list[str]:
         """The socket is gone, or another has taken its place: stop here what ran over it. Returns the session ids."""

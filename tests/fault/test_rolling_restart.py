@@ -8,10 +8,10 @@ from lib.cluster import Cluster, Plan
 from lib.outcome import Exit, ScriptError
 from lib.rolling.restart import Outcome, rolling_restart
 from lib.servers import Servers
+from lib.topologies.server import PORTS, redis_program
 
-from tests.integration.harness.processes import PORTS
-from tests.integration.harness.redis_server import redis_program
 from tests.integration.test_nginx import nginx_binary
+from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +23,8 @@ TRIES = 5
 
 async def restarted(run_dir: Path) -> Outcome:
     """The outcome of a run, on ports that are free."""
-    servers = Servers(Path(redis_program()), Path(nginx_binary()))
+    require_redis()
+    servers = Servers(Path(redis_program() or ""), Path(nginx_binary()))
     for left in reversed(range(TRIES)):
         base_port = random.randrange(PORTS.start, PORTS.stop - PORTS_OF_A_CLUSTER)
         plan = Plan(nodes=3, base_port=base_port, run_dir=run_dir, redis_url=None, demo=False, detach=False)

@@ -145,7 +145,6 @@ class Membership:
                     await self._holding.claim_again()
                     await self._runner.look_again()
                     self._to_claim = False
-        self._to_compare = False
                 if self._to_compare:
                     await self._holding.compare()
                     self._to_compare = False

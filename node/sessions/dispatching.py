@@ -105,9 +105,9 @@ class Dispatcher:
     ) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
-        Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull or TooManySessions, and then no
-        session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be
-        unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
+        Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull or TooManySessions,
+        and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
+        then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
         attempt = attempt or Attempt.fresh()
         name = task_name or attempt.session_id

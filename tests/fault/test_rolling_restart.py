@@ -1,6 +1,5 @@
 """Every node is restarted, one after another, under load: nothing fails, nothing is lost, everybody comes back."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from lib.cluster import Cluster, Plan
 from lib.outcome import Exit, ScriptError
 from lib.rolling.restart import Outcome, rolling_restart
 from lib.servers import Servers
-from lib.topologies.server import PORTS, redis_program
+from lib.topologies import free_port, redis_program
 
 from tests.integration.test_nginx import nginx_binary
 from tests.support.redis_server import require_redis
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 DEVICES = 60
 RATE_PER_S = 20.0
-PORTS_OF_A_CLUSTER = 101
+# Of a hundred ports one may be taken.
 TRIES = 5
 
 
@@ -26,8 +25,7 @@ async def restarted(run_dir: Path) -> Outcome:
     require_redis()
     servers = Servers(Path(redis_program() or ""), Path(nginx_binary()))
     for left in reversed(range(TRIES)):
-        base_port = random.randrange(PORTS.start, PORTS.stop - PORTS_OF_A_CLUSTER)
-        plan = Plan(nodes=3, base_port=base_port, run_dir=run_dir, redis_url=None, demo=False, detach=False)
+        plan = Plan(nodes=3, base_port=free_port(), run_dir=run_dir, redis_url=None, demo=False, detach=False)
         try:
             return await rolling_restart(Cluster(plan, servers, lambda: None), devices=DEVICES, rate_per_s=RATE_PER_S)
         except ScriptError as exc:

@@ -300,4 +300,4 @@ class Node:
         self._waiters.wake_all()
         self._followers.wake_all()
         await self._deliverer.drain_all()
-        await self._holding.compare()
+        self.membership.compare_soon()

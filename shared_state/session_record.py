@@ -50,6 +50,8 @@ class Session:
     request: str
     planner: str
     owner: str = ""
+    # The client's own id of the request: a task that arrives twice is known by it, also after its end.
+    request_id: str = ""
     state: SessionState = SessionState.CREATED
     created_ms: int = 0
     deadline_ms: int = 0

@@ -181,6 +181,13 @@ class SessionService:
         """Whether requests are not to be held any longer: the node is being emptied, or on its way out."""
         return self._waiters.letting_go
 
+    async def stored_end(self, session_id: str) -> ServerMessage | None:
+        """What tells of the end of a session; None if it has not ended, or is not stored. Raises StateUnavailable."""
+        session = await self._state.sessions.find(session_id)
+        if session is None or session.state not in TERMINAL:
+            return None
+        return task_end(session_id, session.task_name, session.state, session.result, session.error)
+
     async def is_owned_by(self, session_id: str, client_id: str) -> bool:
         """Whether `client_id` asked for the session."""
         session = await self._state.sessions.find(session_id)

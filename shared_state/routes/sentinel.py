@@ -30,7 +30,7 @@ __all__ = ["SentinelRoute"]
 log = logging.getLogger(__name__)
 
 ASK_S = 1.0
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
 # Whoever has not looked for so long (frozen, or idle) has perhaps missed a failover, and looks first.
 STALE_S = 2.0
 

@@ -4,7 +4,7 @@ A task is handed to the device, then driven: by a planner here (server-driven: c
 stored before it is sent), or by the device itself. Whatever ends a session first wins, in Redis; what comes later is
 counted and dropped. Results are taken only from the device that the session runs on, and never create a session. What
 another connection of the device drives by now is let go of without a word (`Fenced`).
-If Redis is away a session goes on as far as it can; its end is stored once Redis is back.
+If Redis is away a session goes on up to its next step, which waits; its end is stored once Redis is back.
 
 | what ends a session | here | the device is told | the requester is told |
 |---|---|---|---|
@@ -48,6 +48,10 @@ log = logging.getLogger(__name__)
 NO_ECHO = "commands_without_echo"
 # And one that lists this executes a command once, however often it is sent under the same id.
 DEDUPLICATES = "deduplicates"
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 1.0
+# How long a session is waited for that its task overtook: longer than a dispatch takes to store it the second time.
+UNSTORED_PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class Runner:
@@ -195,8 +199,14 @@ class Runner:
         journal: Sequence[Mapping[str, Any]] = (),
         fields: Mapping[str, str] = MappingProxyType({}),
     ) -> SessionState | None:
-        """Store a step. None if the session is over, here and for its device; or if it is not ours any more."""
-        for attempt in (1, 2):
+        """Store a step. None if the session is over, here and for its device; or if it is not ours any more.
+
+        What is for the journal must be stored, else whoever takes over would do it again: while Redis is away the
+        session stands still. Anything else is a note, and goes unsaid then.
+        """
+        patience = iter(UNSTORED_PATIENCE_S if state is SessionState.DISPATCHED else UNSTORED_PATIENCE_S[:1])
+        delay_s = RETRY_BASE_S
+        while not session.over:
             try:
                 now = await self._state.sessions.advance(
                     session.session_id,
@@ -211,15 +221,19 @@ class Runner:
                 self._forget(session)
                 return None
             except SessionNotFound:
-                if attempt == 1:
-                    # The task may have overtaken its session: they live in different slots.
-                    await asyncio.sleep(0.05)
+                # The task may have overtaken its session: they live in different slots.
+                if (wait_s := next(patience, None)) is not None:
+                    await asyncio.sleep(wait_s)
                     continue
                 self._drop(session, SessionState.CANCELLED, None, "The session is not stored any more")
                 return None
             except StateUnavailable as exc:
                 log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
-                return state or SessionState.RUNNING
+                if not journal:
+                    return state or SessionState.RUNNING
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_CAP_S)
+                continue
             if now in TERMINAL:
                 await self.on_ended_elsewhere(session.session_id)
                 return None

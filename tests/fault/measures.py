@@ -70,10 +70,10 @@ class Load:
         await eventually(lambda: len(self.accepted) > before + 5, "tasks are accepted again", within_s=30)
 
     async def states(self, begin: int = 0, end: int | None = None) -> Counter[str]:
-        """What became of those accepted (from number `begin`, before number `end`): their state, or `lost` where nobody
-        knows them any more."""
+        """What became of those accepted (from number `begin`, before number `end`): their state; `lost` where nobody
+        knows them any more; `pending` where the end of it was lost, which their deadline will make good."""
         found: Counter[str] = Counter()
         for name in self.accepted[begin:end]:
             answer = await self._cluster.nodes[0].get(f"/api/task_result/{name}", wait=20)
-            found["lost" if answer.status_code == 404 else str(answer.json().get("state"))] += 1
+            found["lost" if answer.status_code == 404 else str(answer.json().get("state") or "pending")] += 1
         return found

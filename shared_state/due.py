@@ -52,7 +52,9 @@ class Due:
         items = []
         for member, claim in zip(reply[::2], reply[1::2], strict=True):
             kind, _, item_id = member.decode().partition(":")
-            items.append(DueItem(DueKind(kind), item_id, claim))
+            # A node of another version may know more kinds; what this one cannot judge is that one's.
+            if kind in set(DueKind):
+                items.append(DueItem(DueKind(kind), item_id, claim))
         return items
 
     async def done(self, item: DueItem) -> None:

@@ -174,16 +174,17 @@ class Sessions:
             await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
-    async def requeue(self, session_id: str, attempt: int) -> int | None:
+    async def requeue(self, session_id: str, attempt: int, *, unsent: bool = False) -> int | None:
         """Let a session whose device never took it wait for the device again. Safe to repeat.
 
-        Returns the number of the attempt that begins, or None if `attempt` was the last, or the device took it.
+        With `unsent` only if its task was never sent. Returns the number of the attempt that begins, or None if
+        `attempt` was the last, the device took it, or it waits for the device anyway.
         """
         event = orjson.dumps({"event": "requeued", "attempt": attempt + 1})
         reply = await self._redis.script(
             "session_requeue",
             [self._keys.session(session_id), self._keys.session_events(session_id)],
-            [event, attempt],
+            [event, attempt, "1" if unsent else ""],
         )
         return int(reply[0]) or None
 

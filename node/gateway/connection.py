@@ -126,6 +126,11 @@ class Connection:
         """Whether tasks may be run on this client."""
         return self.client_type is ClientType.DEVICE
 
+    @property
+    def closed_here(self) -> bool:
+        """Whether this node began to close the socket, and did not just find it broken."""
+        return self._cut_timer is not None
+
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property
     def held(self) -> bool:

@@ -72,9 +72,16 @@ class Holding:
             registration = registration_of(connection, self._node_id)
             proof = Proof(new_token_hash=connection.token_hash, credential=connection.credential)
             try:
-                admitted = await self._state.clients.register(registration, proof=proof, displace=False)
+                admitted = await self._state.clients.register(
+                    registration, proof=proof, displace=False, generation=connection.generation
+                )
             except AlreadyRegistered as held:
                 log.warning("another socket holds the client by now", extra={"client_id": connection.client_id})
                 self._leaving.give_way(connection, Close.LOST_REGISTRATION if not held.node_id else Close.TAKEN_OVER)
             else:
                 connection.generation = admitted.generation
+                # While nobody held the client, messages came for it without a word to this node.
+                if connection.delivery is Delivery.LIVE:
+                    connection.delivery = Delivery.STALLED
+                else:
+                    connection.inbox_grew = True

@@ -103,8 +103,11 @@ class Leaving:
     async def on_evict(self, rest: bytes) -> None:
         """A frame `<client>\\n<connection>`: another node's socket took the client over from one of ours."""
         client_id, _, connection_id = rest.decode().partition("\n")
-        connection = self._hub.get(client_id)
-        if connection is not None and connection.connection_id == connection_id:
+        # The socket may be registering still, its place in the hub not taken: it lost the client all the same.
+        async with self._hub.lock(client_id):
+            connection = self._hub.get(client_id)
+            if connection is None or connection.connection_id != connection_id:
+                return
             self.give_way(connection)
             try:
                 await self._state.clients.unlist_on_node(self._node_id, client_id)

@@ -19,7 +19,10 @@ class Pulse:
     __slots__ = ("_protocol",)
 
     def __init__(self, protocol: Any = None) -> None:
-        known = all(hasattr(protocol, name) for name in ("transport", "pending_ping_payload", "send_keepalive_ping"))
+        known = all(
+            hasattr(protocol, name)
+            for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
+        )
         self._protocol = protocol if known else None
 
     def cut(self) -> None:
@@ -42,6 +45,7 @@ class Pulse:
         end = loop.time() + timeout_s
         while protocol.pending_ping_payload is not None:
             if loop.time() >= end:
-                return False
+                # Nothing is read while a frame is being handled: then the silence is this node's.
+                return bool(protocol.read_paused)
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()

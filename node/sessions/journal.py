@@ -1,8 +1,9 @@
 """The journal of a server-driven session: what its planner saw, as JSON, and back.
 
 An entry `act` is a step before it is sent: the calls, what the planner said with them, the id they are sent under. An
-entry `results` holds what came of it. Where the planner decides without waiting, the results are not stored: the device
-that recognises the step answers it again.
+entry `results` holds what came of it. Where the planner decides without waiting, the results are stored with the next
+step: until then, the device that recognises the step answers it again. An entry may be there twice, where its call was
+repeated: a step under the same id is the same step, and results count once.
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from node.background import Background
 from node.gateway.connection import Connection
 from node.sessions.journal import restore
 from node.sessions.local_session import Restored
@@ -36,12 +37,21 @@ class Resumption:
     """Takes sessions over for the devices that register on this node."""
 
     def __init__(
-        self, state: State, runner: Runner, service: SessionService, planners: Planners, *, node_id: str, grace_s: float
+        self,
+        state: State,
+        runner: Runner,
+        service: SessionService,
+        planners: Planners,
+        background: Background,
+        *,
+        node_id: str,
+        grace_s: float,
     ) -> None:
         self._state = state
         self._runner = runner
         self._service = service
         self._planners = planners
+        self._background = background
         self._node_id = node_id
         self._grace = grace_s > 0
         self._postponed: WeakKeyDictionary[Connection, list[str]] = WeakKeyDictionary()
@@ -117,9 +127,9 @@ class Resumption:
         hindrance = _hindrance(connection, session, planner, restored)
         if not self._grace:
             # Nobody is waited for: what ran over the broken socket is over, as in UFO's server.
-            await self._give_up(connection, session, SessionState.CANCELLED, DEVICE_GONE)
+            self._give_up(connection, session, SessionState.CANCELLED, DEVICE_GONE)
         elif hindrance is not None:
-            await self._give_up(connection, session, SessionState.FAILED, hindrance)
+            self._give_up(connection, session, SessionState.FAILED, hindrance)
         else:
             await self._take(connection, session, order, restored)
 
@@ -137,17 +147,15 @@ class Resumption:
         if now not in TERMINAL and connection.closing is None:
             self._runner.adopt(connection, order, restored, started=started)
 
-    async def _give_up(self, connection: Connection, session: Session, state: SessionState, why: str) -> None:
+    def _give_up(self, connection: Connection, session: Session, state: SessionState, why: str) -> None:
+        # Not cut short with the registration: whoever asked for the task is told, also once Redis is back.
+        self._background.spawn(self._end(session.session_id, state, why, connection.generation), "session-end")
+
+    async def _end(self, session_id: str, state: SessionState, why: str, generation: int) -> None:
         try:
-            await self._service.end(
-                session.session_id,
-                state,
-                error=why,
-                generation=connection.generation,
-                stop_device=True,
-            )
-        except (Fenced, SessionNotFound) as exc:
-            log.info("not ended", extra={"session_id": session.session_id, "reason": str(exc)})
+            await self._service.end_surely(session_id, state, error=why, generation=generation, stop_device=True)
+        except Fenced as exc:
+            log.info("not ended", extra={"session_id": session_id, "reason": str(exc)})
 
 
 def _hindrance(connection: Connection, session: Session, planner: Planner, restored: Restored) -> str | None:

@@ -103,7 +103,7 @@ class SentinelRoute(Route):
                 if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
                     await self._find()
         elif self._look is None and now > self._asked_at + LOOK_EVERY_S:
-            self._look = asyncio.create_task(self._find(), name="sentinel-look")
+            self._look = asyncio.create_task(self._find(all_of_them=True), name="sentinel-look")
             self._look.add_done_callback(self._looked)
         if self._server is None:
             raise RedisConnectionError("no sentinel knows the primary")
@@ -114,9 +114,9 @@ class SentinelRoute(Route):
         if not task.cancelled() and task.exception() is not None:
             log.error("the sentinels could not be asked", exc_info=task.exception())
 
-    async def _find(self) -> None:
-        """Follow whom the sentinels name; nobody's word changes nothing."""
-        address = await self._ask_all()
+    async def _find(self, *, all_of_them: bool = False) -> None:
+        """Follow whom the sentinels name (with `all_of_them`, not only a majority); nobody's word changes nothing."""
+        address = await self._ask_all(all_of_them=all_of_them)
         self._asked_at = asyncio.get_running_loop().time()
         if address is None:
             return
@@ -139,7 +139,7 @@ class SentinelRoute(Route):
             primary_only=True,
         )
 
-    async def _ask_all(self) -> Address | None:
+    async def _ask_all(self, *, all_of_them: bool) -> Address | None:
         tasks = {asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels}
         found: list[tuple[int, Address]] = []
         try:
@@ -148,7 +148,7 @@ class SentinelRoute(Route):
                     answer = await done
                     if answer is not None:
                         found.append(answer)
-                    if len(found) * 2 > len(tasks):
+                    if len(found) * 2 > len(tasks) and not all_of_them:
                         break
         except TimeoutError:
             pass

@@ -4,20 +4,22 @@ import argparse
 import asyncio
 import resource
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from lib.chaos import schedule
 from lib.chaos.plan import Plan
 from lib.chaos.report import as_json, as_markdown, explain
-from lib.chaos.run import CONSTELLATIONS, run
+from lib.chaos.run import CONSTELLATIONS, Result, run
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
 from lib.topologies import KINDS, TopologyError
 
 __all__ = ["VIOLATED", "main"]
 
 VIOLATED = 8
+INTERRUPTED = 130
 OPEN_FILES = 16_384
 EPILOG = f"""
 The run directory (logs of every process, over all its lives) is kept when something was violated, or with --keep.
@@ -51,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         say(f"  {fault}")
     try:
-        result = asyncio.run(run(plan, faults))
+        result = asyncio.run(_until_signal(run(plan, faults)))
+    except asyncio.CancelledError:
+        say("Stopped by a signal: nothing was judged.")
+        return INTERRUPTED
     except ScriptError as exc:
         return report("chaos", exc)
     except (TopologyError, TimeoutError) as exc:
@@ -69,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not violated and not options.keep and not options.run_dir:
         shutil.rmtree(plan.run_dir, ignore_errors=True)
     return VIOLATED if violated else Exit.OK
+
+
+async def _until_signal(work: Coroutine[None, None, Result]) -> Result:
+    """The result of `work`; a signal cancels it, so that whatever it started is ended."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 def _drawn(plan: Plan) -> list[schedule.Fault]:

@@ -145,6 +145,8 @@ class SdkOrchestrator:
                 task = self._maker.make(device, f"SDK {self.name}", owner=f"{self.name}@{device}")
                 task.session_id = f"{self.name}@{task.name}"
                 group.create_task(self._run_one(client, task), name=f"sdk {task.name}")
+        for device in self._devices:
+            self._maker.ledger.note(Deed.DISCONNECTED, f"{self.name}@{device}", text="the client was closed")
 
     async def _run_one(self, client: ConstellationClient, task: Task) -> None:
         ledger = self._maker.ledger

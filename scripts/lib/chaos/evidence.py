@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lib.chaos.ledger import Ledger
 from lib.chaos.replication import LossWindow
 
-__all__ = ["Complaint", "Evidence", "KeyFinding", "Reading"]
+__all__ = ["Complaint", "Disagreement", "Evidence", "KeyFinding", "Reading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ class KeyFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Registry, leases and sockets do not say the same; `client` if it is about one."""
+
+    text: str
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Complaint:
     """A line in a log that should not be there."""
 
@@ -52,7 +60,7 @@ class Evidence:
     readings: dict[str, list[Reading]] = field(default_factory=dict)
     keys: Sequence[KeyFinding] = ()
     # Where registry, leases and the sockets that clients hold do not agree.
-    disagreements: Sequence[str] = ()
+    disagreements: Sequence[Disagreement] = ()
     # Devices that did not carry out a task when everything was mended.
     unserved: Sequence[str] = ()
     complaints: Sequence[Complaint] = ()

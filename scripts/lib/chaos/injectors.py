@@ -20,6 +20,7 @@ from lib.topologies import Server, TopologyError
 __all__ = ["Injected", "Injectors", "RealDevice"]
 
 DEVICE_STOP_S = 15.0
+REDIS_RECOVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +191,11 @@ class Injectors:
         return f"{name} leads"
 
     async def _recovered(self) -> None:
-        """Returns when Redis is whole again: the next fault may need its replicas."""
-        async with self.cluster.redis_lock:
-            await asyncio.to_thread(self.cluster.redis.wait_until_healthy)
+        """Returns when Redis is whole again: the next fault may need its replicas. Raises TimeoutError if it is not."""
+        async with self.cluster.redis_lock, asyncio.timeout(REDIS_RECOVERY_S):
+            # Not the topology's own waiting, which no cancellation would end.
+            while not await asyncio.to_thread(lambda: self.cluster.redis.healthy):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.1)
 
     def _data_servers(self) -> list[Server]:
         return [server for server in self.cluster.redis.servers if server.alive]

@@ -19,7 +19,7 @@ import httpx
 import orjson
 
 from lib.chaos.cluster import ClusterUnderTest
-from lib.chaos.evidence import Complaint, KeyFinding, Reading
+from lib.chaos.evidence import Complaint, Disagreement, KeyFinding, Reading
 from lib.chaos.ledger import TERMINAL, Ledger, Outcome, Task, digest_of
 from lib.chaos.tasks import EFFECTS_FILE, TaskMaker, body_of
 from lib.topologies import Topology
@@ -141,7 +141,7 @@ class Inspector:
         return f"{device}, over {node}: {result.get('state') or result.get('status')} {result.get('error') or ''}"
 
     # -- who is where ----------------------------------------------------------------------------------------------
-    async def disagreements(self, connected: Callable[[], Iterable[str]]) -> list[str]:
+    async def disagreements(self, connected: Callable[[], Iterable[str]]) -> list[Disagreement]:
         """Where registry, leases and sockets differ; `connected` are those who hold a socket by their own word."""
         deadline_s = self.ledger.now_s + AGREE_S
         while True:
@@ -150,8 +150,10 @@ class Inspector:
                 return found
             await asyncio.sleep(0.5)
 
-    async def _disagreements(self, connected: set[str]) -> list[str]:
-        found = [f"{client} holds no socket" for client in self.clients if client not in connected]
+    async def _disagreements(self, connected: set[str]) -> list[Disagreement]:
+        found = [
+            Disagreement(f"{client} holds no socket", client) for client in self.clients if client not in connected
+        ]
         alive: dict[str, str] = {}
         for name in self.cluster.nodes:
             alive[name] = str((await self._get(name, "/api/health")).get("node_id"))
@@ -159,20 +161,23 @@ class Inspector:
         for name in self.cluster.nodes:
             listed = {n["node_id"]: n for n in (await self._get(name, "/api/nodes")).get("nodes", [])}
             if set(listed) != set(alive.values()):
-                found.append(f"{name} lists the nodes {sorted(listed)}, alive are {sorted(alive.values())}")
+                text = f"{name} lists the nodes {sorted(listed)}, alive are {sorted(alive.values())}"
+                found.append(Disagreement(text))
             sockets = sum(int(n.get("connections") or 0) for n in listed.values())
             if sockets != len(self.clients):
-                found.append(f"{name} says that {sockets} sockets are held; {len(self.clients)} clients are there")
+                text = f"{name} says that {sockets} sockets are held; {len(self.clients)} clients are there"
+                found.append(Disagreement(text))
             details = (await self._get(name, "/api/clients?detail=1")).get("clients") or []
             for client in details:
                 holders.setdefault(client["client_id"], set()).add(client["node_id"])
-            if missing := set(self.clients) - {c["client_id"] for c in details}:
-                found.append(f"{name} does not know of {sorted(missing)}")
+            missing = set(self.clients) - {c["client_id"] for c in details}
+            found += [Disagreement(f"{name} does not know of {client}", client) for client in sorted(missing)]
         for client, nodes in holders.items():
             if len(nodes) > 1 or not nodes <= set(alive.values()):
-                found.append(f"{client} is held by {sorted(nodes)}, alive are {sorted(alive.values())}")
+                text = f"{client} is held by {sorted(nodes)}, alive are {sorted(alive.values())}"
+                found.append(Disagreement(text, client))
             if client not in self.clients:
-                found.append(f"{client} is registered, and nobody is there")
+                found.append(Disagreement(f"{client} is registered, and nobody is there", client))
         return found
 
     # -- Redis -----------------------------------------------------------------------------------------------------

@@ -126,8 +126,9 @@ def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
         what = [
             f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done
         ]
-        # A step is stored just before it is sent, and its end just after it was done.
-        hinges = (*(_writes_of(task) if task else ()), *(e.at_s for e in done[:-1]))
+        # Each step is stored just before it is sent: a journal with a hole anywhere is followed wrongly.
+        steps = sorted(e.at_s for e in evidence.ledger.executions if _task_name(e) == name)
+        hinges = (*(_writes_of(task) if task else ()), *steps[:-1])
         yield Violation("once", f"{name} was carried out again: {'; '.join(what)}", task, hinges)
 
 
@@ -178,8 +179,10 @@ def keys_have_lives_and_owners(evidence: Evidence) -> Iterator[Violation]:
 
 def registry_and_sockets_agree(evidence: Evidence) -> Iterator[Violation]:
     """Leases, registrations, lists of nodes and the sockets that clients hold say the same."""
-    for text in evidence.disagreements:
-        yield Violation("one owner", text)
+    for found in evidence.disagreements:
+        # Its last comings and goings are what may not be stored.
+        moves = [e.at_s for e in evidence.ledger.entries if found.client and e.who == found.client and e.deed in _MOVES]
+        yield Violation("one owner", found.text, hinges_on_s=tuple(moves[-2:]))
 
 
 def everything_works_again(evidence: Evidence) -> Iterator[Violation]:
@@ -224,6 +227,7 @@ def the_run_was_sound(evidence: Evidence) -> Iterator[Violation]:
         yield Violation("sound run", "no task was accepted: nothing was tested")
 
 
+_MOVES = {Deed.CONNECTED, Deed.DISCONNECTED}
 CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
     accepted_tasks_end_once,
     unanswered_tasks_do_not_hang,

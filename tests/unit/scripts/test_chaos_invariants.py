@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from lib.chaos.evidence import Complaint, Evidence, KeyFinding, Reading
+from lib.chaos.evidence import Complaint, Disagreement, Evidence, KeyFinding, Reading
 from lib.chaos.invariants import CHECKS, judge
 from lib.chaos.ledger import Deed, Ledger, Outcome, Task, digest_of
 from lib.chaos.replication import LossWindow
@@ -154,7 +154,7 @@ def immortal_key(evidence: Evidence) -> None:
 
 
 def two_owners(evidence: Evidence) -> None:
-    evidence.disagreements = ["light-1 is held by node-1 and node-2"]
+    evidence.disagreements = [Disagreement("light-1 is held by node-1 and node-2", "light-1")]
 
 
 def does_not_work_again(evidence: Evidence) -> None:

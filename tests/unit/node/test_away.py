@@ -208,7 +208,7 @@ async def test_a_task_that_waits_outlives_a_visit_of_its_device_that_did_not_tak
     left = await node.state.clients.leave("device-1", registration.connection_id)
     assert left.sessions == [sid]
     departures: Departures = node._leaving._departures
-    await departures.end(left.sessions)
+    await departures.end("device-1", left.sessions)
     after = await _found(node, sid)
     assert (after.state, after.attempts, after.queue_until_ms) == (SessionState.CREATED, 1, before.queue_until_ms)
     assert len(await node.state.inbox.read("device-1")) == 1

@@ -151,7 +151,7 @@ class Node:
             resumption,
             self.runner,
             Reaper(self.state, departures, self.metrics, node_id=self.node_id, grace_s=grace_s),
-            Expiry(self.state, departures),
+            Expiry(self.state, departures, self.service),
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,

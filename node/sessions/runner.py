@@ -318,7 +318,12 @@ class Runner:
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
             ended = await self._service.end_surely(
-                session.session_id, state, result=result, error=error, generation=generation
+                session.session_id,
+                state,
+                result=result,
+                error=error,
+                generation=generation,
+                owned=bool(session.order.owner),
             )
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})

@@ -151,7 +151,7 @@ class Node:
             resumption,
             self.runner,
             Reaper(self.state, departures, self.metrics, node_id=self.node_id, grace_s=grace_s),
-            Expiry(self.state, departures),
+            Expiry(self.state, departures, self.service),
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,
@@ -306,4 +306,4 @@ class Node:
         self._waiters.wake_all()
         self._followers.wake_all()
         await self._deliverer.drain_all()
-        await self._holding.compare()
+        self.membership.compare_soon()

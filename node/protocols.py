@@ -69,8 +69,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._bounds = cast(Config, config).bounds
         self._head_timer: asyncio.TimerHandle | None = None
-        # None: what comes is the rest of a body that nobody reads any more, not a head.
-        self._head_bytes: int | None = 0
+        self._in_head = True
+        self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A newcomer: over the bound, whoever has owed a request longest makes room, or it goes itself."""
@@ -87,36 +87,44 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """What arrives; of a head, not more than the bound."""
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes is not None and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._bounds.metrics.refusals.labels(Limit.HEAD_BYTES).inc()
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            if not self._is_working():
                 self.send_400_response("The head of the request is too large.")
+            self.refuse(Limit.HEAD_BYTES)
 
     def on_message_begin(self) -> None:
         """A request begins; on a connection that is used again the deadline begins with it."""
         super().on_message_begin()
-        self._head_bytes = 0
-        if self._head_timer is None:
+        self._in_head, self._head_bytes = True, 0
+        # While the one before is answered, the next is owed to nobody.
+        if self._head_timer is None and not self._is_working():
             self._owe()
 
     def on_headers_complete(self) -> None:
         """The head is there."""
         self._settle()
+        self._in_head = False
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """Answered: the next request is owed, and the rest of a body that was answered before its end."""
         super().on_response_complete()
-        if self._head_timer is None and self.cycle.response_complete and not self.transport.is_closing():
-            self._head_bytes = None
+        if self._head_timer is None and not self._is_working() and not self.transport.is_closing():
             self._owe()
 
     def refuse(self, limit: Limit) -> None:
         """Cut the connection: whoever has not asked yet needs no answer."""
         self._bounds.metrics.refusals.labels(limit).inc()
         self._settle()
-        self.transport.abort()
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def _is_working(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _owe(self) -> None:
         self._bounds.owing[self] = None
@@ -147,6 +155,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # What was read and may not be parsed yet: one read at most, since nothing is read meanwhile.
         self._held = b""
         self._pause: asyncio.TimerHandle | None = None
+        self._given_up = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -162,6 +171,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             return
         for start in range(0, len(data), SLICE_BYTES):
             super().data_received(data[start : start + SLICE_BYTES])
+            if self.transport.is_closing():
+                return
             if self.conn.handshake_exc is not None and not self.handshake_initiated:
                 self._refuse_handshake()
                 return
@@ -201,7 +212,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_pong(event)
 
     def _hold(self, rest: bytes, pause_s: float) -> None:
-        if self.transport.is_closing() or self.close_sent:
+        if self._given_up:
             return
         if self._pace.exhausted:
             self._close_flooder()
@@ -216,9 +227,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._pause = None
         rest, self._held = self._held, b""
         self.data_received(rest)
-        if self._pause is not None or self.transport.is_closing() or self.close_timer is not None:
+        if self._pause is not None or self.transport.is_closing() or self._given_up:
             return
-        if self.queue.empty():
+        if self.queue.empty() or self.close_sent:
             if not self.read_paused:
                 self.transport.resume_reading()
         else:
@@ -229,7 +240,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         reason = Close.TOO_MANY_MESSAGES.value
         self._metrics.refusals.labels(Limit.MESSAGES).inc()
         self._metrics.ws_closes.labels(reason.label).inc()
+        self._given_up = True
         self.stop_keepalive()
+        if self.close_sent:
+            # The node has closed it already, and waited for the peer to do the same.
+            self.transport.abort()
+            return
         self.transport.pause_reading()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": reason.code, "reason": reason.text})
         self.conn.send_close(reason.code, reason.text)

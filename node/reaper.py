@@ -61,4 +61,4 @@ class Reaper:
         if self._grace_s > 0:
             await self._departures.suspend_under_way(left.sessions, left.generation)
         else:
-            await self._departures.end(left.sessions)
+            await self._departures.end(client_id, left.sessions)

@@ -3,13 +3,14 @@
 A signal begins a drain (see `node.drain`). The listener stays open through it: sockets are refused, requests served.
 After the last socket the node lingers until no kept-alive connection is left, each ended by its peer, by its own idle
 time, or with the answer to its next request: were the node to close one, a POST that is just coming in over it would
-be lost, and no balancer may send that again. An idle node has none, and stops at once. A second signal cuts the drain
-short, a third also what uvicorn waits for.
+be lost, and no balancer may send that again. An idle node has none, and stops at once. Only then is the listener closed
+(see `node.listener`). A second signal cuts the drain short, a third also what uvicorn waits for.
 """
 
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Generator
@@ -18,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from node.app import Node
+from node.listener import close_listeners
 from node.protocols import Bounds, Config
 
 __all__ = ["Server"]
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 LIFESPAN_SHARE_S = 3.0
 LOOK_S = 0.05
+LAST_REQUESTS_S = 1.0
+# For what is no client's connection: Redis, models, logs, the interpreter.
+SPARE_FILES = 256
 
 
 class Server(uvicorn.Server):
@@ -37,7 +42,7 @@ class Server(uvicorn.Server):
             node.app,
             Bounds(
                 node.metrics,
-                max_tcp_connections=settings.max_tcp_connections,
+                max_tcp_connections=_bearable(settings.max_tcp_connections),
                 head_timeout_s=settings.head_timeout_s,
                 message_rate_per_s=settings.message_rate_per_s,
                 message_burst=settings.message_burst,
@@ -93,13 +98,20 @@ class Server(uvicorn.Server):
             drainer.final = True
             drainer.begin()
             await drainer.wait()
-            # uvicorn keeps a set of connections, and has no event for the last of them.
-            until = time.monotonic() + self._linger_s
-            while self._keeps_connections() and not self._hurried and time.monotonic() < until:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_S)
+            await self._linger(self._linger_s)
+            await close_listeners(self.servers)
+            # Whoever got in at last has sent a request, or is about to.
+            await self._linger(LAST_REQUESTS_S)
         finally:
             self._node.begin_stop()
             self.handle_exit(number, None)
+
+    async def _linger(self, for_s: float) -> None:
+        """Wait until no connection for requests is left."""
+        # uvicorn keeps a set of its connections, and has no event for the last of them.
+        until = time.monotonic() + for_s
+        while self._keeps_connections() and not self._hurried and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     def _keeps_connections(self) -> bool:
         return any(isinstance(c, HttpToolsProtocol) for c in self.server_state.connections)
@@ -108,3 +120,21 @@ class Server(uvicorn.Server):
         """Begin the stop, as SIGTERM does."""
         self._node.begin_stop()
         self.should_exit = True
+
+
+def _bearable(connections: int) -> int:
+    """So many connections, or as many as the process may have files; its soft limit is raised as far as it goes.
+
+    A server that runs out of files can accept nobody, probes included, and has nobody to cut for them.
+    """
+    wanted = connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    log.warning("fewer open files are allowed than connections are set", extra={"files": soft, "wanted": wanted})
+    return max(1, soft - SPARE_FILES)

@@ -97,10 +97,11 @@ class Left:
 class Absence:
     """What became of a client that was away: it is `over`, or it `may_return` still, or (neither) somebody holds it.
 
-    `sessions` are under way on a client that nobody holds any more.
+    `ended_now`: by this very look. `sessions` are under way on a client that nobody holds any more.
     """
 
     over: bool
+    ended_now: bool
     may_return: bool
     sessions: list[str]
 
@@ -214,8 +215,9 @@ class Clients:
         reply = await self._redis.script(
             "client_expire", [self._keys.registration(client_id), self._keys.active(client_id)]
         )
-        sessions = [s.decode() for s in reply[1:]] if reply[0] == 1 else []
-        return Absence(over=reply[0] == 1, may_return=reply[0] == 2, sessions=sessions)
+        over = reply[0] in {1, 3}
+        sessions = [s.decode() for s in reply[1:]] if over else []
+        return Absence(over=over, ended_now=reply[0] == 1, may_return=reply[0] == 2, sessions=sessions)
 
     async def holders(self, client_ids: list[str]) -> dict[str, str]:
         """The connection id that holds each of `client_ids` now, '' where none does."""

@@ -80,11 +80,15 @@ class Lane:
 
     async def close(self) -> None:
         """Let what is under way finish (within the time of a call); what waits is answered with StateUnavailable."""
-        if self._pipelines:
-            await asyncio.wait(self._pipelines, timeout=self._timeout_s)
-        for call in self._waiting:
+        # First those that wait: a pipeline that ends would take them along.
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
             call.answer(StateUnavailable(CLOSED))
-        self._waiting.clear()
+        if self._pipelines:
+            _, unfinished = await asyncio.wait(self._pipelines, timeout=self._timeout_s)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     def _schedule(self) -> None:
         if not self._scheduled and len(self._pipelines) < MAX_PIPELINES:
@@ -130,13 +134,10 @@ class Lane:
             if len(commands) > 1:
                 return [(await self._replies([command], bound_s))[0] for command in commands]
             failure = StateError("a value cannot be written to Redis")
-        except (RedisError, OSError, TimeoutError) as exc:
+        except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
+            # RuntimeError is uvloop's for a broken socket; redis-py does not know it for one, and would hand the same
+            # socket out again.
             failure = translate(exc)
-            await self._on_trouble()
-        except RuntimeError:
-            # What uvloop raises for a write to a socket that was cut a moment ago. redis-py does not know it for a
-            # broken connection, and would hand the same socket out again.
-            failure = StateUnavailable("Redis cannot be reached")
             await self._on_trouble()
         except asyncio.CancelledError:
             failure = StateUnavailable(CLOSED)

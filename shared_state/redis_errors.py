@@ -50,6 +50,8 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (TimeoutError, "Redis did not answer in time"),
     (RedisConnectionError, "Redis cannot be reached"),
     (OSError, "Redis cannot be reached"),
+    # What uvloop raises for a write to a socket that was cut a moment ago.
+    (RuntimeError, "Redis cannot be reached"),
 )
 
 

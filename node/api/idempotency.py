@@ -23,7 +23,7 @@ from node.api.context import Context
 from node.api.errors import ApiError
 from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
-from shared_state.errors import StateError, StateUnavailable
+from shared_state.errors import StateError, StateUnavailable, TooManySessions
 from shared_state.idempotency import HOLD_MS, Answered, Busy, Mine
 from shared_state.sessions import Session, SessionState
 
@@ -117,8 +117,11 @@ class Once:
         except TimeoutError:
             await self._quietly(self._state.idempotency.give_up(self._name, self._holder))
             raise StateUnavailable("it took too long; the same request under the same key goes on with it") from None
-        except StateUnavailable:
-            await self._quietly(self._state.idempotency.give_up(self._name, self._holder))
+        except (StateUnavailable, TooManySessions) as exc:
+            if isinstance(exc, StateUnavailable) or continued:
+                await self._quietly(self._state.idempotency.give_up(self._name, self._holder))
+            else:
+                await self._quietly(self._state.idempotency.forget(self._name, self._holder))
             raise
         except (StateError, PlannerRefused):
             await self._quietly(self._state.idempotency.forget(self._name, self._holder))
@@ -130,7 +133,8 @@ class Once:
     async def _try(self, attempt: Attempt, *, continued: bool) -> Session:
         try:
             return await self._send(attempt)
-        except StateUnavailable:
+        except (StateUnavailable, TooManySessions):
+            # Neither says anything about what the earlier try left.
             raise
         except (StateError, PlannerRefused) as exc:
             left = await self._state.sessions.find(attempt.session_id) if continued else None

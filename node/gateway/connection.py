@@ -73,6 +73,7 @@ class Connection:
         "since_ms",
         "taken",
         "target_id",
+        "task_sent",
         "token_hash",
     )
 
@@ -113,6 +114,8 @@ class Connection:
         self.closing: Close | None = None
         self.delivery = Delivery.NOT_YET
         self.inbox_grew = False
+        # Set once the newest task for this socket was sent, or turned out to be over.
+        self.task_sent: asyncio.Event | None = None
         # Inbox entries handed over whose removal from the stream is not confirmed yet.
         self.taken: set[str] = set()
         # Names of tasks that ended lately: a late echo of one must not start it again.

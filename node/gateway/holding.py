@@ -44,7 +44,13 @@ class Holding:
             await asyncio.gather(*(self._touch(c) for c in part))
 
     async def compare(self) -> None:
-        """The bus was away: sockets whose client was taken over meanwhile give way, registrations lost come back."""
+        """The bus was away, or Redis failed over: what the registry says of this node, and its sockets, are made one.
+
+        Sockets whose client was taken over give way, registrations that were lost come back, those without a socket go.
+        """
+        for client_id in await self._state.clients.on_node(self._node_id):
+            if self._hub.get(client_id) is None:
+                await self._leaving.drop_ghost(client_id)
         for part in self._registered():
             holders = await self._state.clients.holders([c.client_id for c in part])
             await asyncio.gather(*(self._claim(c) for c in part if holders[c.client_id] != c.connection_id))

@@ -64,7 +64,7 @@ class Leaving:
         if left.held and away_s > 0:
             await self._departures.suspend(mine, connection.generation)
         elif left.held:
-            await self._departures.end(left.sessions)
+            await self._departures.end(connection.client_id, left.sessions)
         self._under_way.discard(connection.connection_id)
         self._state.events.append(
             "client_away" if away_s else "client_left", client_id=connection.client_id, node_id=self._node_id
@@ -89,6 +89,26 @@ class Leaving:
                 return left
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    async def drop_ghost(self, client_id: str) -> None:
+        """The registry believes in a socket of this node that is not there: a goodbye was lost, with a failover.
+
+        Raises StateUnavailable; safe to repeat.
+        """
+        async with self._hub.lock(client_id):
+            if self._hub.get(client_id) is not None:
+                return
+            if self._grace_s > 0:
+                await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
+            left = await self._state.clients.reap(client_id, self._node_id, away_s=self._grace_s)
+            await self._state.clients.unlist_on_node(self._node_id, client_id)
+        if not left.held:
+            return
+        log.warning("a registration without a socket", extra={"client_id": client_id})
+        if self._grace_s > 0:
+            await self._departures.suspend_under_way(left.sessions, left.generation)
+        else:
+            await self._departures.end(client_id, left.sessions)
 
     # -- sockets that lost their client ------------------------------------------------------------------------------
     def give_way(self, connection: Connection, why: Close = Close.TAKEN_OVER) -> None:

@@ -61,12 +61,13 @@ class Departures:
         except StateUnavailable as exc:
             log.warning("not marked as suspended", extra={"session_id": session_id, "reason": str(exc)})
 
-    async def end(self, session_ids: Sequence[str]) -> None:
-        """Their device is gone: cancel them, but for those that may wait for it, or be tried again."""
+    async def end(self, client_id: str, session_ids: Sequence[str]) -> None:
+        """Their device `client_id` is gone: cancel them, but for those that may wait for it, or be tried again."""
         for start in range(0, len(session_ids), CHUNK):
-            await asyncio.gather(*(self._end(s) for s in session_ids[start : start + CHUNK]))
+            part = session_ids[start : start + CHUNK]
+            await asyncio.gather(*(self._end(client_id, s) for s in part))
 
-    async def _end(self, session_id: str) -> None:
+    async def _end(self, client_id: str, session_id: str) -> None:
         if await self._try_again(session_id):
             return
         ended = await self._cancel(session_id)
@@ -74,20 +75,18 @@ class Departures:
             # The task may have overtaken its session: they are stored side by side.
             await asyncio.sleep(OVERTAKEN_S)
             ended = await self._cancel(session_id)
-        if isinstance(ended, SessionState) and ended in TERMINAL:
-            # It ended before, and whoever ended it may have died before noting that here.
-            await self._settle(session_id)
+        if ended is None or (isinstance(ended, SessionState) and ended in TERMINAL):
+            # Not stored (any more); or it ended before, and whoever ended it died before noting that here.
+            await self._settle(client_id, session_id)
 
     async def _cancel(self, session_id: str) -> Ended | SessionState | None:
         return await self._service.end_surely(
             session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
         )
 
-    async def _settle(self, session_id: str) -> None:
+    async def _settle(self, client_id: str, session_id: str) -> None:
         try:
-            session = await self._state.sessions.find(session_id)
-            if session is not None:
-                await self._state.inbox.settle(session.client_id, session_id)
+            await self._state.inbox.settle(client_id, session_id)
         except StateUnavailable as exc:
             log.debug("settled with the device's next registration", extra={"reason": str(exc)})
 

@@ -52,7 +52,7 @@ class NodeLoads:
 
     def check(self, node_id: str) -> None:
         """Count one more session for a node. Raises TooManySessions if it holds as many as it may. Never waits."""
-        if self._count(node_id) >= self._most:
+        if node_id and self._count(node_id) >= self._most:
             raise TooManySessions(
                 f"The device's node has {self._most} sessions under way, as many as it may (max_sessions_per_node)",
                 of_device=False,

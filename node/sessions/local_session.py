@@ -1,7 +1,6 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 
 from aip import ClientMessage
@@ -37,7 +36,6 @@ class LocalSession:
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
-    begun_at: float = field(default_factory=time.monotonic)
     restored: Restored = field(default_factory=Restored)
     # Commands on the device: response id → where its answer goes.
     pending: dict[str, "asyncio.Future[ClientMessage]"] = field(default_factory=dict)

@@ -29,6 +29,7 @@ class TaskOrder:
     metadata: dict[str, Any] = field(default_factory=dict)
     # Of the TASK message, the same however often it is sent: a device that recognises it takes the task once.
     response_id: str = ""
+    created_ms: int = 0
 
     @classmethod
     def of(cls, session: Session) -> "TaskOrder":
@@ -45,6 +46,7 @@ class TaskOrder:
             commands=_COMMANDS.validate_json(session.commands) if session.commands else [],
             metadata=session.metadata,
             response_id=session.response_id,
+            created_ms=session.created_ms,
         )
 
     def to_json(self) -> bytes:

@@ -108,10 +108,11 @@ class Resumption:
         if await self._fence(connection, session_id) is None:
             return
         session = await self._state.sessions.find(session_id)
-        if session is None or session.state in TERMINAL:
+        if session is None:
+            return
+        if session.state in TERMINAL:
             # Its end was stored, and not yet noted with its device.
-            if session is not None:
-                await self._state.inbox.settle(connection.client_id, session_id)
+            await self._state.inbox.settle(connection.client_id, session_id)
             return
         try:
             order = TaskOrder.of(session)

@@ -4,7 +4,7 @@ A task is handed to the device, then driven: by a planner here (server-driven: c
 stored before it is sent), or by the device itself. Whatever ends a session first wins, in Redis; what comes later is
 counted and dropped. Results are taken only from the device that the session runs on, and never create a session. What
 another connection of the device drives by now is let go of without a word (`Fenced`).
-If Redis is away a session goes on up to its next step, which waits; its end is stored once Redis is back.
+If Redis is away a session waits with its next step, and its end is stored once Redis is back.
 
 | what ends a session | here | the device is told | the requester is told |
 |---|---|---|---|
@@ -17,7 +17,6 @@ If Redis is away a session goes on up to its next step, which waits; its end is 
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -33,11 +32,13 @@ from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService, task_end
+from node.sessions.steps import Steps
 from node.sessions.table import SessionTable
 from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
+from shared_state.inbox import SessionRef
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
@@ -48,10 +49,6 @@ log = logging.getLogger(__name__)
 NO_ECHO = "commands_without_echo"
 # And one that lists this executes a command once, however often it is sent under the same id.
 DEDUPLICATES = "deduplicates"
-RETRY_BASE_S = 0.1
-RETRY_CAP_S = 1.0
-# How long a session is waited for that its task overtook: longer than a dispatch takes to store it the second time.
-UNSTORED_PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class Runner:
@@ -81,6 +78,7 @@ class Runner:
         self._planners = planners
         self._secrets = secrets
         self._driver = Driver(self._advance, toolbelt, secrets, metrics)
+        self._steps = Steps(state, service, node_id)
         self._sessions = SessionTable()
 
     def __len__(self) -> int:
@@ -112,7 +110,8 @@ class Runner:
             return
         if not verify:
             self._send_task(session)
-        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+        before, connection.task_sent = connection.task_sent, asyncio.Event()
+        self._background.spawn(self._begin(session, before, connection.task_sent, sent=not verify), "session-begin")
 
     def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
@@ -173,12 +172,22 @@ class Runner:
             )
         )
 
-    async def _begin(self, session: LocalSession, *, sent: bool) -> None:
-        state = await self._advance(session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id})
-        if state is None or session.over:
-            return
-        if not sent:
-            self._send_task(session)
+    async def _begin(
+        self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event, *, sent: bool
+    ) -> None:
+        try:
+            state = await self._advance(
+                session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
+            )
+            if not sent and before is not None:
+                # Sessions are looked up side by side, in a Redis Cluster on several servers; tasks keep their order.
+                await before.wait()
+            if state is None or session.over:
+                return
+            if not sent:
+                self._send_task(session)
+        finally:
+            sending.set()
         if not session.planner.device_driven and not session.running:
             self._await_echo(session)
 
@@ -199,48 +208,19 @@ class Runner:
         journal: Sequence[Mapping[str, Any]] = (),
         fields: Mapping[str, str] = MappingProxyType({}),
     ) -> SessionState | None:
-        """Store a step. None if the session is over, here and for its device; or if it is not ours any more.
-
-        What is for the journal must be stored, else whoever takes over would do it again: while Redis is away the
-        session stands still. Anything else is a note, and goes unsaid then.
-        """
-        patience = iter(UNSTORED_PATIENCE_S if state is SessionState.DISPATCHED else UNSTORED_PATIENCE_S[:1])
-        delay_s = RETRY_BASE_S
-        while not session.over:
-            try:
-                now = await self._state.sessions.advance(
-                    session.session_id,
-                    state,
-                    event=event,
-                    generation=session.connection.generation,
-                    journal=journal,
-                    node_id=self._node_id,
-                    **fields,
-                )
-            except Fenced:
-                self._forget(session)
-                return None
-            except SessionNotFound:
-                # The task may have overtaken its session: they live in different slots.
-                if (wait_s := next(patience, None)) is not None:
-                    await asyncio.sleep(wait_s)
-                    continue
-                self._drop(session, SessionState.CANCELLED, None, "The session is not stored any more")
-                return None
-            except StateUnavailable as exc:
-                log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
-                if not journal:
-                    return state or SessionState.RUNNING
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RETRY_CAP_S)
-                continue
-            if now in TERMINAL:
-                await self.on_ended_elsewhere(session.session_id)
-                return None
-            if session.order.owner and session.order.metadata.get("progress") is True:
-                await self._service.tell_progress(session.order, event)
-            return now
-        return None
+        """Store a step. None if the session is over, here and for its device; or if it is not ours any more."""
+        try:
+            now = await self._steps.store(session, state, event, journal=journal, fields=fields)
+        except Fenced:
+            self._forget(session)
+            return None
+        except SessionNotFound:
+            await self._drop(session, "The session is not stored (any more)")
+            return None
+        if now in TERMINAL:
+            await self.on_ended_elsewhere(session.session_id)
+            return None
+        return now
 
     # -- server-driven -------------------------------------------------------------------------------------------
     def on_echo(self, connection: Connection, message: ClientMessage) -> bool:
@@ -332,12 +312,18 @@ class Runner:
         if session.over:
             return
         self._forget(session)
-        self._metrics.session_seconds.labels(state.value).observe(time.monotonic() - session.begun_at)
+        took_s = max(0.0, (now_ms() - session.order.created_ms) / 1000)
+        self._metrics.session_seconds.labels(state.value).observe(took_s)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
             ended = await self._service.end_surely(
-                session.session_id, state, result=result, error=error, generation=generation
+                session.session_id,
+                state,
+                result=result,
+                error=error,
+                generation=generation,
+                owned=bool(session.order.owner),
             )
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
@@ -357,10 +343,20 @@ class Runner:
             # Its echo, or another, may be on its way still; a task of the device's own has none.
             session.connection.ended_tasks.append(session.order.task_name)
 
-    def _drop(self, session: LocalSession, state: SessionState, result: Any, error: str | None) -> None:
-        if not session.over:
-            self._forget(session)
-            session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+    async def _drop(self, session: LocalSession, error: str) -> None:
+        """Nothing is stored of the session: its dispatch did not come to its end, or Redis lost its data."""
+        if session.over:
+            return
+        self._forget(session)
+        order = session.order
+        session.connection.send(task_end(order.session_id, order.task_name, SessionState.CANCELLED, None, error))
+        try:
+            # Whoever repeats the dispatch is to find the way free.
+            await self._state.inbox.unpost(
+                order.client_id, SessionRef(order.session_id, order.deadline_ms, order.created_ms)
+            )
+        except StateUnavailable as exc:
+            log.warning("left for its time to live to remove", extra={"reason": str(exc)})
 
     async def on_ended_elsewhere(self, session_id: str, connection: Connection | None = None) -> None:
         """Another node, or a request, ended a session: stop it here and tell its device.
@@ -372,9 +368,9 @@ class Runner:
             self._forget(session)
             await self._tell_device_of_stored_end(session)
         elif session is None and connection is not None:
-            stored = await self._state.sessions.find(session_id)
-            if stored is not None and stored.state in TERMINAL and stored.client_id == connection.client_id:
-                connection.send(task_end(session_id, stored.task_name, stored.state, stored.result, stored.error))
+            end = await self._service.stored_end(session_id)
+            if end is not None:
+                connection.send(end)
 
     async def look_again(self) -> None:
         """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""
@@ -389,12 +385,11 @@ class Runner:
 
     async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
         try:
-            stored = await self._state.sessions.find(session.session_id)
+            end = await self._service.stored_end(session.session_id)
         except StateError:
-            stored = None
-        state = stored.state if stored else SessionState.CANCELLED
-        result, error = (stored.result, stored.error) if stored else (None, None)
-        session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+            end = None
+        nowhere = task_end(session.session_id, session.order.task_name, SessionState.CANCELLED, None, None)
+        session.connection.send(end or nowhere)
 
     def let_go(self, connection: Connection) -> list[str]:
         """The socket is gone, or another has taken its place: stop here what ran over it. Returns the session ids."""

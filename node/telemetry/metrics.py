@@ -56,7 +56,7 @@ class Metrics:
         self.sessions_ended = Counter("aip_sessions_ended", "Sessions that this node ended", ["state"], registry=r)
         self.session_seconds = Histogram(
             "aip_session_duration_seconds",
-            "From being handed to its device here to the end",
+            "From dispatch to end",
             ["state"],
             buckets=_TASKS,
             registry=r,

@@ -1,1 +1,1 @@
-"""What breaks, and what overloads: each promise beside a demonstration of what happens without what keeps it."""
+"""What breaks under a cluster, done to real processes; each beside a demonstration of what it does without the cure."""

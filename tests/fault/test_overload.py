@@ -71,11 +71,11 @@ async def test_more_sockets_than_a_node_bears_are_turned_away_and_come_in_when_o
 async def test_sockets_that_never_register_leave_room_for_those_who_do(
     own_cluster: MakeCluster, guests: Guests
 ) -> None:
-    cluster = own_cluster(1, max_unregistered=50, register_timeout_s=3)
+    cluster = own_cluster(1, max_unregistered=50, register_timeout_s=6)
     device = await guests.device(cluster.a)
     async with contextlib.AsyncExitStack() as silent:
-        for _ in range(50):
-            await (await silent.enter_async_context(Raw(cluster.a))).open()
+        strangers = [await silent.enter_async_context(Raw(cluster.a)) for _ in range(50)]
+        await asyncio.gather(*(stranger.open() for stranger in strangers))
         late = await silent.enter_async_context(Raw(cluster.a))
         await late.say(late.upgrade())
         head = await late.head()
@@ -223,12 +223,11 @@ async def test_a_flood_of_pings_is_slowed_and_then_closed(
             assert code == 4103
             # One slice of what was read may be parsed beyond the pace.
             assert pongs <= 400 + 200 * took_s + 2 * 8 * 1024 / 6
+            await device.still_served()
         else:
+            # One peer keeps the node so busy that it may serve nobody else for seconds, and lose its lease.
             assert (pongs, code) == (50_000, None)
-        await device.still_served()
-    if limited:
-        # Without the limit one peer keeps the node so busy that it may lose its lease.
-        assert failures == []
+    assert not limited or failures == []
     assert await metric(cluster.a, refused("messages")) == int(limited)
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.integration.harness.cluster import Cluster, Fleet
 from tests.integration.harness.guests import Guests
 from tests.integration.harness.processes import Process
-from tests.integration.harness.redis_server import redis_program
+from tests.integration.harness.redis_servers import RedisServers
+from tests.support.redis_server import require_redis
 
 LOG_TAIL_CHARS = 6_000
 SHARED_SETTINGS = {"register_timeout_s": 4, "max_frame_bytes": 8 * 1024 * 1024}
@@ -46,7 +47,7 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three nodes for all tests that break nothing."""
-    redis_program()
+    require_redis()
     fleet = Fleet(tmp_path_factory.mktemp("shared"), 3, **SHARED_SETTINGS)
     try:
         fleet.start()
@@ -81,13 +82,13 @@ def own_cluster(tmp_path: Path, http: httpx.AsyncClient) -> Iterator[MakeCluster
 
     Whatever happens to it, no node may log an error: outages are warnings.
     """
-    redis_program()
+    require_redis()
     fleets: list[Fleet] = []
 
-    def make(count: int, **settings: object) -> Cluster:
+    def make(count: int, redis: RedisServers | None = None, /, **settings: object) -> Cluster:
         directory = tmp_path / f"fleet-{len(fleets)}"
         directory.mkdir()
-        fleet = Fleet(directory, count, **settings)
+        fleet = Fleet(directory, count, redis, **settings)
         fleets.append(fleet)
         fleet.start()
         return Cluster(fleet, http)

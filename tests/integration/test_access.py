@@ -8,8 +8,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.integration.harness.cluster import Cluster, Fleet, command
 from tests.integration.harness.guests import Guests, unique
-from tests.integration.harness.redis_server import redis_program
 from tests.integration.harness.ufo import UfoDevice
+from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +21,7 @@ OPEN = ["/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs"
 @pytest.fixture(scope="module")
 def guarded_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two nodes behind a key that log all they can."""
-    redis_program()
+    require_redis()
     fleet = Fleet(tmp_path_factory.mktemp("guarded"), 2, api_key=KEY, log_level="DEBUG")
     try:
         fleet.start()

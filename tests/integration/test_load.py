@@ -43,7 +43,7 @@ async def test_two_hundred_tasks_at_fifty_at_once_all_end_and_each_result_is_tha
         assert {a["parameters"]["on"] for a in device.executed} == {device.client_id}
     assert len(cluster.redis.key_names("aip:session:*")) >= TASKS
     assert cluster.redis.immortal_keys() == []
-    waiting = [k for k in cluster.redis.key_names("aip:client:*:inbox") if cluster.redis.client.xlen(k)]
+    waiting = [k for k in cluster.redis.key_names("aip:client:*:inbox") if cluster.redis.inbox_length(k)]
     assert waiting == [], "every message was handed over"
 
 

@@ -7,8 +7,14 @@ from tests.integration.harness.cluster import Node, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually
 from tests.integration.harness.proxy import LossyProxy
+from tests.integration.harness.redis_servers import needs_single_redis
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    needs_single_redis(
+        "The proxy stands before one server; where there are several, a node learns of them and goes past it."
+    ),
+]
 
 DISPATCH_ROUND_TRIPS = 2
 

@@ -12,7 +12,7 @@ from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, Node, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually
-from tests.integration.harness.redis_server import RedisServer
+from tests.integration.harness.redis_servers import RedisServers
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ async def runs(cluster: Cluster, client_id: str, *, through: Node) -> None:
 
 
 @contextmanager
-def cutting(redis: RedisServer, *kinds: str) -> Iterator[None]:
+def cutting(redis: RedisServers, *kinds: str) -> Iterator[None]:
     """Cut all connections of these kinds again and again, as fast as Redis can."""
     stop = threading.Event()
 
@@ -150,7 +150,9 @@ async def test_after_redis_has_lost_everything_devices_are_reachable_again_on_th
 
     cluster.redis.shut_down(keep_data=False)
     cluster.redis.start()
-    assert cluster.redis.registration(devices[0].client_id) == {}
+    if cluster.redis.topology.kind == "single":
+        # Elsewhere the start takes so long that they may be back by now.
+        assert cluster.redis.registration(devices[0].client_id) == {}
 
     expected = sorted([*(d.client_id for d in devices), galaxy.client_id])
 
@@ -176,7 +178,7 @@ async def test_a_flush_of_the_scripts_goes_unnoticed(own_cluster: MakeCluster, g
     device = await guests.device(cluster.a)
 
     for _ in range(5):
-        cluster.redis.client.script_flush()
+        cluster.redis.flush_scripts()
         await runs(cluster, device.client_id, through=cluster.b)
 
     await guests.device(cluster.b)

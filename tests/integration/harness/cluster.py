@@ -11,7 +11,7 @@ import httpx
 
 from tests.integration.harness.nodes import NodeProcess
 from tests.integration.harness.patience import vanishes
-from tests.integration.harness.redis_server import RedisServer
+from tests.integration.harness.redis_servers import RedisServers
 
 __all__ = ["Cluster", "Fleet", "Json", "Node", "command"]
 
@@ -27,12 +27,12 @@ def command(tool_name: str, **parameters: object) -> Json:
 
 
 class Fleet:
-    """One Redis and `count` nodes, named node-a, node-b, …"""
+    """A Redis (by `AIP_TEST_REDIS`, unless given) and `count` nodes, named node-a, node-b, …"""
 
-    def __init__(self, directory: Path, count: int, **settings: object) -> None:
+    def __init__(self, directory: Path, count: int, redis: RedisServers | None = None, /, **settings: object) -> None:
         self.directory = directory
         self.settings = settings
-        self.redis = RedisServer(directory)
+        self.redis = redis or RedisServers(directory / "redis")
         self.nodes = [self.new_node(f"node-{chr(ord('a') + i)}") for i in range(count)]
 
     def new_node(self, name: str, **settings: object) -> NodeProcess:

@@ -1,38 +1,22 @@
 """Processes of a test: started with a log file, stopped, killed, frozen, thawed, and never left behind."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from lib.topologies import free_port
 
 from tests.integration.harness.patience import SLACK
 
 __all__ = ["ROOT", "Process", "clean_environment", "free_port"]
 
 ROOT = Path(__file__).resolve().parents[3]
-# Below the ports that the system gives to outgoing connections: a reconnecting client must not take a server's port.
-PORTS = range(20_000, 32_000)
 # As long as a node's drain and shutdown may take.
 STOP_S = 40.0
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Process:

@@ -1,11 +1,15 @@
-"""A TCP proxy before Redis that loses an answer on demand: what was asked is done, and nobody hears of it."""
+"""TCP proxies before Redis that lose what they are told to lose.
+
+`LossyProxy` loses an answer: what was asked is done, and nobody hears of it. `BlackHole` lets connections stand and
+swallows what is said on them, as a line does whose other end is gone.
+"""
 
 import asyncio
 import contextlib
 from types import TracebackType
 from typing import Self
 
-__all__ = ["LossyProxy"]
+__all__ = ["BlackHole", "LossyProxy"]
 
 CHUNK = 65_536
 
@@ -81,3 +85,89 @@ class LossyProxy:
                     return
                 sink.write(data)
                 await sink.drain()
+
+
+class BlackHole:
+    """Forwards to `port`, until `open_hole`. What fell into the hole is never heard of again; nor is its connection."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = port
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._hole = False
+        self._only_subscriptions = False
+        self.swallowed = 0
+
+    @property
+    def url(self) -> str:
+        """Where nodes connect to."""
+        assert self._server is not None
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    def open_hole(self, *, only_subscriptions: bool = False) -> None:
+        """From now on nothing comes through, on any connection or only on those that have subscribed."""
+        self._hole, self._only_subscriptions = True, only_subscriptions
+
+    def close_hole(self) -> None:
+        """New connections work again; those that lost something never do."""
+        self._hole = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        line = _Line()
+        asks = asyncio.create_task(self._pump(reader, redis_writer, line, asked=True))
+        answers = asyncio.create_task(self._pump(redis_reader, writer, line, asked=False))
+        try:
+            await asyncio.wait([asks, answers], return_when=asyncio.FIRST_COMPLETED)
+            if line.dead:
+                # Whatever end closed: the other hears nothing of it, unless it closes, too.
+                await asks
+        finally:
+            for pump in (asks, answers):
+                pump.cancel()
+            await asyncio.gather(asks, answers, return_exceptions=True)
+            for end in (writer, redis_writer):
+                end.close()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, line: "_Line", *, asked: bool
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(CHUNK):
+                if asked and b"SUBSCRIBE" in data:
+                    line.subscribed = True
+                if self._hole and (line.subscribed or not self._only_subscriptions):
+                    line.dead = True
+                if line.dead:
+                    self.swallowed += len(data)
+                    continue
+                sink.write(data)
+                await sink.drain()
+
+
+class _Line:
+    """One connection through a `BlackHole`."""
+
+    def __init__(self) -> None:
+        self.subscribed = False
+        self.dead = False

@@ -209,7 +209,7 @@ async def test_a_task_that_waits_outlives_a_visit_of_its_device_that_did_not_tak
     left = await node.state.clients.leave("device-1", registration.connection_id)
     assert left.sessions == [sid]
     departures: Departures = node._leaving._departures
-    await departures.end(left.sessions)
+    await departures.end("device-1", left.sessions)
     after = await _found(node, sid)
     assert (after.state, after.attempts, after.queue_until_ms) == (SessionState.CREATED, 1, before.queue_until_ms)
     assert len(await node.state.inbox.read("device-1")) == 1
@@ -286,7 +286,7 @@ async def test_a_session_stored_after_its_device_had_left_ends_all_the_same(
             looked.set()
 
     monkeypatch.setattr(node.state.sessions, "end", end)
-    ending = asyncio.create_task(node._leaving._departures.end(left.sessions))
+    ending = asyncio.create_task(node._leaving._departures.end("device-1", left.sessions))
     await looked.wait()
     await node.state.sessions.create(session)
     await ending
@@ -332,7 +332,7 @@ async def test_of_many_nodes_that_look_one_ends_an_absence(make_node: MakeNode) 
     await state_is(nodes[2], sid, SessionState.CANCELLED)
 
     async def forgotten() -> bool:
-        return not await nodes[0].state.connection.command("ZCARD", nodes[0].state.keys.due())
+        return bool(await nodes[0].state.connection.command("ZCARD", nodes[0].state.keys.due()) == 0)
 
     await until(forgotten, "nothing is due any more")
     events = [e.facts["event"] for e in await nodes[0].state.sessions.events(sid)]
@@ -346,7 +346,7 @@ async def test_an_entry_of_a_client_that_is_back_is_forgotten(node: Node) -> Non
         await node.state.due.add(DueKind.CLIENT, "device-1", 0)
 
         async def forgotten() -> bool:
-            return not await node.state.connection.command("ZCARD", node.state.keys.due())
+            return bool(await node.state.connection.command("ZCARD", node.state.keys.due()) == 0)
 
         await until(forgotten, "it is not due any more")
         assert await node.state.clients.online_ids() == ["device-1"]

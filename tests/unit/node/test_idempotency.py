@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from node.app import Node
-from shared_state.errors import StateUnavailable
+from node.sessions.loads import NodeLoads
+from shared_state.errors import StateUnavailable, TooManySessions
 from shared_state.inbox import Inbox
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
@@ -202,3 +203,30 @@ async def test_while_the_first_is_at_work_a_second_waits_a_while_and_is_then_tol
         third = asyncio.create_task(_post(api))
         may_go_on.set()
         assert (await third).content == (await first).content
+
+
+async def test_a_repetition_that_meets_a_limit_takes_nothing_back(
+    node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That there is no room now says nothing about what the first try left: it is gone on with later."""
+    genuine: Send = Inbox.post
+    check = NodeLoads.check
+
+    async def lost(self: Inbox, *args: Any, **options: Any) -> Any:
+        raise StateUnavailable("Redis did not answer in time")
+
+    def full(self: NodeLoads, node_id: str) -> None:
+        raise TooManySessions("full", of_device=False)
+
+    async with Device(node):
+        monkeypatch.setattr(Inbox, "post", lost)
+        refused = await _post(api)
+        monkeypatch.setattr(Inbox, "post", genuine)
+        monkeypatch.setattr(NodeLoads, "check", full)
+        assert (await _post(api)).status_code == 429
+        monkeypatch.setattr(NodeLoads, "check", check)
+        accepted = await _post(api)
+        assert accepted.status_code == 200
+        assert accepted.json()["session_id"] in refused.json()["detail"]
+        session = (await api.get(f"/api/sessions/{accepted.json()['session_id']}")).json()
+        assert session["state"] != SessionState.CANCELLED

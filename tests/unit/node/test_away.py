@@ -47,7 +47,7 @@ async def test_a_task_for_a_device_that_is_away_is_accepted_and_delivered_once_i
 
 
 async def test_after_a_goodbye_nothing_is_accepted(make_node: MakeNode) -> None:
-    node = await make_node()
+    node = await make_node(reconnect_grace_s=600)
     device = await Device(node).__aenter__()
     sid = await dispatch(node)
     await device.next_commands()
@@ -58,8 +58,9 @@ async def test_after_a_goodbye_nothing_is_accepted(make_node: MakeNode) -> None:
         assert (await api.post("/api/dispatch", json=BODY)).status_code == 404
 
 
-async def test_a_goodbye_counts_though_the_node_was_just_sending(node: Node) -> None:
+async def test_a_goodbye_counts_though_the_node_was_just_sending(make_node: MakeNode) -> None:
     """The frame that crossed it could not be sent any more: that is no reason to wait for the device."""
+    node = await make_node(reconnect_grace_s=600)
     device = await Device(node).__aenter__()
     sid = await dispatch(node)
     await device.next_commands()

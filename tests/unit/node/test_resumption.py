@@ -308,6 +308,27 @@ async def test_a_constellation_that_takes_the_id_of_a_device_gets_none_of_its_ta
     await state_is(node, sid, SessionState.CANCELLED)
 
 
+async def test_a_session_whose_dispatch_was_lost_in_its_midst_is_looked_for_once(make_node: MakeNode) -> None:
+    """Its task was posted, the session itself never stored: it must not count as active for ever."""
+    node = await make_node()
+    device = await Device(node, features=OURS).__aenter__()
+    sid = await dispatch(node)
+    await device.next_commands()
+    await device.cut()
+    await state_is(node, sid, SessionState.SUSPENDED)
+    stored = await node.state.sessions.find(sid)
+    assert stored is not None
+    await node.state.sessions.discard(stored)
+    active = node.state.keys.active("device-1")
+    assert await node.state.connection.command("ZCARD", active) == 1
+
+    async def settled() -> object:
+        return not await node.state.connection.command("ZCARD", active)
+
+    async with Device(node, features=OURS):
+        await until(settled, "the session counts as active no more")
+
+
 async def test_no_command_is_sent_that_is_not_in_the_journal(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else whoever takes the session over would plan it again, and the device carry it out twice."""
     genuine = node.state.sessions.advance

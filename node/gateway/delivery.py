@@ -2,7 +2,8 @@
 
 Usually a wake-up brings the message itself. When a client registers, and after the bus was away, the inbox is read
 instead, oldest first; wake-ups that arrive meanwhile only say that there is more to read. An entry is removed from the
-inbox once it was handed to the socket; until Redis confirms that, the connection remembers it and skips it.
+inbox once it was handed to the socket (of an orchestrator: once the peer has answered a ping behind it); until Redis
+confirms that, the connection remembers it and skips it.
 """
 
 import logging
@@ -25,6 +26,8 @@ FRAME = b"frame\n"
 TASK = b"task\n"
 ENDED = b"ended\n"
 FILE = b"file\n"
+# Until then a peer that lives has answered a ping; one that has not is asked again.
+ECHO_S = 10.0
 
 
 class Deliverer:
@@ -156,6 +159,11 @@ class Deliverer:
 
     async def _confirm(self, connection: Connection, entry_id: str) -> None:
         await connection.flushed()
+        # A device goes on with its sessions whatever got lost; a frame for somebody else is lost with the socket that it
+        # was written to, unless something that was written behind it has been answered.
+        while not connection.is_device and connection.closing is None:
+            if await connection.pulse.echoes(ECHO_S):
+                break
         if connection.closing is not None:
             return  # perhaps not sent: it stays for the client's next socket
         try:

@@ -140,9 +140,9 @@ class Inbox:
         reply = await self._redis.command("XRANGE", self._keys.inbox(client_id), start, "+", "COUNT", READ)
         return [Entry(entry_id.decode(), fields[b"m"]) for entry_id, fields in reply]
 
-    async def take(self, client_id: str, entry_id: str) -> None:
-        """Remove a message that the socket has taken. Safe to repeat."""
-        await self._redis.command("XDEL", self._keys.inbox(client_id), entry_id)
+    async def take(self, client_id: str, *entry_ids: str) -> None:
+        """Remove messages that the socket has taken. Safe to repeat."""
+        await self._redis.command("XDEL", self._keys.inbox(client_id), *entry_ids)
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""

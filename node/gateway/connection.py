@@ -55,12 +55,14 @@ class Connection:
         "client_id",
         "client_type",
         "closing",
+        "confirming",
         "connection_id",
         "credential",
         "delivery",
         "ended_tasks",
         "features",
         "generation",
+        "handed",
         "inbox_grew",
         "last_seen_ms",
         "left_in_order",
@@ -118,6 +120,9 @@ class Connection:
         self.task_sent: asyncio.Event | None = None
         # Inbox entries handed over whose removal from the stream is not confirmed yet.
         self.taken: set[str] = set()
+        # Those of them that are to be removed, and whether somebody is at it.
+        self.handed: list[str] = []
+        self.confirming = False
         # Names of tasks that ended lately: a late echo of one must not start it again.
         self.ended_tasks: deque[str] = deque(maxlen=ENDED_TASKS_BOUND)
 

@@ -16,12 +16,9 @@ LOOK_EVERY_S = 0.02
 class Pulse:
     """The pulse of one socket; `protocol` is uvicorn's object, if there is one."""
 
-    __slots__ = ("_begun", "_echoed", "_protocol", "_turn")
+    __slots__ = ("_protocol",)
 
     def __init__(self, protocol: Any = None) -> None:
-        # How many pings `echoes` has begun, the last of them that was answered, and whose turn it is.
-        self._begun = self._echoed = 0
-        self._turn = asyncio.Lock()
         known = all(
             hasattr(protocol, name)
             for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
@@ -41,9 +38,7 @@ class Pulse:
         if protocol.transport.is_closing():
             return False
         if protocol.pending_ping_payload is None:
-            if protocol.ping_timer is not None:
-                protocol.ping_timer.cancel()
-            protocol.send_keepalive_ping()
+            self._ping(protocol)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while protocol.pending_ping_payload is not None:
@@ -53,25 +48,29 @@ class Pulse:
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()
 
-    async def echoes(self, timeout_s: float) -> bool:
-        """Whether the peer answers a ping that is sent after this call: what was sent before the call has then arrived.
+    async def answers(self) -> bool:
+        """Whether the peer answers a ping that is sent now, and so has read whatever was sent to it before.
 
-        Those who call together share a ping. Cancelling is safe.
+        Waits as long as the keep-alive does before it gives a socket up. Cancelling is safe.
         """
-        if self._protocol is None:
+        protocol = self._protocol
+        if protocol is None:
             return True
-        wanted = self._begun + 1
-        async with self._turn:
-            if self._echoed >= wanted:
-                return True
-            self._begun += 1
-            begun = self._begun
-            # A ping that is under way already was sent too early to tell.
-            early = self._protocol.pending_ping_payload is not None
-            if not await self.beats(timeout_s) or (early and not await self.beats(timeout_s)):
-                return False
-            # `beats` also says yes to a peer that could not be heard.
-            if self._protocol.pending_ping_payload is not None:
-                return False
-            self._echoed = begun
-            return True
+        # A ping that is on its way already says nothing of what was sent behind it.
+        if await self._ponged(protocol):
+            self._ping(protocol)
+            return await self._ponged(protocol)
+        return False
+
+    @staticmethod
+    def _ping(protocol: Any) -> None:
+        if protocol.ping_timer is not None:
+            protocol.ping_timer.cancel()
+        protocol.send_keepalive_ping()
+
+    @staticmethod
+    async def _ponged(protocol: Any) -> bool:
+        # uvicorn has no event for a pong.
+        while protocol.pending_ping_payload is not None and not protocol.transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY_S)
+        return not protocol.transport.is_closing()

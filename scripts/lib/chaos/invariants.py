@@ -1,8 +1,8 @@
 """What must be true after a run, each as a function from the evidence to its violations.
 
-A violation names what it hinges on: the times of the acknowledged writes whose loss would explain it. Where all of
-Redis' promises were kept there is no such excuse. After a failover, a violation with such a time within a measured
-loss window is not the cluster's: it is listed apart, as lost by failover, and counted.
+A violation names what it hinges on: the acknowledged writes whose loss would explain it, each as the time from its
+cause to its first effect that a user saw. After a failover, a violation with such a span in a measured loss window is
+not the cluster's: it is listed apart, as lost by failover, and counted. Nothing else is excused.
 """
 
 from collections import Counter
@@ -16,14 +16,18 @@ from lib.chaos.ledger import TERMINAL, Deed, Execution, Outcome, Task
 __all__ = ["CHECKS", "Verdict", "Violation", "judge"]
 
 
+# From when to when, seconds since the run began.
+Span = tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant that did not hold. `task` leads to the timeline; `hinges_on_s` are times of writes, if any."""
+    """An invariant that did not hold. `task` leads to the timeline; `hinges_on` are spans of writes, if any."""
 
     rule: str
     text: str
     task: Task | None = None
-    hinges_on_s: tuple[float, ...] = ()
+    hinges_on: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ def judge(evidence: Evidence) -> Verdict:
     verdict = Verdict([], [])
     for check in CHECKS:
         for violation in check(evidence):
-            excused = any(w.from_s <= at_s <= w.to_s for at_s in violation.hinges_on_s for w in evidence.loss_windows)
+            excused = any(_lost_in(evidence, span) for span in violation.hinges_on)
             (verdict.lost_by_failover if excused else verdict.violations).append(violation)
     return verdict
 
@@ -48,16 +52,17 @@ def judge(evidence: Evidence) -> Verdict:
 def accepted_tasks_end_once(evidence: Evidence) -> Iterator[Violation]:
     """Every accepted task is one session with one terminal state and one result, the same on every node."""
     for task in evidence.ledger.of(Outcome.ACCEPTED):
-        hinges = _writes_of(task)
+        hinges = _writes_of(evidence, task)
         if len(task.sessions) > 1:
-            yield Violation("one session a task", f"{task.name} was accepted as {sorted(task.sessions)}", task, hinges)
+            text = f"{task.name} was accepted as {sorted(task.sessions)}"
+            yield Violation("one session a task", text, task, (_acceptance(task),))
         readings = evidence.readings.get(task.name, [])
         if not readings:
             yield Violation("readable", f"{task.name} was accepted, and nobody could be asked about it", task)
             continue
         if missing := [r.node for r in readings if not r.state]:
             text = f"{task.name} was accepted, and is not known to {_listed(missing)}"
-            yield Violation("readable", text, task, hinges)
+            yield Violation("readable", text, task, (_acceptance(task),))
         if open_at := [f"{r.node}: {r.state}" for r in readings if r.state and r.state not in TERMINAL]:
             yield Violation("ends", f"{task.name} never ended: {_listed(open_at)}", task, hinges)
         ends = {(r.state, r.digest, r.error) for r in readings if r.state in TERMINAL}
@@ -95,10 +100,11 @@ def ends_do_not_change(evidence: Evidence) -> Iterator[Violation]:
         final = {(r.state, r.digest, r.error) for r in evidence.readings.get(task.name, []) if r.state in TERMINAL}
         for (first_s, first), (_, later) in pairwise(seen):
             if first != later:
-                yield Violation("an end stays", f"{task.name} was {first}, then {later}", task, (first_s,))
+                hinges = (_end(evidence, task, first_s),)
+                yield Violation("an end stays", f"{task.name} was {first}, then {later}", task, hinges)
         if seen and final and seen[-1][1] not in final:
             text = f"{task.name} was {seen[-1][1]}, and in the end {sorted(map(str, final))}"
-            yield Violation("an end stays", text, task, (seen[0][0],))
+            yield Violation("an end stays", text, task, (_end(evidence, task, seen[0][0]),))
 
 
 def results_are_the_tasks_own(evidence: Evidence) -> Iterator[Violation]:
@@ -126,9 +132,8 @@ def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
         what = [
             f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done
         ]
-        # Each step is stored just before it is sent: a journal with a hole anywhere is followed wrongly.
-        steps = sorted(e.at_s for e in evidence.ledger.executions if _task_name(e) == name)
-        hinges = (*(_writes_of(task) if task else ()), *steps[:-1])
+        # A journal with a hole anywhere is followed wrongly.
+        hinges = (*(_writes_of(evidence, task) if task else ()), *_steps(evidence, name)[:-1])
         yield Violation("once", f"{name} was carried out again: {'; '.join(what)}", task, hinges)
 
 
@@ -142,15 +147,15 @@ def constellations_are_told(evidence: Evidence) -> Iterator[Violation]:
         for told in task.told:
             if states and (told.status == "completed") != (states == {"completed"}):
                 text = f"{task.name}: {task.owner} was told {told.status}, stored is {sorted(states)}"
-                yield Violation("told the truth", text, task, (told.at_s,))
+                yield Violation("told the truth", text, task, _writes_of(evidence, task))
         for connection, times in Counter(t.connection for t in task.told).items():
             if times > 1:
-                hinges = (*_writes_of(task), *(t.at_s for t in task.told))
-                yield Violation(
-                    "told once", f"{task.name}: told {times} times on connection {connection}", task, hinges
-                )
+                hinges = (*_writes_of(evidence, task), *((t.at_s, t.at_s) for t in task.told))
+                text = f"{task.name}: told {times} times on connection {connection}"
+                yield Violation("told once", text, task, hinges)
         if states and not task.told and task.via.startswith("AIP") and not _was_away(evidence, task):
-            yield Violation("told", f"{task.name}: {task.owner} was never told its end", task, _writes_of(task))
+            text = f"{task.name}: {task.owner} was never told its end"
+            yield Violation("told", text, task, _writes_of(evidence, task))
 
 
 def _was_away(evidence: Evidence, task: Task) -> bool:
@@ -174,7 +179,8 @@ def keys_have_lives_and_owners(evidence: Evidence) -> Iterator[Violation]:
     tasks = {session_id: t for t in evidence.ledger.tasks.values() for session_id in (*t.sessions, t.session_id)}
     for finding in evidence.keys:
         task = tasks.get(finding.session_id) if finding.session_id else None
-        yield Violation("keys", f"{finding.key}: {finding.trouble}", task, _writes_of(task) if task else ())
+        hinges = _writes_of(evidence, task) if task else ()
+        yield Violation("keys", f"{finding.key}: {finding.trouble}", task, hinges)
 
 
 def registry_and_sockets_agree(evidence: Evidence) -> Iterator[Violation]:
@@ -182,7 +188,7 @@ def registry_and_sockets_agree(evidence: Evidence) -> Iterator[Violation]:
     for found in evidence.disagreements:
         # Its last comings and goings are what may not be stored.
         moves = [e.at_s for e in evidence.ledger.entries if found.client and e.who == found.client and e.deed in _MOVES]
-        yield Violation("one owner", found.text, hinges_on_s=tuple(moves[-2:]))
+        yield Violation("one owner", found.text, hinges_on=tuple((at_s, at_s) for at_s in moves[-2:]))
 
 
 def everything_works_again(evidence: Evidence) -> Iterator[Violation]:
@@ -247,10 +253,31 @@ CHECKS: tuple[Callable[[Evidence], Iterator[Violation]], ...] = (
 )
 
 
-def _writes_of(task: Task) -> tuple[float, ...]:
-    """When something of the task was stored, as far as its users know: accepted, perhaps accepted, ended."""
-    accepted = (task.sent_s, *task.unanswered_s) if task.accepted_s is None else (task.accepted_s,)
-    return (*accepted, *(s.at_s for s in task.sightings[:1]), *(t.at_s for t in task.told[:1]))
+def _lost_in(evidence: Evidence, span: Span) -> bool:
+    """Whether what was written some time in the span may have been lost by a failover."""
+    return any(span[0] <= window.to_s and window.from_s <= span[1] for window in evidence.loss_windows)
+
+
+def _writes_of(evidence: Evidence, task: Task) -> tuple[Span, ...]:
+    """When something of the task was stored that its users know of: its acceptance, and its end."""
+    ends = [*(s.at_s for s in task.sightings[:1]), *(t.at_s for t in task.told[:1])]
+    return (_acceptance(task), *(_end(evidence, task, at_s) for at_s in ends))
+
+
+def _acceptance(task: Task) -> Span:
+    """When the session was stored: after it was asked for, and before that was answered, by whom soever."""
+    return task.sent_s, max([task.accepted_s or task.sent_s, *task.unanswered_s])
+
+
+def _end(evidence: Evidence, task: Task, seen_s: float) -> Span:
+    """When the end was stored that was seen at `seen_s`: after the last thing that the task did."""
+    worked_s = [at_s for at_s, _ in _steps(evidence, task.name) if at_s <= seen_s]
+    return max([task.accepted_s or task.sent_s, *worked_s]), seen_s
+
+
+def _steps(evidence: Evidence, name: str) -> list[Span]:
+    """When the steps of a task were stored: each just before it was done."""
+    return sorted((e.at_s, e.at_s) for e in evidence.ledger.executions if _task_name(e) == name)
 
 
 def _task_name(execution: Execution) -> str:

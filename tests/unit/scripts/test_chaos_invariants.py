@@ -262,7 +262,7 @@ def test_an_unanswered_task_that_does_not_exist_is_none() -> None:
 # -- failovers ---------------------------------------------------------------------------------------------------------
 def lost(evidence: Evidence, accepted_s: float) -> Evidence:
     """The run with its task gone, and a failover from second 4 to second 5."""
-    the_task(evidence).accepted_s = accepted_s
+    the_task(evidence).sent_s, the_task(evidence).accepted_s = accepted_s - 0.05, accepted_s
     the_task(evidence).sightings.clear()
     evidence.readings["t"] = [Reading(node, "s-1", "", digest_of(None)) for node in NODES]
     evidence.loss_windows = [LossWindow(4.0, 5.0, "redis-1 took over")]
@@ -280,6 +280,12 @@ def test_a_task_accepted_outside_of_the_window_is_a_violation(accepted_s: float)
     verdict = judge(lost(a_good_run(), accepted_s))
     assert [v.rule for v in verdict.violations] == ["readable"]
     assert verdict.lost_by_failover == []
+
+
+def test_a_task_that_was_asked_for_before_the_window_and_answered_after_it_may_be_lost_by_it() -> None:
+    evidence = lost(a_good_run(), accepted_s=5.5)
+    the_task(evidence).sent_s = 3.5
+    assert judge(evidence).violations == []
 
 
 def test_a_failover_excuses_nothing_that_is_not_stored() -> None:

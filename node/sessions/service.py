@@ -31,6 +31,8 @@ RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
 # Whoever is told later than that may be told by another node. Sooner than the mark of a posted message expires.
 TOLD_WITHIN_S = 10.0
+# Whoever was told sooner than that is not told twice: the mark of the message stands.
+SURELY_TOLD_S = 30.0
 
 
 def task_end(session_id: str, task_name: str, state: SessionState, result: Any, error: str | None) -> ServerMessage:
@@ -90,6 +92,8 @@ class SessionService:
         if not isinstance(ended, Ended):
             if ended in TERMINAL:
                 self._metrics.late_ends.inc()
+                if owned:
+                    await self._forget_if_told(session_id)
             return ended
         following = [self._state.inbox.settle(ended.client_id, session_id)]
         if ended.owner and ended.owner != ended.client_id:
@@ -146,6 +150,12 @@ class SessionService:
             await asyncio.sleep(delay_s)
             waited_s += delay_s
             delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    async def _forget_if_told(self, session_id: str) -> None:
+        """A late end asked for a second telling; of an end of long ago that would be news for nobody."""
+        session = await self._state.sessions.find(session_id)
+        if session is None or now_ms() - (session.ended_ms or 0) >= SURELY_TOLD_S * 1000:
+            await self._state.due.forget(DueKind.END, session_id)
 
     async def _tell_owner(self, owner: str, session_id: str, end: ServerMessage, end_id: str) -> None:
         await self._tell(owner, b"frame\n" + encode(end), f"end:{session_id}:{end_id}")

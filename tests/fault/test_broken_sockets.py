@@ -11,7 +11,8 @@ from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests, unique
-from tests.integration.harness.patience import eventually, stays
+from tests.integration.harness.patience import eventually, stays, vanishes
+from tests.integration.harness.ufo import UfoConstellation
 
 pytestmark = pytest.mark.integration
 
@@ -161,6 +162,32 @@ async def test_who_stays_away_too_long_is_settled_once_by_whichever_node_and_the
     assert cluster.redis.immortal_keys() == []
 
 
+def _waiting(cluster: Cluster, client_id: str) -> int:
+    """How many messages are in a client's inbox."""
+    return cluster.redis.inbox_length(f"aip:client:{{{client_id}}}:inbox")
+
+
+async def test_what_is_told_to_a_constellation_whose_cable_is_out_is_told_again_when_it_is_back(
+    own_cluster: MakeCluster, guests: Guests
+) -> None:
+    """To the node the socket is fine: what is written to it vanishes, and nobody notices."""
+    cluster = own_cluster(2, reconnect_grace_s=GRACE_S, ping_interval_s=600, ping_timeout_s=600)
+    device = await guests.device(cluster.b, answers=False)
+    async with Cable(cluster.a.process.port) as cable:
+        galaxy = await guests.register(UfoConstellation(cable.ws_url, unique("galaxy"), device.client_id))
+        session_id = await galaxy.task(command("echo"))
+        asked = await device.expect("command")
+        cable.hole()
+        await device.answer(asked)
+        await state_becomes(cluster.b, session_id, "completed")
+        await asyncio.sleep(1)
+        assert galaxy.count("task_end") == 0
+        back = await guests.constellation(cluster.b, device.client_id, name=galaxy.name)
+        await back.expect("task_end", session_id=session_id, status="completed")
+        await vanishes(lambda: _waiting(cluster, back.client_id), "nothing waits for it any more")
+        assert back.count("task_end") == 1
+
+
 @pytest.mark.parametrize("how", ["cut", "goodbye and back"])
 async def test_a_constellation_that_is_back_in_time_gets_what_ended_meanwhile_once(
     own_cluster: MakeCluster, guests: Guests, how: str
@@ -181,6 +208,8 @@ async def test_a_constellation_that_is_back_in_time_gets_what_ended_meanwhile_on
         assert back.count("task_end") == 0
         return
     await back.expect("task_end", session_id=session_id, status="completed")
+    await back.still_served()
+    await vanishes(lambda: _waiting(cluster, back.client_id), "nothing waits for it any more")
     await back.abort()
     again = await guests.constellation(cluster.a, device.client_id, name=galaxy.name)
     await again.still_served()
@@ -236,7 +265,8 @@ async def test_redis_losing_everything_while_a_device_is_away_loses_its_session_
         cable.plug_into(1)
         cable.cut()
         await state_becomes(cluster.b, task["session_id"], "suspended")
-        cluster.redis.client.flushall()
+        for server in cluster.redis.topology.primaries():
+            server.client.flushall()
         cable.plug_into(cluster.b.process.port)
         device.release()
         await device.on(cluster.b, within_s=40)

@@ -108,9 +108,11 @@ async def test_devices_of_a_killed_node_that_do_not_come_back_are_gone_after_the
 
 def _reaper(cluster: Cluster) -> str:
     """The node that settles the dead one, as soon as there is one: looked for without a pause."""
+    key = "aip:{nodes}:reaper"
+    server = cluster.redis.topology.holder(key)
     deadline = time.monotonic() + 30 * SLACK
     while time.monotonic() < deadline:
-        found = cast("bytes | None", cluster.redis.client.get("aip:{nodes}:reaper"))
+        found = cast("bytes | None", server.client.get(key))
         if found is not None:
             return found.decode()
     pytest.fail("nobody settles the dead node")
@@ -129,7 +131,8 @@ async def test_a_reaper_that_dies_half_way_is_followed_by_another(own_cluster: M
     cluster.a.process.kill()
     victim = ids.pop(await asyncio.to_thread(_reaper, cluster))
     victim.process.kill()
-    left = cluster.redis.client.hlen(f"aip:{{node:{dead}}}:clients")
+    listed = f"aip:{{node:{dead}}}:clients"
+    left = cluster.redis.topology.holder(listed).client.hlen(listed)
     print(f"the reaper was killed; the dead node's list had {left} of 300 clients")
     survivor = next(iter(ids.values()))
     await vanishes(lambda: cluster.redis.mentions(dead), "the dead node is settled", within_s=30)

@@ -184,7 +184,8 @@ async def test_a_thousand_racing_registrations_on_two_nodes_end_with_one_owner(
             await peer.abort()
     await stays(lambda: owner.is_open, "late clean-ups leave the owner alone", for_s=1)
     await _holds(cluster, node, owner)
-    assert len([k for k in cluster.redis.key_names("aip:{node:*}:clients") if cluster.redis.client.hlen(k)]) == 1
+    lists = cluster.redis.key_names("aip:{node:*}:clients")
+    assert len([k for k in lists if cluster.redis.topology.holder(k).client.hlen(k)]) == 1
     assert cluster.redis.immortal_keys() == []
 
 
@@ -200,10 +201,10 @@ async def test_no_token_is_to_be_found_in_redis_in_logs_or_over_rest(own_cluster
     seen = [(await cluster.b.get(p)).text for p in ("/api/clients?detail=1", f"/api/clients/{device.client_id}")]
     seen += [node.process.log() for node in cluster.nodes]
     for key in cluster.redis.key_names():
-        seen.append(str(cluster.redis.client.dump(key)))
-        if cluster.redis.client.type(key) == b"hash":
-            seen.append(str(cluster.redis.client.hgetall(key)))
-        if cluster.redis.client.type(key) == b"stream":
-            seen.append(str(cluster.redis.client.xrange(key)))
+        client = cluster.redis.topology.holder(key).client
+        kind = client.type(key)
+        seen.append(str(client.hgetall(key) if kind == b"hash" else client.dump(key)))
+        if kind == b"stream":
+            seen.append(str(client.xrange(key)))
     for token in tokens:
         assert not [text[:200] for text in seen if str(token) in text]

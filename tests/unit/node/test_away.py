@@ -350,3 +350,33 @@ async def test_an_entry_of_a_client_that_is_back_is_forgotten(node: Node) -> Non
 
         await until(forgotten, "it is not due any more")
         assert await node.state.clients.online_ids() == ["device-1"]
+
+
+async def test_an_end_that_comes_long_after_the_end_tells_nobody_again(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What marks a message as posted is gone by then."""
+    monkeypatch.setattr("node.sessions.service.TOLD_WITHIN_S", 0.2)
+    monkeypatch.setattr("node.sessions.service.SURELY_TOLD_S", 0.0)
+    node = await make_node()
+    async with Device(node, features=OURS) as device:
+        boss = await _boss(node)
+        commands = {"commands": BODY["commands"]}
+        boss.send(type="task", client_type="constellation", session_id="s1", request="x", metadata=commands)
+        command, _ = await device.next_commands()
+        device.answer(command, OK)
+        while (await boss.receive()).type != "task_end":
+            pass
+        mark = f"end:s1:{(await _found(node, 's1')).end_id}"
+        assert await node.state.connection.command("DEL", node.state.keys.posted("boss@device-1", mark)) == 1
+        async with rest(node) as api:
+            assert (await api.post("/api/sessions/s1/cancel")).json()["cancelled"] is False
+        await node.state.due.add(DueKind.CLIENT, "device-1", 0.5)
+
+        async def worked_off() -> bool:
+            return bool(await node.state.connection.command("ZCARD", node.state.keys.due()) == 0)
+
+        await until(worked_off, "nothing is due any more")
+        assert (await boss.ask(type="heartbeat")).type == "heartbeat"
+        assert boss.count("task_end") == 1
+        await boss.close()

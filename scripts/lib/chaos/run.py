@@ -5,8 +5,9 @@ Whatever fails, every process that was started is ended. `ScriptError` if the cl
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -27,7 +28,7 @@ from lib.chaos.probes import MemoryWatch, probe_reads
 from lib.chaos.replication import ReplicationWatch
 from lib.chaos.schedule import Fault
 from lib.chaos.tasks import TaskMaker
-from lib.outcome import say
+from lib.outcome import Exit, ScriptError, say
 
 __all__ = ["CONSTELLATIONS", "Result", "run"]
 
@@ -141,7 +142,7 @@ class _Run:
                 if not missing:
                     return
                 if self.ledger.now_s > deadline_s:
-                    raise RuntimeError(f"not registered after {ONLINE_S:.0f} s: {sorted(missing)}")
+                    raise ScriptError(Exit.NOT_READY, f"not registered after {ONLINE_S:.0f} s: {sorted(missing)}")
                 await asyncio.sleep(0.2)
 
     # -- chaos -----------------------------------------------------------------------------------------------------
@@ -168,10 +169,10 @@ class _Run:
         say(f"{self.ledger.now_s:8.2f} s  {fault.kind.value} {fault.target}")
         await injectors.inject(fault)
 
-    async def _guarded(self, what: str, work: object) -> None:
+    async def _guarded(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         """A part of the harness that breaks makes the run worthless; the rest goes on, to show more."""
         try:
-            await work  # type: ignore[misc]
+            await work
         except Exception:
             self.broken.append(f"{what}: {traceback.format_exc(limit=-3)}")
 
@@ -223,5 +224,13 @@ async def run(plan: Plan, faults: Sequence[Fault]) -> Result:
     await model.open()
     try:
         return await _Run(plan, faults, ledger, model.url).act()
+    except BaseExceptionGroup as group:
+        raise _cause(group) from group
     finally:
         await model.close()
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group of tasks failed of first."""
+    first = group.exceptions[0]
+    return _cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -128,7 +128,8 @@ class Clients:
 
         A holder gives way to a client that proves to be the same (unless `displace` is off), to one that names its
         connection id in `replace` (because it was found to be gone), and where its node is dead. A connection that
-        was registered before, in `generation`, replaces nothing that is newer. Raises AlreadyRegistered otherwise.
+        was registered before, in `generation`, replaces nothing that is newer, and anything that is older: a failover
+        may bring the past back. Raises AlreadyRegistered otherwise.
         """
         settled_ms = SETTLED_MS if displace else NEVER_MS
         while True:

@@ -71,3 +71,13 @@ def test_an_empty_journal_is_a_session_that_has_done_nothing() -> None:
 def test_a_journal_that_was_not_written_here_is_refused(entry: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError)):
         restore([entry], Tokens())
+
+
+def test_a_huge_result_is_kept_as_its_beginning() -> None:
+    huge = Result(status=ResultStatus.SUCCESS, result={"text": "ö" * 1_000_000})
+    entry = results_entry([huge, Result(status=ResultStatus.SUCCESS, result="small")])
+    kept, small = entry["results"]
+    assert len(kept["result"]) < 300_000
+    assert kept["result"].startswith('{"text":"öö')
+    assert kept["result"].endswith("(the first 262144 of 2000011 bytes)")
+    assert small["result"] == "small"

@@ -184,3 +184,19 @@ async def test_no_token_is_in_what_can_be_read_of_a_client(state: State) -> None
     await state.clients.register(a_registration(profile={"platform": "linux"}), proof=Proof(new_token_hash="h4sh"))
     found = await state.clients.get("device-1")
     assert "h4sh" not in repr(found)
+
+
+async def test_a_past_that_a_failover_brought_back_gives_way_to_the_socket_that_outlived_it(state: State) -> None:
+    """The new primary knows of an older socket, on a node that lives; the newer one's registration is lost."""
+    past = a_registration(node_id=A)
+    await state.clients.register(past)
+    before = await state.connection.command("DUMP", state.keys.registration("device-1"))
+    present = a_registration(node_id=B)
+    held = await state.clients.register(present, replace=past.connection_id)
+    key = state.keys.registration("device-1")
+    await state.connection.command("RESTORE", key, 0, before, "REPLACE")
+    again = await state.clients.register(present, displace=False, generation=held.generation)
+    assert again.generation > held.generation
+    found = await state.clients.find("device-1")
+    assert found is not None
+    assert found.connection_id == present.connection_id

@@ -158,6 +158,30 @@ async def test_a_claim_takes_back_what_was_settled_or_lost(state: State) -> None
     assert lost.generation > again.generation
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_claim_replaces_a_past_that_a_failover_brought_back(state: State, *, away: bool) -> None:
+    """The client had moved on; what was stored of that went with the old primary."""
+    registered = state.keys.registration("device-1")
+    before = a_registration(node_id=B)
+    await state.clients.register(before, proof=Proof(new_token_hash="one", credential="key"))
+    if away:
+        await state.clients.leave("device-1", before.connection_id, away_s=60)
+    past = await state.connection.command("HGETALL", registered)
+    moved = a_registration(node_id=A)
+    admitted = await state.clients.register(moved, proof=Proof(shown_token_hash="one", new_token_hash="two"))
+    await state.connection.command("DEL", registered)
+    await state.connection.command("HSET", registered, *(x for pair in past.items() for x in pair))
+    claimed = await state.clients.register(
+        moved, proof=Proof(new_token_hash="two"), displace=False, generation=admitted.generation
+    )
+    assert claimed.generation > admitted.generation
+    found = await state.clients.find("device-1")
+    assert found is not None
+    assert found.connection_id == moved.connection_id
+    with pytest.raises(AlreadyRegistered):
+        await state.clients.register(before, displace=False, generation=admitted.generation - 1)
+
+
 async def test_a_claim_never_displaces_a_live_holder_by_credential(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,19 +208,3 @@ async def test_no_token_is_in_what_can_be_read_of_a_client(state: State) -> None
     await state.clients.register(a_registration(profile={"platform": "linux"}), proof=Proof(new_token_hash="h4sh"))
     found = await state.clients.get("device-1")
     assert "h4sh" not in repr(found)
-
-
-async def test_a_past_that_a_failover_brought_back_gives_way_to_the_socket_that_outlived_it(state: State) -> None:
-    """The new primary knows of an older socket, on a node that lives; the newer one's registration is lost."""
-    past = a_registration(node_id=A)
-    await state.clients.register(past)
-    before = await state.connection.command("DUMP", state.keys.registration("device-1"))
-    present = a_registration(node_id=B)
-    held = await state.clients.register(present, replace=past.connection_id)
-    key = state.keys.registration("device-1")
-    await state.connection.command("RESTORE", key, 0, before, "REPLACE")
-    again = await state.clients.register(present, displace=False, generation=held.generation)
-    assert again.generation > held.generation
-    found = await state.clients.find("device-1")
-    assert found is not None
-    assert found.connection_id == present.connection_id

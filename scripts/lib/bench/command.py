@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from lib.bench.load import BenchError
+from lib.bench.errors import BenchError
 from lib.bench.machine import describe
 from lib.bench.processes import parse_cpus, pin, raise_open_files
 from lib.bench.report import Report, table

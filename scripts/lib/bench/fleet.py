@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from lib.bench.connections import Address
+from lib.bench.errors import BenchError
 from lib.bench.websocket import Refused, WebSocket
 
 __all__ = ["AipDevice", "Device", "Fleet", "SocketIoDevice"]
@@ -151,7 +152,10 @@ class Fleet:
             self.on_task(number)
 
     async def arrive(self, count: int, *, at_once: int) -> float:
-        """Connect and register `count` more, so many at once; returns how many seconds it took. Raises Refused."""
+        """Connect and register `count` more, so many at once; returns how many seconds it took.
+
+        Raises BenchError if one is refused twice, or cannot connect.
+        """
         gate = asyncio.Semaphore(at_once)
         first = len(self.devices)
 
@@ -160,7 +164,10 @@ class Fleet:
                 return await self._admitted(f"{self.prefix}-{number}", self.sockets[number % len(self.sockets)])
 
         start = time.perf_counter()
-        self.devices += await asyncio.gather(*(one(number) for number in range(first, first + count)))
+        try:
+            self.devices += await asyncio.gather(*(one(number) for number in range(first, first + count)))
+        except OSError as exc:
+            raise BenchError(f"not every device could register: {exc!r}") from exc
         took_s = time.perf_counter() - start
         self.names = [device.client_id for device in self.devices]
         return took_s

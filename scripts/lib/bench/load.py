@@ -14,18 +14,15 @@ from typing import Protocol
 import orjson
 
 from lib.bench.connections import Address, HttpConnection, open_http
+from lib.bench.errors import BenchError
 from lib.bench.fleet import Fleet
 from lib.bench.stats import Latency, latency
 
-__all__ = ["BenchError", "Burst", "Served", "burst", "one_at_a_time", "verify"]
+__all__ = ["Burst", "Served", "burst", "one_at_a_time", "verify"]
 
 PATIENCE_S = 60.0
 READS_AT_ONCE = 32
 _numbers = itertools.count()
-
-
-class BenchError(Exception):
-    """What was measured did not do its work: the figure would mean nothing."""
 
 
 class Served(Protocol):

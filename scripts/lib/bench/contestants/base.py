@@ -54,8 +54,12 @@ class Running:
 
     def cpu(self) -> Usage:
         """What its servers have used so far, Redis left out."""
-        used = [usage(pid) for pid in self.pids.values()]
+        used = self.cpu_of_each()
         return Usage(sum(u.user_s for u in used), sum(u.system_s for u in used))
+
+    def cpu_of_each(self) -> list[Usage]:
+        """The same, in the order of `pids`."""
+        return [usage(pid) for pid in self.pids.values()]
 
     def redis_cpu(self) -> Usage:
         """What its Redis has used so far."""

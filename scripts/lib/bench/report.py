@@ -13,7 +13,7 @@ from lib.bench.rows import Figure, Row
 from lib.bench.stats import Spread
 from lib.outcome import Exit, ScriptError
 
-__all__ = ["Report", "number", "table"]
+__all__ = ["Report", "merged", "number", "table"]
 
 FORMAT = 1
 
@@ -55,6 +55,14 @@ class Report:
             return cls(content["machine"], content["options"], rows, content["plots"])
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ScriptError(Exit.USAGE, f"{path} holds no results of scripts/bench: {exc!r}") from None
+
+
+def merged(reports: Sequence[Report]) -> Report:
+    """Several runs as one: of a row that was measured more than once, the last counts; so do machine and options."""
+    rows = {row.name: row for report in reports for row in report.rows}
+    plots = {name: curves for report in reports for name, curves in report.plots.items()}
+    last = reports[-1]
+    return Report(last.machine, last.options, list(rows.values()), plots)
 
 
 def table(report: Report, before: Report | None = None) -> str:

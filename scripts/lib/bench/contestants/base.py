@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.bench.connections import Address
+from lib.bench.errors import BenchError
 from lib.bench.fleet import Maker
 from lib.bench.processes import Usage, pin, usage
 from lib.bootstrap import ROOT
@@ -92,7 +93,10 @@ class Contestant:
 
     @contextlib.contextmanager
     def running(self, server_cpus: Sequence[int]) -> Iterator[Running]:
-        """Runs as long as the context. Raises ScriptError, with the log that says why, if it does not start."""
+        """Runs as long as the context. Raises ScriptError, with the log that says why, if it does not start.
+
+        A BenchError from within the context gets the contestant's name.
+        """
         children: list[Child] = []
         with tempfile.TemporaryDirectory(prefix="aip-bench-") as name:
             redis = Single(Path(name, "redis"))
@@ -104,6 +108,8 @@ class Contestant:
                     _await(program, child)
                     pin(child.process.pid, server_cpus)
                 yield self._described(programs, children, redis.servers[0])
+            except BenchError as exc:
+                raise BenchError(f"{self.name}: {exc}") from exc
             finally:
                 # Nothing that they could lose is wanted any more.
                 stop([child.process for child in children], hurry=lambda: True)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 import orjson
 from pydantic import BaseModel
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -91,7 +91,9 @@ class Node:
     """What a request and a socket share."""
 
     def __init__(self) -> None:
-        self.redis = Redis.from_url(REDIS_URL, max_connections=200)
+        # Blocking: a fleet that arrives together waits for its turn, and does not fail.
+        pool = BlockingConnectionPool.from_url(REDIS_URL, max_connections=100, timeout=60)
+        self.redis = Redis(connection_pool=pool)
         self.sockets: dict[bytes, WebSocket] = {}
         self.pipeline = Pipeline(self.redis)
 

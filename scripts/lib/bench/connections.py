@@ -11,10 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-__all__ = ["Address", "Answer", "HttpConnection", "open_http", "without_delay"]
+__all__ = ["TRAFFIC", "Address", "Answer", "HttpConnection", "Traffic", "open_http", "without_delay"]
 
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes that this process has sent and received over its connections, headers of TCP left out."""
+
+    sent: int = 0
+    received: int = 0
+
+    @property
+    def total(self) -> int:
+        """Both ways."""
+        return self.sent + self.received
+
+
+# One count for all: what is measured is one fleet at a time, and a look-up per frame would cost as much as the frame.
+TRAFFIC = Traffic()
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,9 @@ class HttpConnection(asyncio.Protocol):
         if body:
             head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(b"%b\r\n%b" % (head, body))
+        request = b"%b\r\n%b" % (head, body)
+        TRAFFIC.sent += len(request)
+        self._transport.write(request)
         return self._waiting
 
     def get(self, path: str) -> asyncio.Future[Answer]:
@@ -89,6 +108,7 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at_ns = time.perf_counter_ns()
+        TRAFFIC.received += len(data)
         self._buffer = buffer = self._buffer + data if self._buffer else data
         end = buffer.find(HEAD_END)
         if end < 0:

@@ -18,10 +18,11 @@ from lib.bench.errors import BenchError
 from lib.bench.fleet import Fleet
 from lib.bench.stats import Latency, latency
 
-__all__ = ["Burst", "Served", "burst", "one_at_a_time", "verify"]
+__all__ = ["Burst", "Served", "burst", "one_at_a_time", "steady", "verify"]
 
 PATIENCE_S = 60.0
 READS_AT_ONCE = 32
+STEADY_AT_ONCE = 256
 _numbers = itertools.count()
 
 
@@ -172,6 +173,42 @@ async def one_at_a_time(served: Served, fleet: Fleet, tasks: int) -> tuple[Laten
     finally:
         connection.close()
     return latency(took), numbers
+
+
+async def steady(served: Served, fleet: Fleet, *, rate_per_s: float, seconds: float) -> range:
+    """Dispatch at a steady pace, whatever the answers take; returns once all were answered and delivered.
+
+    Raises BenchError as `burst`, and if the servers fall behind by more than `STEADY_AT_ONCE` requests.
+    """
+    numbers = _take(max(1, round(rate_per_s * seconds)))
+    arrivals = _Arrivals(fleet, numbers)
+    connections = [await open_http(served.rest[i % len(served.rest)]) for i in range(STEADY_AT_ONCE)]
+    free = connections[:]
+
+    async def send(number: int) -> None:
+        if not free:
+            raise BenchError(f"{rate_per_s:g} tasks/s are more than the cluster takes")
+        connection = free.pop()
+        answer = await connection.post(b"/api/dispatch", _task(fleet, number))
+        if answer.status != 200:
+            raise BenchError(f"a dispatch was answered with {answer.status}: {answer.body[:300]!r}")
+        free.append(connection)
+
+    start = time.perf_counter()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for i, number in enumerate(numbers):
+                await asyncio.sleep(start + i / rate_per_s - time.perf_counter())
+                group.create_task(send(number))
+        await arrivals.wait()
+    except ExceptionGroup as errors:
+        raise BenchError(str(errors.exceptions[0])) from errors
+    finally:
+        for connection in connections:
+            connection.close()
+    for number in numbers:
+        del fleet.arrivals[number]
+    return numbers
 
 
 async def verify(served: Served, numbers: range) -> None:

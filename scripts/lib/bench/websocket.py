@@ -10,7 +10,7 @@ import os
 import struct
 from typing import NamedTuple, cast
 
-from lib.bench.connections import Address, without_delay
+from lib.bench.connections import TRAFFIC, Address, without_delay
 
 __all__ = ["Frame", "Refused", "WebSocket", "encode_frame", "parse_frame"]
 
@@ -90,13 +90,13 @@ class WebSocket(asyncio.Protocol):
 
     def send(self, message: bytes) -> None:
         """Send a text message; into nothing once the socket is gone."""
-        if self.is_open and self.transport is not None:
-            self.transport.write(encode_frame(message))
+        if self.is_open:
+            self._write(encode_frame(message))
 
     def close(self) -> None:
         """Close in order (1000). Safe to repeat."""
-        if self.is_open and self.transport is not None:
-            self.transport.write(encode_frame((1000).to_bytes(2, "big"), CLOSE))
+        if self.is_open:
+            self._write(encode_frame((1000).to_bytes(2, "big"), CLOSE))
             self.is_open = False
 
     def cut(self) -> None:
@@ -121,6 +121,7 @@ class WebSocket(asyncio.Protocol):
         self.on_end(ConnectionError(f"the socket {'broke' if was_open else 'was closed'}: {exc!r}"))
 
     def data_received(self, data: bytes) -> None:
+        TRAFFIC.received += len(data)
         buffer = self._buffer + data if self._buffer else data
         if not self.is_open:
             self._buffer = buffer
@@ -157,12 +158,21 @@ class WebSocket(asyncio.Protocol):
             if frame.final:
                 message, self._parts = b"".join(self._parts), None
                 self.on_text(message)
-        elif self.transport is not None and frame.opcode == PING:
-            self.transport.write(encode_frame(frame.payload, PONG))
-        elif self.transport is not None and frame.opcode == CLOSE:
-            if self.is_open:
-                self.transport.write(encode_frame(frame.payload[:2], CLOSE))
-                self.is_open = False
-            code = int.from_bytes(frame.payload[:2], "big")
-            self.on_end(Refused(f"closed with {code}: {frame.payload[2:].decode(errors='replace')}"))
+        elif frame.opcode == PING:
+            self._write(encode_frame(frame.payload, PONG))
+        elif frame.opcode == CLOSE:
+            self._on_close(frame.payload)
+
+    def _on_close(self, payload: bytes) -> None:
+        if self.is_open:
+            self._write(encode_frame(payload[:2], CLOSE))
+            self.is_open = False
+        code = int.from_bytes(payload[:2], "big")
+        self.on_end(Refused(f"closed with {code}: {payload[2:].decode(errors='replace')}"))
+        if self.transport is not None:
             self.transport.close()
+
+    def _write(self, frame: bytes) -> None:
+        if self.transport is not None:
+            TRAFFIC.sent += len(frame)
+            self.transport.write(frame)

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 
+from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import Running, cluster
 from lib.bench.fleet import Fleet
 from lib.bench.load import burst
@@ -29,6 +30,7 @@ class _Cost:
     used: RedisUse
     tasks: int
     cpu_us: float
+    client_bytes: int
     idle: RedisUse
 
 
@@ -59,6 +61,7 @@ async def commands(lab: Lab) -> Row:
         "redis_cpu_us_per_task": last.cpu_us,
         "redis_in_bytes_per_task": last.used.net_in_bytes / last.tasks,
         "redis_out_bytes_per_task": last.used.net_out_bytes / last.tasks,
+        "client_bytes_per_task": last.client_bytes / last.tasks,
         "idle_commands_per_s": last.idle.commands,
         "idle_cpu_us_per_s": last.idle.cpu_s * 1e6,
     }
@@ -73,14 +76,15 @@ async def _cost(lab: Lab) -> _Cost:
         await asyncio.sleep(idle_s)
         idle = redis_use(running.redis) - start
         tasks = lab.scale(10_000, 200)
-        began, start = asyncio.get_running_loop().time(), redis_use(running.redis)
+        began, start, traffic = asyncio.get_running_loop().time(), redis_use(running.redis), TRAFFIC.total
         await _tasks(lab, running, fleet, tasks)
+        traffic = TRAFFIC.total - traffic
         used, took_s = redis_use(running.redis) - start, asyncio.get_running_loop().time() - began
         async with watching(running.redis) as watched:
             await _tasks(lab, running, fleet, lab.scale(1000, 100))
         cpu_us = (used.cpu_s - idle.cpu_s / idle_s * took_s) / tasks * 1e6
         a_second = RedisUse(idle.cpu_s / idle_s, int(idle.commands / idle_s), 0, 0, 0)
-        return _Cost(watched, used, tasks, cpu_us, a_second)
+        return _Cost(watched, used, tasks, cpu_us, traffic, a_second)
 
 
 async def _tasks(lab: Lab, running: Running, fleet: Fleet, count: int) -> None:

@@ -1,10 +1,11 @@
 """Row `idle`: what a fleet costs that does nothing but be there."""
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import FLEET_SETTINGS, cluster
-from lib.bench.redis_cost import RedisUse, Watched, redis_use, watching
+from lib.bench.redis_cost import Watched, redis_use, watching
 from lib.bench.rows.base import Lab, Row, figure
 from lib.bench.rows.gathering import gathering
 
@@ -23,9 +24,10 @@ class _Rest:
 
     watched: Watched
     seconds: float
-    used: RedisUse
     node_cpu: float
     other_cpu: float
+    redis_cpu: float
+    client_bytes: float
 
 
 async def idle(lab: Lab) -> Row:
@@ -43,7 +45,7 @@ async def idle(lab: Lab) -> Row:
         beside={
             "called by scripts, /s": [rest.watched.in_scripts.total() / rest.seconds for rest in rests],
             "node, % of a processor": [rest.node_cpu * 100 for rest in rests],
-            "Redis, % of a processor": [rest.used.cpu_s / rest.seconds * 100 for rest in rests],
+            "Redis, % of a processor": [rest.redis_cpu * 100 for rest in rests],
         },
     )
     details = {
@@ -55,7 +57,8 @@ async def idle(lab: Lab) -> Row:
         "by_key_per_s": {name: n / last.seconds for name, n in last.watched.by_key.most_common()},
         "node_cpu_share": [rest.node_cpu for rest in rests],
         "other_node_cpu_share": [rest.other_cpu for rest in rests],
-        "redis": [asdict(rest.used) for rest in rests],
+        "client_bytes_per_s": [rest.client_bytes for rest in rests],
+        "redis_cpu_share": [rest.redis_cpu for rest in rests],
     }
     return Row("idle", [value], details, HOW)
 
@@ -67,14 +70,16 @@ async def _rest(lab: Lab) -> _Rest:
             seconds = float(lab.scale(30, 2))
             loop = asyncio.get_running_loop()
             start, cpu, used = loop.time(), running.cpu_of_each(), redis_use(running.redis)
+            traffic = TRAFFIC.total
             await asyncio.sleep(seconds)
             took_s = loop.time() - start
             spent = [
                 (after - before).total_s / took_s for after, before in zip(running.cpu_of_each(), cpu, strict=True)
             ]
+            traffic_per_s = (TRAFFIC.total - traffic) / took_s
             rested = redis_use(running.redis) - used
             async with watching(running.redis) as watched:
                 start = loop.time()
                 await asyncio.sleep(seconds)
-                took_s = loop.time() - start
-        return _Rest(watched, took_s, rested, spent[0], spent[1])
+                watched_s = loop.time() - start
+        return _Rest(watched, watched_s, spent[0], spent[1], rested.cpu_s / took_s, traffic_per_s)

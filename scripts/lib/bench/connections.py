@@ -67,11 +67,16 @@ class HttpConnection(asyncio.Protocol):
         self._buffer = b""
         self._waiting: asyncio.Future[Answer] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def request(
         self, method: bytes, path: bytes, body: bytes = b"", headers: Mapping[bytes, bytes] | None = None
     ) -> asyncio.Future[Answer]:
         """Send a request, its body as JSON; the future has the answer, or ConnectionError. Cancel safe."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             raise ConnectionError("the connection is closed")
         more = b"".join(b"%b: %b\r\n" % header for header in (headers or {}).items())
         head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method, path, self._host, more)

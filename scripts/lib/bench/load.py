@@ -182,17 +182,20 @@ async def steady(served: Served, fleet: Fleet, *, rate_per_s: float, seconds: fl
     """
     numbers = _take(max(1, round(rate_per_s * seconds)))
     arrivals = _Arrivals(fleet, numbers)
-    connections = [await open_http(served.rest[i % len(served.rest)]) for i in range(STEADY_AT_ONCE)]
-    free = connections[:]
+    free: list[HttpConnection] = []
+    under_way = 0
 
     async def send(number: int) -> None:
-        if not free:
+        nonlocal under_way
+        if under_way >= STEADY_AT_ONCE:
             raise BenchError(f"{rate_per_s:g} tasks/s are more than the cluster takes")
-        connection = free.pop()
+        under_way += 1
+        connection = await _usable(free, served.rest[number % len(served.rest)])
         answer = await connection.post(b"/api/dispatch", _task(fleet, number))
         if answer.status != 200:
             raise BenchError(f"a dispatch was answered with {answer.status}: {answer.body[:300]!r}")
         free.append(connection)
+        under_way -= 1
 
     start = time.perf_counter()
     try:
@@ -204,11 +207,20 @@ async def steady(served: Served, fleet: Fleet, *, rate_per_s: float, seconds: fl
     except ExceptionGroup as errors:
         raise BenchError(str(errors.exceptions[0])) from errors
     finally:
-        for connection in connections:
+        for connection in free:
             connection.close()
     for number in numbers:
         del fleet.arrivals[number]
     return numbers
+
+
+async def _usable(free: list[HttpConnection], address: Address) -> HttpConnection:
+    """A connection that is still there, the one that was used last: servers close those that are idle for long."""
+    while free:
+        connection = free.pop()
+        if connection.is_open:
+            return connection
+    return await open_http(address)
 
 
 async def verify(served: Served, numbers: range) -> None:

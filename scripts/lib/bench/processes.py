@@ -55,10 +55,11 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """`0-2,5` → 0, 1, 2, 5. Raises ValueError."""
     cpus: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        cpus |= set(range(int(first), int(last or first) + 1))
-    if not cpus:
-        raise ValueError("names no processor")
+        first, dash, last = part.partition("-")
+        named = range(int(first), int(last if dash else first) + 1)
+        if not named:
+            raise ValueError(f"{part} names no processor")
+        cpus |= set(named)
     return tuple(sorted(cpus))
 
 

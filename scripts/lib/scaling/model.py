@@ -90,19 +90,24 @@ def plan(costs: Costs, assumed: Assumptions, *, devices: float, tasks_per_s: flo
     if spare <= 0:
         raise ValueError("a node has no time left beside its own housekeeping")
     load = (costs.node_us_per_task * tasks_per_s + costs.node_us_per_device_s * devices) / US
-    nodes, nodes_for = max(
+    nodes, nodes_for = _most(
+        (FEWEST_NODES, "losing one"),
         (math.ceil(load / spare), "processors"),
         (math.ceil(devices / assumed.connections_per_node), "sockets"),
-        (FEWEST_NODES, "losing one"),
     )
     needed = demand(costs, devices=devices, tasks_per_s=tasks_per_s, nodes=nodes, retention_s=assumed.retention_s)
-    shards, shards_for = max(
+    shards, shards_for = _most(
+        (1, "being there"),
         (math.ceil(needed.redis_processors / assumed.utilisation), "processors"),
         (math.ceil(needed.redis_bytes / assumed.redis_bytes_per_shard), "memory"),
-        (1, "being there"),
     )
     hot_key, hot = max(needed.hot.items(), key=lambda item: item[1], default=("", 0.0))
     return Plan(nodes, nodes_for, shards, shards_for, hot_key, hot, needed)
+
+
+def _most(*wanted: tuple[int, str]) -> tuple[int, str]:
+    """The largest; of equals the first."""
+    return max(wanted, key=lambda one: one[0])
 
 
 def saturation(costs: Costs, assumed: Assumptions) -> list[Saturation]:

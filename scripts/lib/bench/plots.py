@@ -1,15 +1,17 @@
-"""The sweeps as SVG: throughput above, delivery below, medians with the range of the rounds around them."""
+"""The sweeps as SVG: throughput above, delivery below, medians with the range of the rounds around them.
+
+matplotlib is imported where something is drawn: the generator of load does without it and its memory.
+"""
 
 import statistics
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from typing import TYPE_CHECKING, Any
 
 from lib.bench.sweeps import SWEEPS, Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw"]
 
@@ -19,18 +21,25 @@ SIZE_INCH = (7.0, 6.5)
 
 def draw(results: dict[str, Any], directory: Path) -> list[Path]:
     """One SVG for each sweep that there are results of; the same results give the same file."""
-    # Ids in the file and its date would differ every time.
-    mpl.rcParams["svg.hashsalt"] = "aip-cluster"
+    if not results:
+        return []
+    import matplotlib as mpl  # noqa: PLC0415
+
     written = []
-    for one in SWEEPS:
-        if curves := results.get(one.name):
-            path = directory / f"{one.name}.svg"
-            _figure(one, curves).savefig(path, metadata={"Date": None})
-            written.append(path)
+    # Ids in the file and its date would differ every time.
+    with mpl.rc_context({"svg.hashsalt": "aip-cluster"}):
+        for one in SWEEPS:
+            if curves := results.get(one.name):
+                path = directory / f"{one.name}.svg"
+                _figure(one, curves).savefig(path, metadata={"Date": None})
+                written.append(path)
     return written
 
 
-def _figure(one: Sweep, curves: dict[str, Any]) -> Figure:
+def _figure(one: Sweep, curves: dict[str, Any]) -> "Figure":
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
+
     figure = Figure(figsize=SIZE_INCH, layout="constrained")
     rate, delivery = figure.subplots(2, 1, sharex=True)
     for name, curve in curves.items():
@@ -54,7 +63,7 @@ def _figure(one: Sweep, curves: dict[str, Any]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, name: str, curve: dict[str, Any], what: str, label: str, unit: float, style: str) -> None:
+def _curve(axes: "Axes", name: str, curve: dict[str, Any], what: str, label: str, unit: float, style: str) -> None:
     points = sorted(curve, key=int)
     rounds = [[sample[what] / unit for sample in curve[x]] for x in points]
     xs, colour = [int(x) for x in points], COLOURS.get(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lib.bench.command import main
 from lib.bench.document import KEPT, performance, write_document
+from lib.bench.plots import draw
 from lib.bench.processes import parse_cpus
 from lib.bench.report import Report, merged, number, table
 from lib.bench.rows.base import Row, figure
@@ -76,6 +77,20 @@ def test_the_document_keeps_what_people_wrote(tmp_path: Path) -> None:
     assert "0.60" in text
     assert "0.50" not in text
     assert "a fast one" in performance(_report(0.6))
+
+
+def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
+    sample = {"per_s": 900.0, "p50_us": 400.0, "p99_us": 9000.0}
+    curves = {"cluster": {"1": [sample], "256": [sample, {**sample, "per_s": 1100.0}]}, "reference": {"1": [sample]}}
+    pictures = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (drawn,) = draw({"concurrency": curves}, tmp_path / name)
+        pictures.append(drawn.read_bytes())
+    assert pictures[0] == pictures[1]
+    assert b"<svg" in pictures[0]
+    assert draw({}, tmp_path) == []
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("0", (0,)), ("0-2,5", (0, 1, 2, 5)), ("3,1", (1, 3))])

@@ -71,7 +71,9 @@ def _stages(arguments: list[str]) -> list[Stage]:
         ]
         if not arguments:
             # Whether it measures at all; how fast anything is depends on the machine.
-            tests.append(("benchmark, quick", [str(program / "python"), "scripts/bench", "--quick"], (0,)))
+            tests.append(
+                ("benchmark, quick", [str(program / "python"), "scripts/bench", "all", "plots", "--quick"], (0,))
+            )
     return [
         ("ruff check", [str(program / "ruff"), "check"], (0,)),
         ("ruff format", [str(program / "ruff"), "format", "--check"], (0,)),

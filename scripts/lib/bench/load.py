@@ -138,7 +138,7 @@ async def burst(served: Served, fleet: Fleet, tasks: int, *, at_once: int) -> tu
     cpu = time.process_time() - cpu
     if fleet.twice:
         raise BenchError(f"{fleet.twice} tasks were delivered twice")
-    came = [fleet.arrivals.pop(number) - sent[number] for number in numbers] if served.delivers else []
+    came = [fleet.arrivals[number] - sent[number] for number in numbers] if served.delivers else []
     result = Burst(
         tasks=tasks,
         took_s=to_end,
@@ -152,8 +152,10 @@ async def burst(served: Served, fleet: Fleet, tasks: int, *, at_once: int) -> tu
     return result, numbers
 
 
-async def one_at_a_time(served: Served, fleet: Fleet, tasks: int) -> tuple[Latency, range]:
+async def one_at_a_time(served: Served, fleet: Fleet, tasks: int, *, to_end: bool = False) -> tuple[Latency, range]:
     """Dispatch `tasks`, each after the answer and the delivery of the one before: from request to device.
+
+    With `to_end` each waits for the end of the one before, too: then nothing else is under way.
 
     Raises BenchError as `burst`.
     """
@@ -169,7 +171,9 @@ async def one_at_a_time(served: Served, fleet: Fleet, tasks: int) -> tuple[Laten
             if answer.status != 200:
                 raise BenchError(f"a dispatch was answered with {answer.status}: {answer.body[:300]!r}")
             await arrivals.wait()
-            took.append(fleet.arrivals.pop(number) - start)
+            took.append(fleet.arrivals[number] - start)
+            if to_end:
+                await _await_end(served, range(number, number + 1))
     finally:
         connection.close()
     return latency(took), numbers
@@ -209,8 +213,6 @@ async def steady(served: Served, fleet: Fleet, *, rate_per_s: float, seconds: fl
     finally:
         for connection in free:
             connection.close()
-    for number in numbers:
-        del fleet.arrivals[number]
     return numbers
 
 

@@ -34,7 +34,7 @@ class Point:
     seconds: float
 
 
-POINTS = (Point(1_000, 0, 25), Point(200, 50, 25), Point(3_000, 100, 25), Point(5_000, 50, 25))
+POINTS = (Point(1_000, 0, 25), Point(200, 25, 25), Point(200, 200, 25), Point(3_000, 100, 25), Point(5_000, 50, 25))
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,35 @@ from typing import Any
 from lib.bench.report import Report
 from lib.outcome import Exit, ScriptError
 
-__all__ = ["Costs", "is_one_slot", "read_costs"]
+__all__ = ["Costs", "Task", "is_one_slot", "read_costs"]
 
 KB = 1024
 WANTED = ("dispatch", "memory", "commands", "storage", "idle")
 
 
 @dataclass(frozen=True)
-class Costs:
-    """µs are of one processor. `hot_*` are those parts of Redis's time that fall on keys which live in one slot."""
+class Task:
+    """A task, in µs of one processor, when two nodes get so many of them a second.
 
-    node_us_per_task: float
+    The more there are the less each costs: those that come together share pipelines and turns of the event loop.
+    """
+
+    per_s: float
+    node_us: float
+    redis_us: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """µs are of one processor. A task costs what lies between `paced` and `full`.
+
+    `hot_*`: what falls on keys which live in one slot, as a share of Redis's time a task, and in µs a node a second.
+    """
+
+    paced: Task
+    full: Task
     node_us_per_device_s: float
     node_us_per_node_s: float
-    redis_us_per_task: float
     redis_us_per_device_s: float
     redis_us_per_node_s: float
     node_bytes: float
@@ -35,7 +50,7 @@ class Costs:
     client_bytes_per_task: float
     client_bytes_per_device_s: float
     commands_per_task: float
-    hot_us_per_task: Mapping[str, float]
+    hot_share_of_task: Mapping[str, float]
     hot_us_per_node_s: Mapping[str, float]
 
 
@@ -63,12 +78,16 @@ def read_costs(report: Report) -> Costs:
     empty, full = statistics.median(rest["other_node_cpu_share"]), statistics.median(rest["node_cpu_share"])
     redis_idle_us = of_task["idle_cpu_us_per_s"]
     redis_full_us = statistics.median(rest["redis_cpu_share"]) * 1e6
-    redis_us = figures["commands/cpu"]
+    tries = rows["dispatch"].details["cluster"]
     return Costs(
-        node_us_per_task=statistics.median(t["server_us"] for t in rows["dispatch"].details["cluster"]),
+        paced=Task(of_task["paced_per_s"], of_task["paced_node_us_per_task"], of_task["paced_redis_us_per_task"]),
+        full=Task(
+            statistics.median(t["load"]["completed_per_s"] for t in tries),
+            statistics.median(t["server_us"] for t in tries),
+            figures["commands/cpu"],
+        ),
         node_us_per_device_s=max(0.0, full - empty) * 1e6 / devices,
         node_us_per_node_s=empty * 1e6,
-        redis_us_per_task=redis_us,
         redis_us_per_device_s=max(0.0, redis_full_us - redis_idle_us) / devices,
         # The two nodes of an otherwise idle cluster.
         redis_us_per_node_s=redis_idle_us / 2,
@@ -80,12 +99,12 @@ def read_costs(report: Report) -> Costs:
         client_bytes_per_task=of_task["client_bytes_per_task"],
         client_bytes_per_device_s=statistics.median(rest["client_bytes_per_s"]) / devices,
         commands_per_task=figures["commands/sent"],
-        hot_us_per_task=_hot(of_task["by_key_per_task"], redis_us),
+        hot_share_of_task=_hot(of_task["by_key_per_task"], 1.0),
         hot_us_per_node_s=_hot(rest["by_key_per_s"], redis_idle_us / 2),
     )
 
 
-def _hot(by_key: Mapping[str, Any], total_us: float) -> dict[str, float]:
-    """Redis's time by key, as its commands are spread over the keys; those in one slot only."""
+def _hot(by_key: Mapping[str, Any], total: float) -> dict[str, float]:
+    """A total by key, as Redis's commands are spread over the keys; those in one slot only."""
     commands = sum(by_key.values())
-    return {kind: total_us * n / commands for kind, n in by_key.items() if is_one_slot(kind)} if commands else {}
+    return {kind: total * n / commands for kind, n in by_key.items() if is_one_slot(kind)} if commands else {}

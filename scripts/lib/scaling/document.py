@@ -19,10 +19,8 @@ COLUMNS = (
     *("nodes' memory", "Redis's memory", "clients' traffic", "Redis's traffic", "busiest key of one slot"),
 )
 NAMES: Mapping[str, tuple[str, str]] = {
-    "node_us_per_task": ("a node's processor, a task (both nodes that it crosses)", "µs"),
     "node_us_per_device_s": ("a node's processor, a device a second (ping, pong, heartbeat)", "µs"),
     "node_us_per_node_s": ("a node's processor, its own housekeeping, a second", "µs"),
-    "redis_us_per_task": ("Redis's processor, a task", "µs"),
     "redis_us_per_device_s": ("Redis's processor, a device a second", "µs"),
     "redis_us_per_node_s": ("Redis's processor, a node a second", "µs"),
     "node_bytes": ("a node's memory, empty", "bytes"),
@@ -43,9 +41,11 @@ $ scripts/bench --out .run/bench
 $ scripts/scaling_model .run/bench/results.json --check --document
 ```
 
-The model is linear: a task, a device and a node each cost what they cost at small sizes, and `--check` compares that
-with runs at sizes that were not calibrated. Costs are of a single Redis server; in a Redis Cluster a publication is a
-command of its own, since scripts may touch one slot only. Lists of all clients and other reads are not part of it.
+Devices and nodes cost what each costs at small sizes. A task costs less the more there are, since those that come
+together share pipelines and turns of the event loop: its cost was measured at a slow pace and at full load, and lies
+on the line between the two (logarithmic axes). `--check` compares all of that with runs at sizes that were not
+calibrated. Costs are of a single Redis server; in a Redis Cluster a publication is a command of its own, since scripts
+may touch one slot only. Lists of all clients and other reads are not part of it.
 """
 KEYS = """## Where the load lies in a Redis Cluster
 
@@ -104,6 +104,10 @@ def scaling(report: Report, costs: Costs, assumed: Assumptions, compared: Sequen
 
 def _costs(costs: Costs) -> str:
     lines = ["| what | costs |", "|---|---|"]
+    for task in (costs.paced, costs.full):
+        rate = f"a task, {task.per_s:,.0f} a second"
+        lines.append(f"| nodes' processors (both that it crosses), {rate} | {number(task.node_us)} µs |")
+        lines.append(f"| Redis's processor, {rate} | {number(task.redis_us)} µs |")
     return "\n".join([*lines, *(f"| {t} | {number(getattr(costs, n))} {u} |" for n, (t, u) in NAMES.items())])
 
 
@@ -144,10 +148,10 @@ def _saturation(costs: Costs, assumed: Assumptions) -> str:
 
 
 def _hot(costs: Costs) -> str:
-    lines = ["| key in one slot | µs of Redis a task | µs of Redis a node a second |", "|---|---|---|"]
-    for key in sorted({*costs.hot_us_per_task, *costs.hot_us_per_node_s}):
-        task, node = costs.hot_us_per_task.get(key, 0.0), costs.hot_us_per_node_s.get(key, 0.0)
-        lines.append(f"| `{key}` | {number(task)} | {number(node)} |")
+    lines = ["| key in one slot | share of Redis's time for a task | µs of Redis a node a second |", "|---|---|---|"]
+    for key in sorted({*costs.hot_share_of_task, *costs.hot_us_per_node_s}):
+        share, node = costs.hot_share_of_task.get(key, 0.0), costs.hot_us_per_node_s.get(key, 0.0)
+        lines.append(f"| `{key}` | {share:.2%} | {number(node)} |")
     return "\n".join(lines)
 
 

@@ -1,19 +1,23 @@
-"""The model: demand is linear in devices, tasks per second and nodes; what is there is linear in nodes and shards.
+"""The model: demand is linear in devices and nodes, and nearly so in tasks, which get cheaper as they come together.
+
+What a task costs between the two rates at which that was measured is read off the straight line through both, both axes
+being logarithmic; beyond them it costs what it costs there. The rate is that of a pair of nodes: a task crosses two.
 
 Two things do not follow from adding machines: a key that is one slot stays on one shard, and retention multiplies the
 memory of results. Both come out of `plan` as what they are: a bound, and a number of shards.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lib.scaling.costs import Costs
+from lib.scaling.costs import Costs, Task
 
-__all__ = ["Assumptions", "Demand", "Plan", "Saturation", "demand", "plan", "saturation"]
+__all__ = ["Assumptions", "Demand", "Plan", "Saturation", "carried", "demand", "plan", "saturation", "task_cost"]
 
 US = 1e6
 FEWEST_NODES = 2
+BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,26 @@ class Saturation:
     remedy: str
 
 
+def task_cost(costs: Costs, per_s: float) -> Task:
+    """What a task costs where a pair of nodes gets so many a second."""
+    low, high = costs.paced, costs.full
+    rate = min(max(per_s, low.per_s), high.per_s)
+    at = math.log(rate / low.per_s) / math.log(high.per_s / low.per_s) if high.per_s > low.per_s else 1.0
+
+    def between(first: float, last: float) -> float:
+        return math.exp(math.log(first) * (1 - at) + math.log(last) * at)
+
+    return Task(per_s, between(low.node_us, high.node_us), between(low.redis_us, high.redis_us))
+
+
 def demand(costs: Costs, *, devices: float, tasks_per_s: float, nodes: int, retention_s: float) -> Demand:
     """What is needed of everything. `retention_s`: for how long tasks have been kept, at most."""
-    hot = {key: us * tasks_per_s / US for key, us in costs.hot_us_per_task.items()}
+    task = task_cost(costs, tasks_per_s * 2 / nodes)
+    hot = {key: share * task.redis_us * tasks_per_s / US for key, share in costs.hot_share_of_task.items()}
     for key, us in costs.hot_us_per_node_s.items():
         hot[key] = hot.get(key, 0.0) + us * nodes / US
-    node_us = costs.node_us_per_task * tasks_per_s + costs.node_us_per_device_s * devices
-    redis_us = costs.redis_us_per_task * tasks_per_s + costs.redis_us_per_device_s * devices
+    node_us = task.node_us * tasks_per_s + costs.node_us_per_device_s * devices
+    redis_us = task.redis_us * tasks_per_s + costs.redis_us_per_device_s * devices
     return Demand(
         node_processors=(node_us + costs.node_us_per_node_s * nodes) / US,
         redis_processors=(redis_us + costs.redis_us_per_node_s * nodes) / US,
@@ -86,16 +103,19 @@ def demand(costs: Costs, *, devices: float, tasks_per_s: float, nodes: int, rete
 
 def plan(costs: Costs, assumed: Assumptions, *, devices: float, tasks_per_s: float) -> Plan:
     """The fewest nodes and shards that carry it. Raises ValueError if a node is full of itself."""
-    spare = assumed.utilisation - costs.node_us_per_node_s / US
-    if spare <= 0:
+    if costs.node_us_per_node_s / US >= assumed.utilisation:
         raise ValueError("a node has no time left beside its own housekeeping")
-    load = (costs.node_us_per_task * tasks_per_s + costs.node_us_per_device_s * devices) / US
+
+    def needed_by(nodes: int) -> Demand:
+        return demand(costs, devices=devices, tasks_per_s=tasks_per_s, nodes=nodes, retention_s=assumed.retention_s)
+
     nodes, nodes_for = _most(
-        (FEWEST_NODES, "losing one"),
-        (math.ceil(load / spare), "processors"),
-        (math.ceil(devices / assumed.connections_per_node), "sockets"),
+        (FEWEST_NODES, "losing one"), (math.ceil(devices / assumed.connections_per_node), "sockets")
     )
-    needed = demand(costs, devices=devices, tasks_per_s=tasks_per_s, nodes=nodes, retention_s=assumed.retention_s)
+    # One by one: with more nodes a task costs more, since fewer of them meet.
+    while needed_by(nodes).node_processors > assumed.utilisation * nodes:
+        nodes, nodes_for = nodes + 1, "processors"
+    needed = needed_by(nodes)
     shards, shards_for = _most(
         (1, "being there"),
         (math.ceil(needed.redis_processors / assumed.utilisation), "processors"),
@@ -110,21 +130,29 @@ def _most(*wanted: tuple[int, str]) -> tuple[int, str]:
     return max(wanted, key=lambda one: one[0])
 
 
+def carried(costs: Costs, of_task: Callable[[Task], float], budget_us: float) -> float:
+    """How many tasks a second two nodes may get until what each asks, in µs, is `budget_us` together."""
+    low, high = 0.0, budget_us / of_task(costs.full)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if middle * of_task(task_cost(costs, middle)) <= budget_us:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def saturation(costs: Costs, assumed: Assumptions) -> list[Saturation]:
     """What is full first, as tasks come more often: two nodes and one Redis to begin with."""
     full = assumed.utilisation * US
+    kept = assumed.redis_bytes_per_shard / (costs.redis_bytes_per_task * assumed.retention_s)
     found = [
-        Saturation("two nodes' processors", 2 * full / costs.node_us_per_task, "nodes"),
-        Saturation("one Redis server's processor", full / costs.redis_us_per_task, "shards"),
-        Saturation(
-            "one Redis server's memory",
-            assumed.redis_bytes_per_shard / (costs.redis_bytes_per_task * assumed.retention_s),
-            "shards, or a shorter `result_ttl_s`",
-        ),
+        Saturation("two nodes' processors", carried(costs, lambda task: task.node_us, 2 * full), "nodes"),
+        Saturation("one Redis server's processor", carried(costs, lambda task: task.redis_us, full), "shards"),
+        Saturation("one Redis server's memory", kept, "shards, or a shorter `result_ttl_s`"),
     ]
-    found += [
-        Saturation(f"`{key}`, on whatever shard it is", full / us, "none but a change of the design")
-        for key, us in costs.hot_us_per_task.items()
-        if us > 0
-    ]
+    for key, share in costs.hot_share_of_task.items():
+        # Whatever it is that fills it comes at its full rate.
+        rate = full / (share * costs.full.redis_us)
+        found.append(Saturation(f"`{key}`, on whatever shard it is", rate, "none but a change of the design"))
     return sorted(found, key=lambda one: one.tasks_per_s)

@@ -7,15 +7,15 @@ from lib.bench.report import Report
 from lib.bench.rows.base import Row, figure
 from lib.outcome import ScriptError
 from lib.scaling.check import Compared, Point
-from lib.scaling.costs import Costs, is_one_slot, read_costs
+from lib.scaling.costs import Costs, Task, is_one_slot, read_costs
 from lib.scaling.document import comparison, scaling, sizes_table
-from lib.scaling.model import Assumptions, demand, plan, saturation
+from lib.scaling.model import Assumptions, carried, demand, plan, saturation, task_cost
 
 COSTS = Costs(
-    node_us_per_task=500,
+    paced=Task(10, 500, 100),
+    full=Task(1000, 500, 100),
     node_us_per_device_s=10,
     node_us_per_node_s=1_000,
-    redis_us_per_task=100,
     redis_us_per_device_s=1,
     redis_us_per_node_s=500,
     node_bytes=100e6,
@@ -26,7 +26,7 @@ COSTS = Costs(
     client_bytes_per_task=1e3,
     client_bytes_per_device_s=20,
     commands_per_task=10,
-    hot_us_per_task={"aip:sessions": 10, "aip:events": 2},
+    hot_share_of_task={"aip:sessions": 0.1, "aip:events": 0.02},
     hot_us_per_node_s={"aip:{nodes}:leases": 400, "aip:events": 0},
 )
 ROOMY = Assumptions(utilisation=0.5, connections_per_node=10_000, redis_bytes_per_shard=10**12, retention_s=1000)
@@ -41,6 +41,38 @@ def test_demand_is_the_sum_of_its_parts() -> None:
     assert d.redis_net_bytes_s == pytest.approx(8e5)
     assert d.client_bytes_s == pytest.approx(2e5 + 2e4)
     assert d.hot == pytest.approx({"aip:sessions": 0.002, "aip:events": 0.0004, "aip:{nodes}:leases": 0.0016})
+
+
+SHARING = replace(COSTS, paced=Task(10, 4000, 400), full=Task(1000, 1000, 100))
+
+
+@pytest.mark.parametrize(
+    ("per_s", "node_us", "redis_us"),
+    [(1, 4000, 400), (10, 4000, 400), (100, 2000, 200), (1000, 1000, 100), (9**9, 1000, 100)],
+)
+def test_a_task_is_cheaper_among_many(per_s: float, node_us: float, redis_us: float) -> None:
+    task = task_cost(SHARING, per_s)
+    assert task.node_us == pytest.approx(node_us)
+    assert task.redis_us == pytest.approx(redis_us)
+
+
+def test_what_tasks_ask_of_all_nodes_grows_with_them_all_the_same() -> None:
+    asked = [
+        demand(SHARING, devices=0, tasks_per_s=t, nodes=2, retention_s=0).node_processors for t in range(1, 2000, 50)
+    ]
+    assert asked == sorted(asked)
+
+
+def test_what_is_carried_is_just_what_fills_the_budget() -> None:
+    rate = carried(SHARING, lambda task: task.node_us, 200_000)
+    assert rate == pytest.approx(100)
+    assert rate * task_cost(SHARING, rate).node_us == pytest.approx(200_000)
+
+
+def test_nodes_that_share_less_need_more_of_themselves() -> None:
+    many = plan(SHARING, ROOMY, devices=10, tasks_per_s=10_000)
+    assert many.nodes > 10_000 * SHARING.full.node_us / 1e6 / ROOMY.utilisation
+    assert many.demand.node_processors <= ROOMY.utilisation * many.nodes
 
 
 def test_a_small_fleet_has_two_nodes_and_one_shard() -> None:
@@ -118,8 +150,12 @@ def _results() -> Report:
         "redis_in_bytes_per_task": 3000.0,
         "redis_out_bytes_per_task": 1000.0,
         "client_bytes_per_task": 900.0,
+        "paced_per_s": 50,
+        "paced_node_us_per_task": 2000.0,
+        "paced_redis_us_per_task": 400.0,
         "by_key_per_task": {"aip:session:{}": 40.0, "aip:sessions": 10.0},
     }
+    tries = [{"server_us": us, "load": {"completed_per_s": us * 3}} for us in (400.0, 600.0)]
     rest = {
         "devices": 1000,
         "node_cpu_share": [0.06],
@@ -129,7 +165,7 @@ def _results() -> Report:
         "by_key_per_s": {"aip:{node:}:clients": 90.0, "aip:{nodes}:leases": 10.0},
     }
     rows = [
-        row("dispatch", {"reference": 0.5}, {"cluster": [{"server_us": 400.0}, {"server_us": 600.0}]}),
+        row("dispatch", {"reference": 0.5}, {"cluster": tries}),
         row("memory", {"device": 30.0}, {"kb_before": {"cluster": [90_000.0]}}),
         row("commands", {"sent": 10.0, "cpu": 100.0}, task),
         row("storage", {"device": 2.0, "task": 4.0}, {}),
@@ -140,14 +176,15 @@ def _results() -> Report:
 
 def test_costs_are_read_from_results() -> None:
     costs = read_costs(_results())
-    assert costs.node_us_per_task == 500
+    assert costs.full == Task(1500, 500, 100)
+    assert costs.paced == Task(50, 2000, 400)
     assert costs.node_us_per_device_s == pytest.approx(50)
     assert costs.node_us_per_node_s == pytest.approx(10_000)
     assert costs.redis_us_per_device_s == pytest.approx(2)
     assert costs.redis_us_per_node_s == pytest.approx(500)
     assert costs.node_bytes_per_device == 30 * 1024
     assert costs.client_bytes_per_device_s == 5
-    assert costs.hot_us_per_task == pytest.approx({"aip:sessions": 20})
+    assert costs.hot_share_of_task == pytest.approx({"aip:sessions": 0.2})
     assert costs.hot_us_per_node_s == pytest.approx({"aip:{nodes}:leases": 50})
 
 

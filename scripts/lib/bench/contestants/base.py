@@ -21,7 +21,7 @@ from lib.bench.processes import Usage, pin, usage
 from lib.bootstrap import ROOT
 from lib.outcome import Exit, ScriptError
 from lib.processes import Child, spawn, stop
-from lib.topologies import Server, Single, free_port
+from lib.topologies import Server, Single, TopologyError, free_port
 from lib.web import Unreachable, ask
 
 __all__ = ["HOST", "Contestant", "Program", "Running", "environment", "uvicorn"]
@@ -101,7 +101,7 @@ class Contestant:
         with tempfile.TemporaryDirectory(prefix="aip-bench-") as name:
             redis = Single(Path(name, "redis"))
             try:
-                redis.start()
+                _start_redis(redis)
                 programs = self.programs(redis.url, [free_port() for _ in range(self.nodes)])
                 children += [_start(program, Path(name)) for program in programs]
                 for program, child in zip(programs, children, strict=True):
@@ -142,6 +142,13 @@ def uvicorn(name: str, app: str, port: int, redis_url: str) -> Program:
     scripts = str(ROOT / "scripts")
     env = environment(PYTHONPATH=f"{scripts}{os.pathsep}{ROOT}", BENCH_NODE=name, BENCH_REDIS_URL=redis_url)
     return Program(name, argv, env, port, "/livez")
+
+
+def _start_redis(redis: Single) -> None:
+    try:
+        redis.start()
+    except TopologyError as exc:
+        raise ScriptError(Exit.MISSING, str(exc)) from None
 
 
 def _start(program: Program, directory: Path) -> Child:

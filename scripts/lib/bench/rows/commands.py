@@ -2,22 +2,24 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from statistics import median
 
 from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import Running, cluster
 from lib.bench.fleet import Fleet
-from lib.bench.load import burst
+from lib.bench.load import burst, steady
 from lib.bench.redis_cost import RedisUse, Watched, redis_use, watching
 from lib.bench.rows.base import Lab, Row, figure
 from lib.bench.rows.gathering import gathering
 
 __all__ = ["commands"]
 
-DEVICES, AT_ONCE = 100, 64
+DEVICES, AT_ONCE, PACE_PER_S = 100, 64, 50
 HOW = (
     f"{DEVICES} devices, {AT_ONCE} requests at once; commands as clients send them (a script is one) and those that "
     "scripts call, counted in a stretch that was watched with MONITOR; processor time of Redis from INFO in another "
-    "stretch, less what the cluster uses while nothing is asked of it; nobody reads results meanwhile"
+    f"stretch, less what the cluster uses while nothing is asked of it; the same at {PACE_PER_S} tasks/s, where tasks "
+    "do not share pipelines; nobody reads results meanwhile"
 )
 END_S = 1.0
 
@@ -32,6 +34,8 @@ class _Cost:
     cpu_us: float
     client_bytes: int
     idle: RedisUse
+    paced_node_us: float
+    paced_redis_us: float
 
 
 async def commands(lab: Lab) -> Row:
@@ -58,10 +62,12 @@ async def commands(lab: Lab) -> Row:
         "sent_per_task": {name: n / watched for name, n in last.watched.sent.most_common()},
         "in_scripts_per_task": {name: n / watched for name, n in last.watched.in_scripts.most_common()},
         "by_key_per_task": {name: n / watched for name, n in last.watched.by_key.most_common()},
-        "redis_cpu_us_per_task": last.cpu_us,
         "redis_in_bytes_per_task": last.used.net_in_bytes / last.tasks,
         "redis_out_bytes_per_task": last.used.net_out_bytes / last.tasks,
         "client_bytes_per_task": last.client_bytes / last.tasks,
+        "paced_per_s": PACE_PER_S,
+        "paced_node_us_per_task": median(c.paced_node_us for c in costs),
+        "paced_redis_us_per_task": median(c.paced_redis_us for c in costs),
         "idle_commands_per_s": last.idle.commands,
         "idle_cpu_us_per_s": last.idle.cpu_s * 1e6,
     }
@@ -72,19 +78,38 @@ async def _cost(lab: Lab) -> _Cost:
     async with gathering(lab, cluster(), lab.scale(DEVICES, 10)) as (running, fleet):
         await _tasks(lab, running, fleet, lab.scale(1000, 50))
         idle_s = lab.scale(5, 1)
-        start = redis_use(running.redis)
+        start, node = redis_use(running.redis), running.cpu()
         await asyncio.sleep(idle_s)
-        idle = redis_use(running.redis) - start
-        tasks = lab.scale(10_000, 200)
-        began, start, traffic = asyncio.get_running_loop().time(), redis_use(running.redis), TRAFFIC.total
+        idle, node = redis_use(running.redis) - start, running.cpu() - node
+        tasks, traffic = lab.scale(10_000, 200), TRAFFIC.total
+        began, start = asyncio.get_running_loop().time(), redis_use(running.redis)
         await _tasks(lab, running, fleet, tasks)
-        traffic = TRAFFIC.total - traffic
         used, took_s = redis_use(running.redis) - start, asyncio.get_running_loop().time() - began
+        traffic = TRAFFIC.total - traffic
         async with watching(running.redis) as watched:
             await _tasks(lab, running, fleet, lab.scale(1000, 100))
         cpu_us = (used.cpu_s - idle.cpu_s / idle_s * took_s) / tasks * 1e6
         a_second = RedisUse(idle.cpu_s / idle_s, int(idle.commands / idle_s), 0, 0, 0)
-        return _Cost(watched, used, tasks, cpu_us, traffic, a_second)
+        paced_node_us, paced_redis_us = await _paced(lab, running, fleet)
+        return _Cost(
+            watched=watched,
+            used=used,
+            tasks=tasks,
+            cpu_us=cpu_us,
+            client_bytes=traffic,
+            idle=a_second,
+            paced_node_us=paced_node_us - node.total_s / idle_s / PACE_PER_S * 1e6,
+            paced_redis_us=paced_redis_us - idle.cpu_s / idle_s / PACE_PER_S * 1e6,
+        )
+
+
+async def _paced(lab: Lab, running: Running, fleet: Fleet) -> tuple[float, float]:
+    """Microseconds of the nodes and of Redis, a task, when tasks come one by one."""
+    seconds = lab.scale(15, 2)
+    cpu, start = running.cpu(), redis_use(running.redis)
+    numbers = await steady(running, fleet, rate_per_s=PACE_PER_S, seconds=seconds)
+    used, redis_used = running.cpu() - cpu, redis_use(running.redis) - start
+    return used.total_s / len(numbers) * 1e6, redis_used.cpu_s / len(numbers) * 1e6
 
 
 async def _tasks(lab: Lab, running: Running, fleet: Fleet, count: int) -> None:

@@ -26,10 +26,14 @@ HOW = (
 
 @dataclass(frozen=True)
 class _Try:
-    """One contestant in one round. CPU time of its servers is per task, in microseconds."""
+    """One contestant in one round. CPU time of its servers is per task, in microseconds.
 
-    load: Burst | None
+    `alone`: as `serial`, but each task begins after the end of the one before, where ends are stored.
+    """
+
+    load: Burst
     serial: Latency | None
+    alone: Latency | None
     server_us: float
     redis_us: float
 
@@ -69,11 +73,13 @@ class Contest:
         load, numbers = await burst(running, fleet, tasks, at_once=scale(AT_ONCE, 8))
         used, redis_used = running.cpu() - cpu, running.redis_cpu() - redis_cpu
         await verify(running, numbers)
-        serial = None
+        serial = alone = None
         if "latency" in self._kinds and running.delivers:
             serial, numbers = await one_at_a_time(running, fleet, scale(1500, 50))
             await verify(running, numbers)
-        return _Try(load, serial, used.total_s / tasks * 1e6, redis_used.total_s / tasks * 1e6)
+        if serial and running.completes:
+            alone, _ = await one_at_a_time(running, fleet, scale(500, 20), to_end=True)
+        return _Try(load, serial, alone, used.total_s / tasks * 1e6, redis_used.total_s / tasks * 1e6)
 
     async def dispatch(self) -> Row:
         """Tasks per second, beside the others'."""
@@ -116,11 +122,9 @@ class Contest:
         """From the request to the task at its device, beside the others."""
         await self._tried()
         one = {name: [t.serial.p50_us for t in tries if t.serial] for name, tries in self._tries.items()}
-        many = {
-            name: [t.load.deliver.p99_us for t in tries if t.load and t.load.deliver]
-            for name, tries in self._tries.items()
-        }
+        many = {name: [t.load.deliver.p99_us for t in tries if t.load.deliver] for name, tries in self._tries.items()}
         others = [name for name, values in one.items() if values]
+        alone = [t.alone.p50_us for t in self._tries["cluster"] if t.alone]
         figures = [
             figure(
                 "latency/p50",
@@ -130,7 +134,8 @@ class Contest:
                 better="lower",
                 floor=1.3,
                 aim=1.1,
-                beside={f"{name}, µs": one[name] for name in others},
+                beside={f"{name}, µs": one[name] for name in others}
+                | {"cluster, each after the end of the one before, µs": alone},
             ),
             figure(
                 "latency/p99",
@@ -151,7 +156,7 @@ class Contest:
 
     def _rates(self, name: str) -> list[float]:
         """Tasks per second to the last thing that the contestant does with one."""
-        loads = [t.load for t in self._tries[name] if t.load]
+        loads = [t.load for t in self._tries[name]]
         return [b.completed_per_s or b.delivered_per_s or b.answered_per_s for b in loads]
 
     def _details(self) -> dict[str, Any]:

@@ -35,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/test",
         usage="%(prog)s [--help] [argument of pytest ...]",
-        description="Run ruff, mypy (strict) and the tests, stopping at the first that fails.",
+        description="Run ruff, mypy (strict), the tests and a quick benchmark, stopping at the first that fails.",
         epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested. Without Redis or "
         "nginx the tests that need them are skipped; with CI=true they fail.",
     )
     _, arguments = parser.parse_known_args(argv)
     try:
         with one_at_a_time():
-            ensure_venv({"test"})
+            ensure_venv({"test", "bench"})
             servers = ensure_servers()
     except ScriptError as exc:
         return report("test", exc)
@@ -82,6 +82,11 @@ def _stages(arguments: list[str]) -> list[Stage]:
             *(_on_topology(kind, pytest, arguments, accepted) for kind in ("sentinel", "cluster")),
             ("fault tests", [*pytest, "tests/fault", *arguments], accepted),
         ]
+        if not arguments:
+            # Whether it measures at all; how fast anything is depends on the machine.
+            tests.append(
+                ("benchmark, quick", [str(program / "python"), "scripts/bench", "all", "plots", "--quick"], (0,))
+            )
     return [
         ("ruff check", [str(program / "ruff"), "check"], (0,)),
         ("ruff format", [str(program / "ruff"), "format", "--check"], (0,)),

@@ -1,0 +1,73 @@
+"""The processes that are measured: kept to their processors, and asked of the kernel what they used. Linux only."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Usage", "parse_cpus", "pin", "raise_open_files", "resident_bytes", "usage"]
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Seconds of processor time, in the program and in the kernel for it."""
+
+    user_s: float
+    system_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Both."""
+        return self.user_s + self.system_s
+
+    def __sub__(self, earlier: "Usage") -> "Usage":
+        return Usage(self.user_s - earlier.user_s, self.system_s - earlier.system_s)
+
+
+def usage(pid: int) -> Usage:
+    """What the process has used so far, in steps of a clock tick (10 ms)."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = text[text.rindex(")") + 2 :].split()
+    return Usage(int(fields[11]) / TICKS_PER_S, int(fields[12]) / TICKS_PER_S)
+
+
+def resident_bytes(pid: int) -> int:
+    """Its resident memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def pin(pid: int, cpus: Iterable[int]) -> None:
+    """Keep every thread of the process, and those that it will start, to `cpus`, as far as the machine has them."""
+    allowed = set(cpus) & set(range(os.cpu_count() or 1))
+    if not allowed:
+        return
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), allowed)
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """`0-2,5` → 0, 1, 2, 5. Raises ValueError."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        named = range(int(first), int(last if dash else first) + 1)
+        if not named:
+            raise ValueError(f"{part} names no processor")
+        cpus |= set(named)
+    return tuple(sorted(cpus))
+
+
+def raise_open_files(wanted: int) -> int:
+    """Let this process and its children have up to `wanted` files open; returns how many they may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return wanted if soft == resource.RLIM_INFINITY else soft

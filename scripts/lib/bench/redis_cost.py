@@ -1,0 +1,156 @@
+"""What Redis says of itself: commands, processor time, memory, traffic; and, by watching it, who sent which commands.
+
+INFO counts what scripts call like what clients send. MONITOR tells them apart, and slows Redis down: figures of time
+never come from a stretch that was watched.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from lib.bootstrap import ROOT
+from lib.topologies import Server
+
+__all__ = ["RedisUse", "Watched", "key_kind", "memory_by_kind", "parse_use", "redis_use", "watching"]
+
+LINE_BYTES = 1 << 26
+SETTLE_S = 0.3
+SCAN_AT_ONCE = 1000
+SCRIPTS = ROOT / "shared_state" / "scripts"
+# +1700000000.000000 [0 127.0.0.1:50000] "EVALSHA" ...; [0 lua] for what a script calls
+_LINE = re.compile(rb"^\+[\d.]+ \[\d+ (\S+)\] ")
+_WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+_TAG = re.compile(r"\{(?!nodes)(node:)?[^}]*\}")
+_TAIL = re.compile(r"(:posted|:chunk|\{nodes\}:node):.*")
+# What this program asks itself.
+_OWN = frozenset({"monitor", "info", "ping", "scan", "memory"})
+
+
+@dataclass(frozen=True)
+class RedisUse:
+    """What a Redis has used since it started. `stored_bytes`: memory without the buffers of connections."""
+
+    cpu_s: float
+    commands: int
+    stored_bytes: int
+    net_in_bytes: int
+    net_out_bytes: int
+
+    def __sub__(self, earlier: "RedisUse") -> "RedisUse":
+        return RedisUse(
+            self.cpu_s - earlier.cpu_s,
+            self.commands - earlier.commands,
+            self.stored_bytes - earlier.stored_bytes,
+            self.net_in_bytes - earlier.net_in_bytes,
+            self.net_out_bytes - earlier.net_out_bytes,
+        )
+
+
+def parse_use(info: Mapping[str, object]) -> RedisUse:
+    """INFO, as redis-py reads it. Raises KeyError for a server that does not say these things (below Redis 6)."""
+
+    def value(name: str) -> float:
+        return float(str(info[name]))
+
+    return RedisUse(
+        cpu_s=value("used_cpu_user") + value("used_cpu_sys"),
+        commands=int(value("total_commands_processed")),
+        stored_bytes=int(value("used_memory") - value("mem_clients_normal")),
+        net_in_bytes=int(value("total_net_input_bytes")),
+        net_out_bytes=int(value("total_net_output_bytes")),
+    )
+
+
+def redis_use(server: Server) -> RedisUse:
+    """As of now."""
+    return parse_use(server.client.info())
+
+
+def key_kind(key: str) -> str:
+    """The key with its ids left out: `aip:session:{x}:events` → `aip:session:{}:events`."""
+    return _TAIL.sub(r"\1:*", _TAG.sub(r"{\1}", key))
+
+
+def memory_by_kind(server: Server) -> dict[str, tuple[int, int]]:
+    """How many keys of each kind there are, and the bytes that they take together."""
+    found: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    keys = server.client.scan_iter(count=SCAN_AT_ONCE)
+    while batch := list(islice(keys, SCAN_AT_ONCE)):
+        pipeline = server.client.pipeline(transaction=False)
+        for key in batch:
+            pipeline.memory_usage(key, samples=0)
+        for key, size in zip(batch, pipeline.execute(), strict=True):
+            kind = key_kind(key.decode(errors="replace"))
+            count, total = found[kind]
+            found[kind] = count + 1, total + (size or 0)
+    return dict(found)
+
+
+def _script_names() -> dict[str, str]:
+    files = SCRIPTS.glob("*.lua")
+    return {hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest(): file.stem for file in files}
+
+
+@dataclass
+class Watched:
+    """Commands: what clients sent, by name (of the script, for a script), and what scripts called.
+
+    `by_key`: commands of both kinds by the first key that the client's command names. What a script calls is counted
+    for the key of its caller: a script has one slot, and its caller's first key says which.
+    """
+
+    sent: Counter[str] = field(default_factory=Counter)
+    in_scripts: Counter[str] = field(default_factory=Counter)
+    by_key: Counter[str] = field(default_factory=Counter)
+    _calling: str = ""
+    _scripts: Mapping[str, str] = field(default_factory=_script_names, repr=False)
+
+    def note(self, line: bytes) -> None:
+        """A line of MONITOR. Anything else is not noted."""
+        found = _LINE.match(line)
+        if found is None:
+            return
+        words = [word[1].decode(errors="replace") for word in islice(_WORD.finditer(line, found.end()), 4)]
+        name = words[0].lower()
+        if found[1] == b"lua":
+            self.in_scripts[name] += 1
+            self.by_key[self._calling] += 1
+            return
+        if name in _OWN:
+            return
+        keys = words[1:2]
+        if name == "evalsha":
+            name = self._scripts.get(words[1], "evalsha")
+            keys = words[3:4] if words[2] != "0" else []
+        self.sent[name] += 1
+        self._calling = key_kind(keys[0]) if keys else "(no key)"
+        self.by_key[self._calling] += 1
+
+
+@contextlib.asynccontextmanager
+async def watching(server: Server) -> AsyncIterator[Watched]:
+    """Every command within the context; complete once it has ended."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=LINE_BYTES)
+    watched = Watched()
+
+    async def read() -> None:
+        while line := await reader.readline():
+            watched.note(line)
+
+    writer.write(b"MONITOR\r\n")
+    await reader.readline()
+    reading = asyncio.create_task(read(), name="monitor")
+    try:
+        yield watched
+        # What Redis had to say is on its way.
+        await asyncio.sleep(SETTLE_S)
+    finally:
+        writer.write_eof()
+        reading.cancel()
+        await asyncio.wait([reading])
+        writer.close()

@@ -1,0 +1,87 @@
+"""Predictions beside runs, at sizes that the costs were not measured at.
+
+A fleet is connected, beats and gets tasks at a steady pace; what that takes of the nodes, of Redis and of memory is
+compared with what the model says. A model that is off here is no ground for a million devices.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lib.bench.connections import TRAFFIC
+from lib.bench.contestants import FLEET_SETTINGS, Running, cluster
+from lib.bench.fleet import Fleet
+from lib.bench.load import steady, verify
+from lib.bench.processes import resident_bytes
+from lib.bench.redis_cost import redis_use
+from lib.bench.rows import Lab
+from lib.bench.rows.gathering import gathering
+from lib.scaling.costs import Costs
+from lib.scaling.model import demand
+
+__all__ = ["POINTS", "Compared", "Point", "compare"]
+
+NODES, HEARTBEAT_S = 2, 20
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Point:
+    """A size to look at."""
+
+    devices: int
+    tasks_per_s: float
+    seconds: float
+
+
+POINTS = (Point(1_000, 0, 25), Point(200, 25, 25), Point(200, 200, 25), Point(3_000, 100, 25), Point(5_000, 50, 25))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity at one size."""
+
+    point: Point
+    what: str
+    unit: str
+    predicted: float
+    measured: float
+
+
+async def compare(costs: Costs, lab: Lab, points: Sequence[Point] = POINTS) -> list[Compared]:
+    """Every quantity at every size. Raises BenchError, ScriptError."""
+    return [line for point in points for line in await _at(costs, lab, point)]
+
+
+async def _at(costs: Costs, lab: Lab, point: Point) -> list[Compared]:
+    says = demand(costs, devices=point.devices, tasks_per_s=point.tasks_per_s, nodes=NODES, retention_s=point.seconds)
+    async with gathering(lab, cluster(NODES, FLEET_SETTINGS), point.devices) as (running, fleet):
+        async with fleet.beating(HEARTBEAT_S):
+            await asyncio.sleep(3.0)
+            before = redis_use(running.redis)
+            cpu, traffic, loop = running.cpu(), TRAFFIC.total, asyncio.get_running_loop()
+            start = loop.time()
+            await _work(running, fleet, point)
+            took_s = loop.time() - start
+            used, spent = redis_use(running.redis) - before, running.cpu() - cpu
+            sent = TRAFFIC.total - traffic
+        resident = sum(resident_bytes(pid) for pid in running.pids.values())
+    lines = [
+        ("processors of the nodes", "%", says.node_processors * 100, spent.total_s / took_s * 100),
+        ("processor of Redis", "%", says.redis_processors * 100, used.cpu_s / took_s * 100),
+        ("resident memory of the nodes", "MB", says.node_bytes / MB, resident / MB),
+        ("traffic of clients", "KB/s", says.client_bytes_s / 1024, sent / took_s / 1024),
+    ]
+    if point.tasks_per_s:
+        stored = costs.redis_bytes_per_task * point.tasks_per_s * point.seconds
+        lines.append(("what tasks left in Redis", "MB", stored / MB, used.stored_bytes / MB))
+    return [Compared(point, what, unit, predicted, measured) for what, unit, predicted, measured in lines]
+
+
+async def _work(running: Running, fleet: Fleet, point: Point) -> None:
+    if not point.tasks_per_s:
+        await asyncio.sleep(point.seconds)
+        return
+    numbers = await steady(running, fleet, rate_per_s=point.tasks_per_s, seconds=point.seconds)
+    # The last one's end says that all of them are over; reading them all would be measured, too.
+    await verify(running, numbers[-1:])

@@ -1,0 +1,110 @@
+"""Unit costs, from results of `scripts/bench`: of a task, of a device in a second, of a node in a second.
+
+They come from rows `dispatch`, `memory`, `commands`, `storage` and `idle`; a file without one of them is refused.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lib.bench.report import Report
+from lib.outcome import Exit, ScriptError
+
+__all__ = ["Costs", "Task", "is_one_slot", "read_costs"]
+
+KB = 1024
+WANTED = ("dispatch", "memory", "commands", "storage", "idle")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, in µs of one processor, when two nodes get so many of them a second.
+
+    The more there are the less each costs: those that come together share pipelines and turns of the event loop.
+    """
+
+    per_s: float
+    node_us: float
+    redis_us: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """µs are of one processor. A task costs what lies between `paced` and `full`.
+
+    `hot_*`: what falls on keys which live in one slot, as a share of Redis's time a task, and in µs a node a second.
+    """
+
+    paced: Task
+    full: Task
+    node_us_per_device_s: float
+    node_us_per_node_s: float
+    redis_us_per_device_s: float
+    redis_us_per_node_s: float
+    node_bytes: float
+    node_bytes_per_device: float
+    redis_bytes_per_device: float
+    redis_bytes_per_task: float
+    redis_net_bytes_per_task: float
+    client_bytes_per_task: float
+    client_bytes_per_device_s: float
+    commands_per_task: float
+    hot_share_of_task: Mapping[str, float]
+    hot_us_per_node_s: Mapping[str, float]
+
+
+def is_one_slot(kind: str) -> bool:
+    """Whether all keys of the kind are in one slot of a Redis Cluster: no id in it that could spread them.
+
+    A kind is a key without its ids: `aip:sessions` and `aip:{nodes}:leases` are one slot, `aip:session:{}` is not.
+    """
+    return kind.startswith("aip:") and "{}" not in kind and "{node:}" not in kind and not _is_channel(kind)
+
+
+def _is_channel(kind: str) -> bool:
+    return kind.startswith("aip:node:")
+
+
+def read_costs(report: Report) -> Costs:
+    """The costs. Raises ScriptError if a row is missing."""
+    rows = {row.name: row for row in report.rows}
+    missing = [name for name in WANTED if name not in rows]
+    if missing:
+        raise ScriptError(Exit.USAGE, f"the results have no row {', '.join(missing)}: scripts/bench {' '.join(WANTED)}")
+    figures = {key: figure.value.median for key, figure in report.figures.items()}
+    of_task, rest = rows["commands"].details, rows["idle"].details
+    devices = rest["devices"]
+    empty, full = statistics.median(rest["other_node_cpu_share"]), statistics.median(rest["node_cpu_share"])
+    redis_idle_us = of_task["idle_cpu_us_per_s"]
+    redis_full_us = statistics.median(rest["redis_cpu_share"]) * 1e6
+    tries = rows["dispatch"].details["cluster"]
+    return Costs(
+        paced=Task(of_task["paced_per_s"], of_task["paced_node_us_per_task"], of_task["paced_redis_us_per_task"]),
+        full=Task(
+            statistics.median(t["load"]["completed_per_s"] for t in tries),
+            statistics.median(t["server_us"] for t in tries),
+            figures["commands/cpu"],
+        ),
+        node_us_per_device_s=max(0.0, full - empty) * 1e6 / devices,
+        node_us_per_node_s=empty * 1e6,
+        redis_us_per_device_s=max(0.0, redis_full_us - redis_idle_us) / devices,
+        # The two nodes of an otherwise idle cluster.
+        redis_us_per_node_s=redis_idle_us / 2,
+        node_bytes=statistics.median(rows["memory"].details["kb_before"]["cluster"]) * KB,
+        node_bytes_per_device=figures["memory/device"] * KB,
+        redis_bytes_per_device=figures["storage/device"] * KB,
+        redis_bytes_per_task=figures["storage/task"] * KB,
+        redis_net_bytes_per_task=of_task["redis_in_bytes_per_task"] + of_task["redis_out_bytes_per_task"],
+        client_bytes_per_task=of_task["client_bytes_per_task"],
+        client_bytes_per_device_s=statistics.median(rest["client_bytes_per_s"]) / devices,
+        commands_per_task=figures["commands/sent"],
+        hot_share_of_task=_hot(of_task["by_key_per_task"], 1.0),
+        hot_us_per_node_s=_hot(rest["by_key_per_s"], redis_idle_us / 2),
+    )
+
+
+def _hot(by_key: Mapping[str, Any], total: float) -> dict[str, float]:
+    """A total by key, as Redis's commands are spread over the keys; those in one slot only."""
+    commands = sum(by_key.values())
+    return {kind: total * n / commands for kind, n in by_key.items() if is_one_slot(kind)} if commands else {}

@@ -69,7 +69,9 @@ class Sockets:
         """Close those that nobody uses now."""
         idle, self._idle = self._idle, []
         self._open.difference_update(idle)
-        await asyncio.gather(*(_close(socket) for socket in idle))
+        # One by one, which waits for nothing: tasks that are cancelled before they begin would leave sockets open.
+        for socket in idle:
+            await _close(socket)
 
     async def close(self) -> None:
         """Close all of them, also under a call; there will be no others."""

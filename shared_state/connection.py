@@ -84,7 +84,7 @@ class Connection:
         call = Call(args, loop.create_future(), loop.time())
         if self._closed:
             call.answer(StateUnavailable(CLOSED))
-        elif sum(lane.waiting for lane in self._lanes.values()) >= MAX_WAITING:
+        elif sum([lane.waiting for lane in self._lanes.values()]) >= MAX_WAITING:
             call.answer(StateUnavailable("too many requests are waiting for Redis"))
         else:
             self._lane(self._route.lane(args), durable=durable and self._replicas is not None).put(call)

@@ -52,6 +52,7 @@ class ClusterRoute(Route):
         self._max_sockets = max_sockets
         self._servers: dict[Address, Server] = {}
         self._owners: list[Address | None] = [None] * SLOTS
+        self._primaries: list[Address] = []
         self._doubts = 1
         self._settled = 0
         self._asking = asyncio.Lock()
@@ -166,7 +167,7 @@ class ClusterRoute(Route):
     # -- servers -------------------------------------------------------------------------------------------------------
     async def servers(self) -> list[Server]:
         await self._know()
-        return [self._server(address) for address in sorted(covered(self._owners))]
+        return [self._server(address) for address in self._primaries]
 
     async def close(self) -> None:
         await asyncio.gather(*self._closing, *(s.close() for s in self._servers.values()))
@@ -188,8 +189,7 @@ class ClusterRoute(Route):
         slot = slot_of(args)
         if slot is not None:
             return self._owners[slot]
-        known = sorted(covered(self._owners))
-        return random.choice(known) if known else None  # noqa: S311 - any of them will do
+        return random.choice(self._primaries) if self._primaries else None  # noqa: S311 - any of them will do
 
     async def _know(self) -> None:
         """See that the map of slots is up to date. Raises redis-py's ConnectionError if nobody tells."""
@@ -203,14 +203,15 @@ class ClusterRoute(Route):
             if owners is not None:
                 # A doubt that arose meanwhile may know more than this answer: it is not settled by it.
                 self._owners, self._settled = owners, doubts
+                self._primaries = sorted(covered(owners))
                 self._release_others()
-            elif not covered(self._owners):
+            elif not self._primaries:
                 raise RedisConnectionError("no server of the cluster answers")
 
     async def _ask(self) -> list[Address | None] | None:
         """The map, from the first server that knows all of it; else the best that was told; None if nobody answers."""
         best: list[Address | None] | None = None
-        asked = {*covered(self._owners), *self._target.addresses}
+        asked = {*self._primaries, *self._target.addresses}
         tasks = [asyncio.create_task(self._ask_one(address)) for address in asked]
         try:
             for done in asyncio.as_completed(tasks):
@@ -233,7 +234,7 @@ class ClusterRoute(Route):
             return None
 
     def _release_others(self) -> None:
-        for address in set(self._servers) - covered(self._owners):
+        for address in set(self._servers) - set(self._primaries):
             task = asyncio.create_task(self._servers.pop(address).close(), name="old-server-close")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -1,12 +1,12 @@
 """One Redis server, and the sockets to it.
 
-A socket on which a call broke, was cancelled or took too long is closed, never used again (redis-py does that as soon
-as an answer is not read to its end). `drop_idle` closes those that merely might be dead, too: after a partition every
-pooled socket is, and each would cost another timeout.
+A socket on which a call broke, was cancelled or took too long is closed, never used again (see `routes.wire`).
+`drop_idle` closes those that merely might be dead, too: after a partition every idle socket is, and each would cost
+another timeout.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,11 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from shared_state.redis_errors import NotReplicatedError
 from shared_state.routes.subscription import Subscription
+from shared_state.routes.wire import Args, Sockets, pack
 
 __all__ = ["Args", "Replicas", "Server", "open_server"]
 
-Args = tuple[str | bytes | int | float, ...]
-
 CONNECT_S = 2.0
-DROP_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +37,29 @@ class Replicas:
 class Server:
     """`address` is for telling servers apart, and for the log: `host:port`, or a path."""
 
-    def __init__(self, client: aioredis.Redis, address: str) -> None:
+    def __init__(self, client: aioredis.Redis, address: str, sockets: Sockets) -> None:
         self.address = address
         self._client = client
+        self._sockets = sockets
+        self._shapes: dict[Any, Callable[[Any], Any]] = dict(client.response_callbacks)
 
     async def pipeline(self, commands: Sequence[Args], replicas: Replicas | None = None) -> list[Any]:
-        """All commands in one round trip: a reply or an error reply for each.
+        """All commands in one round trip: a reply (in redis-py's shape) or an error reply for each.
 
-        With `replicas`, a last command waits for them on the same socket. Raises redis-py's errors, OSError or
-        RuntimeError (uvloop) when the socket broke; any of the commands may have run then.
+        With `replicas`, a last command waits for them on the same socket. Raises redis-py's errors or OSError when the
+        socket broke; any of the commands may have run then. Raises DataError or ValueError, and sends nothing, when a
+        value cannot be written. Its caller bounds the time.
         """
-        pipeline = self._client.pipeline(transaction=False)
-        for args in commands:
-            pipeline.execute_command(*args)
-        if replicas is not None:
-            pipeline.execute_command("WAIT", replicas.count, replicas.wait_ms)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        if replicas is not None:
-            return _as_replicated(replies[:-1], replies[-1], replicas)
+        if replicas is None:
+            return await self._run(commands)
+        replies = await self._run([*commands, ("WAIT", replicas.count, replicas.wait_ms)])
+        return _as_replicated(replies[:-1], replies[-1], replicas)
+
+    async def _run(self, commands: Sequence[Args]) -> list[Any]:
+        replies = await self._sockets.exchange(pack(commands), len(commands))
+        for i, args in enumerate(commands):
+            if args[0] in self._shapes and not isinstance(replies[i], Exception):
+                replies[i] = self._shapes[args[0]](replies[i])
         return replies
 
     async def subscribe(self, channel: str, *, sharded: bool) -> Subscription:
@@ -67,17 +70,14 @@ class Server:
         return subscription
 
     async def drop_idle(self) -> None:
-        """Close the sockets that nobody uses now. Bounded: a dead line is not waited for."""
-        try:
-            async with asyncio.timeout(DROP_S):
-                await self._client.connection_pool.disconnect(inuse_connections=False)
-        except (RedisError, OSError, TimeoutError, RuntimeError):
-            pass
+        """Close the sockets that nobody uses now, at once: a dead line is not waited for."""
+        await self._sockets.drop_idle()
 
     async def close(self) -> None:
         """Close every socket. Never raises but for a cancellation."""
         try:
             async with asyncio.timeout(CONNECT_S):
+                await self._sockets.close()
                 await self._client.aclose()
         except (RedisError, OSError, TimeoutError, RuntimeError):
             pass
@@ -109,7 +109,7 @@ def open_server(
         protocol=2,
         redis_connect_func=_greet_primary if primary_only else None,
     )
-    return Server(client, path or f"{host}:{port}")
+    return Server(client, path or f"{host}:{port}", Sockets(client, limit=max_sockets, repeats=not primary_only))
 
 
 async def _greet_primary(socket: AbstractConnection) -> None:

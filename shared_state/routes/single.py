@@ -1,11 +1,15 @@
 """The route to one server, or to the one inside this process."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import redis.asyncio as aioredis
 
 from shared_state.redis_url import Target
 from shared_state.routes.base import Args, Replicas, Route
 from shared_state.routes.server import Server, open_server
 from shared_state.routes.subscription import Subscription
+from shared_state.routes.wire import Sockets
 
 __all__ = ["SingleRoute"]
 
@@ -55,4 +59,18 @@ def _embedded(name: str) -> Server:
             "redis_url: embedded:// needs the extra 'embedded': pip install 'aip-cluster[embedded]'"
         ) from None
     server = _embedded_servers.setdefault(name, fakeredis.FakeServer())
-    return Server(fakeredis.FakeAsyncRedis(server=server, protocol=2), "embedded")
+    return _EmbeddedServer(fakeredis.FakeAsyncRedis(server=server, protocol=2))
+
+
+class _EmbeddedServer(Server):
+    """No bytes travel: redis-py's own pipeline, which fakeredis knows."""
+
+    def __init__(self, client: aioredis.Redis) -> None:
+        super().__init__(client, "embedded", Sockets(client, limit=0, repeats=False))
+
+    async def _run(self, commands: Sequence[Args]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for args in commands:
+            pipeline.execute_command(*args)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies

@@ -119,10 +119,16 @@ class Node:
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
         grace_s = settings.reconnect_grace_s
         resumption = Resumption(
-            self.state, self.runner, self.service, self._planners, node_id=self.node_id, grace_s=grace_s
+            self.state,
+            self.runner,
+            self.service,
+            self._planners,
+            self._background,
+            node_id=self.node_id,
+            grace_s=grace_s,
         )
         self._deliverer = Deliverer(self.state.inbox, self.hub, self.runner, resumption, transfers, self._background)
-        departures = Departures(self.state, self.service, self.node_id)
+        departures = Departures(self.state, self.service, self._planners, self.node_id)
         self._leaving = Leaving(self.state, self.hub, self.runner, departures, node_id=self.node_id, grace_s=grace_s)
         self._holding = Holding(self.state, self.hub, self._leaving, node_id=self.node_id)
         self._probes = Probes(self.bus, self.hub, self._background, self.node_id)
@@ -145,7 +151,7 @@ class Node:
             resumption,
             self.runner,
             Reaper(self.state, departures, self.metrics, node_id=self.node_id, grace_s=grace_s),
-            Expiry(self.state, departures),
+            Expiry(self.state, departures, self.service),
             self.metrics,
             node_id=self.node_id,
             renew_s=settings.lease_renew_s,
@@ -300,4 +306,4 @@ class Node:
         self._waiters.wake_all()
         self._followers.wake_all()
         await self._deliverer.drain_all()
-        await self._holding.compare()
+        self.membership.compare_soon()

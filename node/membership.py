@@ -70,6 +70,7 @@ class Membership:
         self._lease: Lease | None = None
         self._renewed = asyncio.Event()
         self._to_claim = False
+        self._to_compare = False
         self._held_since: float | None = None
         self._renewed_at: float | None = None
 
@@ -101,6 +102,11 @@ class Membership:
         except StateError as exc:
             log.warning("lease left to run out", extra={"reason": str(exc)})
         self._renewed_at = None
+
+    def compare_soon(self) -> None:
+        """The bus was away: whoever was taken over meanwhile is to give way. Done as soon as Redis answers."""
+        self._to_compare = True
+        self._renewed.set()
 
     # -- the lease -------------------------------------------------------------------------------------------------
     async def _renewing(self) -> None:
@@ -139,6 +145,9 @@ class Membership:
                     await self._holding.claim_again()
                     await self._runner.look_again()
                     self._to_claim = False
+                if self._to_compare:
+                    await self._holding.compare()
+                    self._to_compare = False
                 await self._deliverer.resume()
                 await self._resumption.resume_postponed()
                 if time.monotonic() >= next_signs:

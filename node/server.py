@@ -3,8 +3,8 @@
 A signal begins a drain (see `node.drain`). The listener stays open through it: sockets are refused, requests served.
 After the last socket the node lingers until no kept-alive connection is left, each ended by its peer, by its own idle
 time, or with the answer to its next request: were the node to close one, a POST that is just coming in over it would
-be lost, and no balancer may send that again. An idle node has none, and stops at once. A second signal cuts the drain
-short, a third also what uvicorn waits for.
+be lost, and no balancer may send that again. An idle node has none, and stops at once. Only then is the listener closed
+(see `node.listener`). A second signal cuts the drain short, a third also what uvicorn waits for.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from node.app import Node
+from node.listener import close_listeners
 from node.protocols import Bounds, Config
 
 __all__ = ["Server"]
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LIFESPAN_SHARE_S = 3.0
 LOOK_S = 0.05
+LAST_REQUESTS_S = 1.0
 # For what is no client's connection: Redis, models, logs, the interpreter.
 SPARE_FILES = 256
 
@@ -96,13 +98,20 @@ class Server(uvicorn.Server):
             drainer.final = True
             drainer.begin()
             await drainer.wait()
-            # uvicorn keeps a set of connections, and has no event for the last of them.
-            until = time.monotonic() + self._linger_s
-            while self._keeps_connections() and not self._hurried and time.monotonic() < until:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_S)
+            await self._linger(self._linger_s)
+            await close_listeners(self.servers)
+            # Whoever got in at last has sent a request, or is about to.
+            await self._linger(LAST_REQUESTS_S)
         finally:
             self._node.begin_stop()
             self.handle_exit(number, None)
+
+    async def _linger(self, for_s: float) -> None:
+        """Wait until no connection for requests is left."""
+        # uvicorn keeps a set of its connections, and has no event for the last of them.
+        until = time.monotonic() + for_s
+        while self._keeps_connections() and not self._hurried and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
 
     def _keeps_connections(self) -> bool:
         return any(isinstance(c, HttpToolsProtocol) for c in self.server_state.connections)

@@ -97,10 +97,11 @@ class Left:
 class Absence:
     """What became of a client that was away: it is `over`, or it `may_return` still, or (neither) somebody holds it.
 
-    `sessions` are under way on a client that nobody holds any more.
+    `ended_now`: by this very look. `sessions` are under way on a client that nobody holds any more.
     """
 
     over: bool
+    ended_now: bool
     may_return: bool
     sessions: list[str]
 
@@ -115,16 +116,24 @@ class Clients:
 
     # -- writing, in the order a registration lives ------------------------------------------------------------
     async def register(
-        self, registration: Registration, *, proof: Proof = NO_PROOF, replace: str = "", displace: bool = True
+        self,
+        registration: Registration,
+        *,
+        proof: Proof = NO_PROOF,
+        replace: str = "",
+        displace: bool = True,
+        generation: int | None = None,
     ) -> Admitted:
         """Store `registration` (its `profile` too), safe to repeat by the same connection.
 
         A holder gives way to a client that proves to be the same (unless `displace` is off), to one that names its
-        connection id in `replace` (because it was found to be gone), and where its node is dead. Raises
-        AlreadyRegistered otherwise.
+        connection id in `replace` (because it was found to be gone), and where its node is dead. A connection that
+        was registered before, in `generation`, replaces nothing that is newer, and anything that is older: a failover
+        may bring the past back. Raises AlreadyRegistered otherwise.
         """
+        settled_ms = SETTLED_MS if displace else NEVER_MS
         while True:
-            reply = await self._write(registration, proof, replace, settled_ms=SETTLED_MS if displace else NEVER_MS)
+            reply = await self._write(registration, proof, replace, settled_ms, generation)
             if reply[0] == 1:
                 return Admitted(
                     generation=int(reply[1]),
@@ -142,7 +151,9 @@ class Clients:
                 raise AlreadyRegistered(registration.client_id, node_id, connection_id)
             replace = connection_id
 
-    async def _write(self, r: Registration, proof: Proof, replace: str, *, settled_ms: int) -> list[Any]:
+    async def _write(
+        self, r: Registration, proof: Proof, replace: str, settled_ms: int, generation: int | None
+    ) -> list[Any]:
         fields: list[str | bytes | int] = [
             *("node_id", r.node_id, "platform", r.platform, "target_id", r.target_id),
             *("features", ",".join(sorted(r.features)), "since_ms", r.since_ms, "token_hash", proof.new_token_hash),
@@ -157,7 +168,8 @@ class Clients:
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
             [
                 *(r.connection_id, replace, REGISTRATION_LIFE_S * 1000, r.client_type),
-                *(proof.shown_token_hash, proof.credential, settled_ms, *fields),
+                *(proof.shown_token_hash, proof.credential, settled_ms),
+                *("" if generation is None else generation, *fields),
             ],
         )
         await listed
@@ -204,8 +216,9 @@ class Clients:
         reply = await self._redis.script(
             "client_expire", [self._keys.registration(client_id), self._keys.active(client_id)]
         )
-        sessions = [s.decode() for s in reply[1:]] if reply[0] == 1 else []
-        return Absence(over=reply[0] == 1, may_return=reply[0] == 2, sessions=sessions)
+        over = reply[0] in {1, 3}
+        sessions = [s.decode() for s in reply[1:]] if over else []
+        return Absence(over=over, ended_now=reply[0] == 1, may_return=reply[0] == 2, sessions=sessions)
 
     async def holders(self, client_ids: list[str]) -> dict[str, str]:
         """The connection id that holds each of `client_ids` now, '' where none does."""

@@ -24,6 +24,8 @@ class DueKind(StrEnum):
 
     CLIENT = "client"
     SESSION = "session"
+    # A session that ended, and whose requester may not have been told.
+    END = "end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,14 @@ class Due:
         items = []
         for member, claim in zip(reply[::2], reply[1::2], strict=True):
             kind, _, item_id = member.decode().partition(":")
-            items.append(DueItem(DueKind(kind), item_id, claim))
+            # A node of another version may know more kinds; what this one cannot judge is that one's.
+            if kind in set(DueKind):
+                items.append(DueItem(DueKind(kind), item_id, claim))
         return items
+
+    async def forget(self, kind: DueKind, item_id: str) -> None:
+        """It need not be looked at any more. Safe to repeat."""
+        await self._redis.command("ZREM", self._key, f"{kind}:{item_id}")
 
     async def done(self, item: DueItem) -> None:
         """It was looked at: forget it, unless it became due at another time meanwhile. Safe to repeat."""

@@ -9,6 +9,7 @@
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
     ├── KeyOfAnotherRequest  the idempotency key was used with another request
+    ├── SessionEnded         the very request was carried out before
     ├── SessionNotFound      no such session, or its retention is over
     └── Fenced               a newer connection of the device drives the session by now
 
@@ -21,6 +22,7 @@ __all__ = [
     "InboxFull",
     "KeyOfAnotherRequest",
     "NotRegistered",
+    "SessionEnded",
     "SessionExists",
     "SessionNotFound",
     "StateError",
@@ -76,6 +78,10 @@ class TaskNameTaken(StateError):
 
 class SessionExists(StateError):
     """The session id is in use: by another client, or by a session that has not ended."""
+
+
+class SessionEnded(StateError):
+    """The request came before, and its session has ended: this one is an echo of it."""
 
 
 class KeyOfAnotherRequest(StateError):

@@ -2,8 +2,9 @@
 
 `post` appends to the client's stream and wakes, through pub/sub, the node that holds its socket, in one atomic call.
 Delivery is at least once: an entry stays until `take`, and whoever holds the client's socket next reads what is left,
-in order. The wake-up carries the message, so that the usual way costs no read; it may be lost (a subscriber that
-reconnects, a node that dies), the entry is not. Bounded in length (`InboxFull`) and in age.
+in order. The wake-up carries the message, so that the usual way costs no read (in a Redis Cluster it only says that
+there is something to read); it may be lost (a subscriber that reconnects, a node that dies), the entry is not. Bounded
+in length (`InboxFull`) and in age.
 """
 
 from dataclasses import dataclass
@@ -127,9 +128,10 @@ class Inbox:
             )
         node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
         if node_id and not self._voice.script_prefix:
-            # Also when it was posted before (no entry id): the wake-up of that time may not have been said.
-            body = message if entry_id else b""
-            receivers = await self._voice.tell(node_id, "inbox", client_id, entry_id, body)
+            # Only that there is something: wake-ups that are not said in the script that stored the message may
+            # overtake each other, and come after the inbox was read for another reason. Also when it was posted
+            # before: the wake-up of that time may not have been said.
+            receivers = await self._voice.tell(node_id, "inbox", client_id, "", "")
         return Posted(node_id, entry_id, receivers)
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:
@@ -138,9 +140,9 @@ class Inbox:
         reply = await self._redis.command("XRANGE", self._keys.inbox(client_id), start, "+", "COUNT", READ)
         return [Entry(entry_id.decode(), fields[b"m"]) for entry_id, fields in reply]
 
-    async def take(self, client_id: str, entry_id: str) -> None:
-        """Remove a message that the socket has taken. Safe to repeat."""
-        await self._redis.command("XDEL", self._keys.inbox(client_id), entry_id)
+    async def take(self, client_id: str, *entry_ids: str) -> None:
+        """Remove messages that the socket has taken. Safe to repeat."""
+        await self._redis.command("XDEL", self._keys.inbox(client_id), *entry_ids)
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""

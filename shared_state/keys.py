@@ -20,7 +20,7 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:session:{<id>}:journal` | list | its steps in full, for whoever takes it over | until it ends |
 | `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
 | `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | an hour while it arrives, then as results |
-| `aip:due` | zset | `client:<id>` or `session:<id>` → when it is to be looked at, ms | a day after the last |
+| `aip:due` | zset | `client:<id>`, `session:<id>` or `end:<id>` → when to look at it, ms | a day after the last |
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:idempotency:{<name>}` | hash | a request under a key: attempt, answer | `idempotency_ttl_s` |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |

@@ -80,11 +80,15 @@ class Lane:
 
     async def close(self) -> None:
         """Let what is under way finish (within the time of a call); what waits is answered with StateUnavailable."""
-        if self._pipelines:
-            await asyncio.wait(self._pipelines, timeout=self._timeout_s)
-        for call in self._waiting:
+        # First those that wait: a pipeline that ends would take them along.
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
             call.answer(StateUnavailable(CLOSED))
-        self._waiting.clear()
+        if self._pipelines:
+            _, unfinished = await asyncio.wait(self._pipelines, timeout=self._timeout_s)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     def _schedule(self) -> None:
         if not self._scheduled and len(self._pipelines) < MAX_PIPELINES:

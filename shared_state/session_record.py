@@ -50,6 +50,8 @@ class Session:
     request: str
     planner: str
     owner: str = ""
+    # The client's own id of the request: a task that arrives twice is known by it, also after its end.
+    request_id: str = ""
     state: SessionState = SessionState.CREATED
     created_ms: int = 0
     deadline_ms: int = 0
@@ -65,6 +67,7 @@ class Session:
     completion_tokens: int = 0
     commands: bytes = b""
     response_id: str = ""
+    end_id: str = ""
     queue_until_ms: int | None = None
     attempts: int = 1
     max_attempts: int = 1
@@ -134,6 +137,7 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         completion_tokens=ms(b"completion_tokens") or 0,
         commands=fields.get(b"commands", b""),
         response_id=text(b"response_id"),
+        end_id=text(b"end_id"),
         queue_until_ms=ms(b"queue_until_ms"),
         attempts=ms(b"attempts") or 1,
         max_attempts=ms(b"max_attempts") or 1,

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from shared_state.connection import Connection
-from shared_state.errors import Fenced, SessionExists, SessionNotFound, TaskNameTaken
+from shared_state.errors import Fenced, SessionEnded, SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys
 from shared_state.session_record import TERMINAL, Ended, EndIf, Event, Session, SessionState, parse, place
 from shared_state.voice import Voice
@@ -78,7 +78,8 @@ class Sessions:
     async def create(self, session: Session, *, durable: bool = False) -> None:
         """Store a new session as `created`. `durable`: as for `Connection.command`.
 
-        Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only.
+        Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only; and
+        SessionEnded if it is the session of this very request that has ended.
         """
         fields: list[str | bytes | int | float] = [
             *("client_id", session.client_id, "task_name", session.task_name, "request", session.request),
@@ -116,10 +117,12 @@ class Sessions:
         reply = await self._redis.script(
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
-            [session.owner, self._life_ms(session.span_s), event, session.created_ms, *fields],
+            [session.owner, self._life_ms(session.span_s), event, session.created_ms, session.request_id, *fields],
             durable=durable,
         )
         await index
+        if reply[0] == 2:
+            raise SessionEnded(f"Session '{session.session_id}' has ended")
         if reply[0] != 1:
             raise SessionExists(f"Session '{session.session_id}' is in use")
 
@@ -171,16 +174,17 @@ class Sessions:
             await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
-    async def requeue(self, session_id: str, attempt: int) -> int | None:
+    async def requeue(self, session_id: str, attempt: int, *, unsent: bool = False) -> int | None:
         """Let a session whose device never took it wait for the device again. Safe to repeat.
 
-        Returns the number of the attempt that begins, or None if `attempt` was the last, or the device took it.
+        With `unsent` only if its task was never sent. Returns the number of the attempt that begins, or None if
+        `attempt` was the last, the device took it, or it waits for the device anyway.
         """
         event = orjson.dumps({"event": "requeued", "attempt": attempt + 1})
         reply = await self._redis.script(
             "session_requeue",
             [self._keys.session(session_id), self._keys.session_events(session_id)],
-            [event, attempt],
+            [event, attempt, "1" if unsent else ""],
         )
         return int(reply[0]) or None
 

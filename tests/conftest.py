@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
+from lib.topologies import Cluster
 
 from shared_state import State
 from tests.support.backends import Backend
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, require_redis
 
 # No deadline: a slow machine is not a failure. In continuous integration the same examples every time.
 settings.register_profile("aip", deadline=None, print_blob=True)
@@ -39,13 +40,28 @@ def own_redis() -> Iterator[RedisServer]:
         server.remove()
 
 
-@pytest.fixture(params=["fakeredis", "redis"])
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real Redis Cluster, one for every worker."""
+    require_redis()
+    cluster = Cluster(tmp_path_factory.mktemp("redis-cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.dispose()
+
+
+@pytest.fixture(params=["fakeredis", "redis", "cluster"])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
-    """Both backends, one after the other; at the end every key must have had a time to live."""
+    """Every backend, one after the other; at the end every key must have had a time to live."""
     name: str = request.param
     if name == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         url = server.url
+    elif name == "cluster":
+        cluster: Cluster = request.getfixturevalue("redis_cluster")
+        url = cluster.url
     else:
         url = f"embedded://{uuid.uuid4().hex}"
     backend = Backend(name, url)

@@ -52,6 +52,8 @@ class _Run:
     request: str
     task_name: str
     metadata: dict[str, Any]
+    # The same however often the task is sent: the cluster knows a repetition by it, even after the end.
+    request_id: str = field(default_factory=new_id)
     acknowledged: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     ended: "asyncio.Future[ServerMessage]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -269,6 +271,7 @@ class DeviceChannel:
                 request=run.request,
                 task_name=run.task_name,
                 metadata=run.metadata or None,
+                request_id=run.request_id,
             )
         except ConnectionLost:
             # The run is among those that the next link settles.

@@ -55,12 +55,14 @@ class Connection:
         "client_id",
         "client_type",
         "closing",
+        "confirming",
         "connection_id",
         "credential",
         "delivery",
         "ended_tasks",
         "features",
         "generation",
+        "handed",
         "inbox_grew",
         "last_seen_ms",
         "left_in_order",
@@ -73,6 +75,7 @@ class Connection:
         "since_ms",
         "taken",
         "target_id",
+        "task_sent",
         "token_hash",
     )
 
@@ -113,8 +116,13 @@ class Connection:
         self.closing: Close | None = None
         self.delivery = Delivery.NOT_YET
         self.inbox_grew = False
+        # Set once the newest task for this socket was sent, or turned out to be over.
+        self.task_sent: asyncio.Event | None = None
         # Inbox entries handed over whose removal from the stream is not confirmed yet.
         self.taken: set[str] = set()
+        # Those of them that are to be removed, and whether somebody is at it.
+        self.handed: list[str] = []
+        self.confirming = False
         # Names of tasks that ended lately: a late echo of one must not start it again.
         self.ended_tasks: deque[str] = deque(maxlen=ENDED_TASKS_BOUND)
 
@@ -122,6 +130,11 @@ class Connection:
     def is_device(self) -> bool:
         """Whether tasks may be run on this client."""
         return self.client_type is ClientType.DEVICE
+
+    @property
+    def closed_here(self) -> bool:
+        """Whether this node began to close the socket, and did not just find it broken."""
+        return self._cut_timer is not None
 
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property

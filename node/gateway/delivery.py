@@ -136,7 +136,10 @@ class Deliverer:
         self._take_off(connection, entry)
 
     def _take_off(self, connection: Connection, entry: Entry) -> None:
-        self._background.spawn(self._confirm(connection, entry.entry_id), "inbox-take")
+        connection.handed.append(entry.entry_id)
+        if not connection.confirming:
+            connection.confirming = True
+            self._background.spawn(self._confirm(connection), "inbox-take")
 
     def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         if entry.message.startswith(FRAME):
@@ -154,15 +157,25 @@ class Deliverer:
         else:
             log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
 
-    async def _confirm(self, connection: Connection, entry_id: str) -> None:
-        await connection.flushed()
-        if connection.closing is not None:
-            return  # perhaps not sent: it stays for the client's next socket
+    async def _confirm(self, connection: Connection) -> None:
+        """Remove from the inbox what the peer has, in batches; what it may not have stays for its next socket."""
         try:
-            await self._inbox.take(connection.client_id, entry_id)
-        except StateUnavailable:
-            # Still in the stream: the next drain finds it, skips it, and removes it.
-            if connection.delivery is Delivery.LIVE:
-                connection.delivery = Delivery.STALLED
-            return
-        connection.taken.discard(entry_id)
+            while connection.handed:
+                batch, connection.handed = connection.handed, []
+                await connection.flushed()
+                # What was written into a socket may never have left it. A device's session is resumed from its journal;
+                # of a message to any other client nobody hears again: it is removed once a pong has come behind it.
+                if not connection.is_device and not await connection.pulse.answers():
+                    return
+                if connection.closing is not None:
+                    return
+                try:
+                    await self._inbox.take(connection.client_id, *batch)
+                except StateUnavailable:
+                    # Still in the stream: the next drain finds it, skips it, and removes it.
+                    if connection.delivery is Delivery.LIVE:
+                        connection.delivery = Delivery.STALLED
+                    return
+                connection.taken.difference_update(batch)
+        finally:
+            connection.confirming = False

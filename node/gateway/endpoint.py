@@ -114,7 +114,7 @@ class Endpoint:
             log.debug("the peer is gone", extra={"client_id": connection.client_id})
         finally:
             # A socket that this node closes, or that broke, leaves its client away for a while.
-            connection.left_in_order = left_with == GOODBYE and connection.closing is None
+            connection.left_in_order = left_with == GOODBYE and not connection.closed_here
             connection.closing = connection.closing or Close.UNAVAILABLE
             connection.abandon()
             await self._transfers.abort(connection)

@@ -44,7 +44,13 @@ class Holding:
             await asyncio.gather(*(self._touch(c) for c in part))
 
     async def compare(self) -> None:
-        """The bus was away: sockets whose client was taken over meanwhile give way, registrations lost come back."""
+        """The bus was away, or Redis failed over: what the registry says of this node, and its sockets, are made one.
+
+        Sockets whose client was taken over give way, registrations that were lost come back, those without a socket go.
+        """
+        for client_id in await self._state.clients.on_node(self._node_id):
+            if self._hub.get(client_id) is None:
+                await self._leaving.drop_ghost(client_id)
         for part in self._registered():
             holders = await self._state.clients.holders([c.client_id for c in part])
             await asyncio.gather(*(self._claim(c) for c in part if holders[c.client_id] != c.connection_id))
@@ -72,9 +78,16 @@ class Holding:
             registration = registration_of(connection, self._node_id)
             proof = Proof(new_token_hash=connection.token_hash, credential=connection.credential)
             try:
-                admitted = await self._state.clients.register(registration, proof=proof, displace=False)
+                admitted = await self._state.clients.register(
+                    registration, proof=proof, displace=False, generation=connection.generation
+                )
             except AlreadyRegistered as held:
                 log.warning("another socket holds the client by now", extra={"client_id": connection.client_id})
                 self._leaving.give_way(connection, Close.LOST_REGISTRATION if not held.node_id else Close.TAKEN_OVER)
             else:
                 connection.generation = admitted.generation
+                # While nobody held the client, messages came for it without a word to this node.
+                if connection.delivery is Delivery.LIVE:
+                    connection.delivery = Delivery.STALLED
+                else:
+                    connection.inbox_grew = True

@@ -90,6 +90,26 @@ class Leaving:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_CAP_S)
 
+    async def drop_ghost(self, client_id: str) -> None:
+        """The registry believes in a socket of this node that is not there: a goodbye was lost, with a failover.
+
+        Raises StateUnavailable; safe to repeat.
+        """
+        async with self._hub.lock(client_id):
+            if self._hub.get(client_id) is not None:
+                return
+            if self._grace_s > 0:
+                await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
+            left = await self._state.clients.reap(client_id, self._node_id, away_s=self._grace_s)
+            await self._state.clients.unlist_on_node(self._node_id, client_id)
+        if not left.held:
+            return
+        log.warning("a registration without a socket", extra={"client_id": client_id})
+        if self._grace_s > 0:
+            await self._departures.suspend_under_way(left.sessions, left.generation)
+        else:
+            await self._departures.end(client_id, left.sessions)
+
     # -- sockets that lost their client ------------------------------------------------------------------------------
     def give_way(self, connection: Connection, why: Close = Close.TAKEN_OVER) -> None:
         """Another socket holds the client by now: this one has nothing left but to be closed."""
@@ -103,8 +123,11 @@ class Leaving:
     async def on_evict(self, rest: bytes) -> None:
         """A frame `<client>\\n<connection>`: another node's socket took the client over from one of ours."""
         client_id, _, connection_id = rest.decode().partition("\n")
-        connection = self._hub.get(client_id)
-        if connection is not None and connection.connection_id == connection_id:
+        # The socket may be registering still, its place in the hub not taken: it lost the client all the same.
+        async with self._hub.lock(client_id):
+            connection = self._hub.get(client_id)
+            if connection is None or connection.connection_id != connection_id:
+                return
             self.give_way(connection)
             try:
                 await self._state.clients.unlist_on_node(self._node_id, client_id)

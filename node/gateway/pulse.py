@@ -19,7 +19,10 @@ class Pulse:
     __slots__ = ("_protocol",)
 
     def __init__(self, protocol: Any = None) -> None:
-        known = all(hasattr(protocol, name) for name in ("transport", "pending_ping_payload", "send_keepalive_ping"))
+        known = all(
+            hasattr(protocol, name)
+            for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
+        )
         self._protocol = protocol if known else None
 
     def cut(self) -> None:
@@ -35,13 +38,39 @@ class Pulse:
         if protocol.transport.is_closing():
             return False
         if protocol.pending_ping_payload is None:
-            if protocol.ping_timer is not None:
-                protocol.ping_timer.cancel()
-            protocol.send_keepalive_ping()
+            self._ping(protocol)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while protocol.pending_ping_payload is not None:
             if loop.time() >= end:
-                return False
+                # Nothing is read while a frame is being handled: then the silence is this node's.
+                return bool(protocol.read_paused)
+            await asyncio.sleep(LOOK_EVERY_S)
+        return not protocol.transport.is_closing()
+
+    async def answers(self) -> bool:
+        """Whether the peer answers a ping that is sent now, and so has read whatever was sent to it before.
+
+        Waits as long as the keep-alive does before it gives a socket up. Cancelling is safe.
+        """
+        protocol = self._protocol
+        if protocol is None:
+            return True
+        # A ping that is on its way already says nothing of what was sent behind it.
+        if await self._ponged(protocol):
+            self._ping(protocol)
+            return await self._ponged(protocol)
+        return False
+
+    @staticmethod
+    def _ping(protocol: Any) -> None:
+        if protocol.ping_timer is not None:
+            protocol.ping_timer.cancel()
+        protocol.send_keepalive_ping()
+
+    @staticmethod
+    async def _ponged(protocol: Any) -> bool:
+        # uvicorn has no event for a pong.
+        while protocol.pending_ping_payload is not None and not protocol.transport.is_closing():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()

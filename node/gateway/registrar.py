@@ -160,8 +160,8 @@ class Registrar:
     async def _check_target(self, connection: Connection) -> None:
         if connection.client_type is not ClientType.CONSTELLATION or not connection.target_id:
             return
-        # A device that is away for a moment is still there for its orchestrator.
-        target = await self._state.clients.get(connection.target_id)
+        # A device that is away for a moment is still there for its orchestrator; so is one whose node has just died.
+        target = await self._state.clients.find(connection.target_id)
         if target is None or target.client_type != ClientType.DEVICE:
             raise RegistrationRefused(
                 f"Target device '{connection.target_id}' is not connected", Close.BAD_REGISTRATION, "no_target"
@@ -185,7 +185,7 @@ class Registrar:
 
     async def update_profile(self, connection: Connection, message: ClientMessage) -> None:
         """A device pushed a fresh profile. Raises StateUnavailable."""
-        profile = profile_of(message)
+        profile, _ = _without_token(message)
         connection.profile = _bounded(profile)
         connection.features = features_of(profile) or connection.features
         await self._state.clients.touch(
@@ -201,13 +201,19 @@ def _read(connection: Connection, message: ClientMessage) -> str:
     connection.client_type = message.client_type
     if message.target_id:
         connection.target_id = check_client_id(message.target_id, "target_id")
-    profile = dict(profile_of(message))
-    token = profile.pop(TOKEN_FIELD, None)
+    profile, token = _without_token(message)
     connection.platform = platform_of(profile)
     connection.features = features_of(profile)
     connection.payload_format = profile.get("aip_format") == "payload"
     connection.profile = _bounded(profile)
-    return token if isinstance(token, str) else ""
+    return token
+
+
+def _without_token(message: ClientMessage) -> tuple[dict[str, Any], str]:
+    """The profile, which anybody may read, and the resume token in it, which nobody may; '' for none."""
+    profile = dict(profile_of(message))
+    token = profile.pop(TOKEN_FIELD, None)
+    return profile, token if isinstance(token, str) else ""
 
 
 def _hash(token: str) -> str:

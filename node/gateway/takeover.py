@@ -68,6 +68,11 @@ class Probes:
         self._background.spawn(self._answer(client_id, connection_id, asker, probe_id), "probe")
 
     async def _answer(self, client_id: str, connection_id: str, asker: str, probe_id: str) -> None:
+        connection = self._hub.get(client_id)
+        if connection is None or connection.connection_id != connection_id:
+            # It may be registering now: stored already, and not yet to be found here.
+            async with self._hub.lock(client_id):
+                pass
         alive = await self._look(client_id, connection_id)
         try:
             await self._bus.tell(asker, "probed", probe_id, "1" if alive else "0")

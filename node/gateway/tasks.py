@@ -18,13 +18,22 @@ from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
-from shared_state.errors import InboxFull, NotRegistered, SessionExists, StateError, TaskNameTaken, TooManySessions
+from shared_state.errors import (
+    InboxFull,
+    NotRegistered,
+    SessionEnded,
+    SessionExists,
+    StateError,
+    TaskNameTaken,
+    TooManySessions,
+)
 from shared_state.sessions import SessionState
 
 __all__ = ["TaskIntake", "target_of"]
 
 _COMMANDS = TypeAdapter(list[Command])
 COMMANDS_BOUND = 256
+REQUEST_ID_CHARS = 128
 
 
 class TaskIntake:
@@ -69,8 +78,14 @@ class TaskIntake:
                 planner=self._planner_of(metadata),
                 metadata=metadata,
                 owner=connection.client_id,
+                request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
                 attempt=Attempt.fresh(session_id),
             )
+        except SessionEnded:
+            # A frame that took long, of a socket that its client has long given up: the task was sent again since.
+            self._accept(connection, session_id)
+            if (end := await self._service.stored_end(session_id)) is not None:
+                connection.send(end)
         except (NotRegistered, PlannerRefused, InboxFull, TooManySessions, TaskNameTaken, SessionExists) as exc:
             await self._refuse(connection, session_id, task_name or session_id, target_id, exc)
         else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from aip.ids import now_ms
 from node.sessions.orders import TaskOrder
+from node.sessions.planners import Planners
 from node.sessions.service import DEVICE_GONE, SessionService
 from shared_state import State
 from shared_state.due import DueKind
@@ -24,14 +25,17 @@ log = logging.getLogger(__name__)
 DUE_MARGIN_S = 0.2
 UNDER_WAY = frozenset({SessionState.DISPATCHED, SessionState.RUNNING})
 CHUNK = 100
+# Longer than a dispatch takes to store the session, also at the second attempt.
+OVERTAKEN_S = 0.5
 
 
 class Departures:
     """Suspends and ends the sessions of devices that left."""
 
-    def __init__(self, state: State, service: SessionService, node_id: str) -> None:
+    def __init__(self, state: State, service: SessionService, planners: Planners, node_id: str) -> None:
         self._state = state
         self._service = service
+        self._planners = planners
         self._node_id = node_id
 
     async def suspend(self, session_ids: Sequence[str], generation: int) -> None:
@@ -66,17 +70,30 @@ class Departures:
     async def _end(self, client_id: str, session_id: str) -> None:
         if await self._try_again(session_id):
             return
-        ended = await self._service.end_surely(
-            session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
-        )
+        ended = await self._cancel(session_id)
+        if ended is None:
+            # The task may have overtaken its session: they are stored side by side.
+            await asyncio.sleep(OVERTAKEN_S)
+            ended = await self._cancel(session_id)
         if ended is None or (isinstance(ended, SessionState) and ended in TERMINAL):
             # Not stored (any more); or it ended before, and whoever ended it died before noting that here.
+            await self._settle(client_id, session_id)
+
+    async def _cancel(self, session_id: str) -> Ended | SessionState | None:
+        return await self._service.end_surely(
+            session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
+        )
+
+    async def _settle(self, client_id: str, session_id: str) -> None:
+        try:
             await self._state.inbox.settle(client_id, session_id)
+        except StateUnavailable as exc:
+            log.debug("settled with the device's next registration", extra={"reason": str(exc)})
 
     async def _try_again(self, session_id: str) -> bool:
         try:
             session = await self._state.sessions.find(session_id)
-            if session is None or session.max_attempts <= session.attempts:
+            if session is None or session.max_attempts <= session.attempts or _waits(session):
                 return False
             return await self._requeue(session)
         except StateUnavailable as exc:
@@ -86,7 +103,10 @@ class Departures:
     async def _requeue(self, session: Session) -> bool:
         left_s = (session.deadline_ms - now_ms()) / 1000
         await self._state.due.add(DueKind.SESSION, session.session_id, max(0.0, left_s) + DUE_MARGIN_S)
-        attempt = await self._state.sessions.requeue(session.session_id, session.attempts)
+        # A device that works on its own has taken a task once it was sent.
+        planner = self._planners.get(session.planner)
+        unsent = planner is None or planner.device_driven
+        attempt = await self._state.sessions.requeue(session.session_id, session.attempts, unsent=unsent)
         if attempt is None:
             return False
         message = b"task\n" + TaskOrder.of(session).to_json()
@@ -110,3 +130,9 @@ class Departures:
         except SessionNotFound:
             return True
         return isinstance(ended, Ended) or ended is not SessionState.CREATED
+
+
+def _waits(session: Session) -> bool:
+    """Whether its task waits for the device already: its time is the one it was given."""
+    until_ms = session.queue_until_ms
+    return session.state is SessionState.CREATED and until_ms is not None and until_ms > now_ms()

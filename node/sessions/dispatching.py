@@ -99,14 +99,15 @@ class Dispatcher:
         planner: str | None,
         metadata: dict[str, Any],
         owner: str = "",
+        request_id: str = "",
         attempt: Attempt | None = None,
         patience: Patience = IMPATIENT,
     ) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
-        Raises NotRegistered, TaskNameTaken, SessionExists, PlannerRefused, InboxFull or TooManySessions, and then no
-        session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may then be
-        unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
+        Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull or TooManySessions,
+        and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
+        then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
         attempt = attempt or Attempt.fresh()
         name = task_name or attempt.session_id
@@ -130,6 +131,7 @@ class Dispatcher:
                 request=request,
                 planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
                 owner=owner,
+                request_id=request_id,
                 created_ms=attempt.created_ms,
                 deadline_ms=attempt.created_ms + int(span_s * 1000),
                 timeout_s=timeout_s,

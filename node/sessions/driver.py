@@ -84,6 +84,8 @@ class Driver:
             names = _focused(session.platform.focus, names, turn.calls, turn.results)
         # A step that was sent over an earlier connection, and is not answered yet.
         unanswered = restored.act
+        # Of steps that were not worth a call of their own: stored with the next.
+        behind: list[Mapping[str, Any]] = []
         try:
             while True:
                 if unanswered is not None:
@@ -99,12 +101,13 @@ class Driver:
                     # A socket that is about to be moved gets no further step: it is made where its device comes back.
                     await session.connection.released()
                     session.in_step = True
-                    if not await self._note(session, step, response_id):
+                    if not await self._note(session, step, response_id, behind):
                         return None
                 results = await self._act(session, step, response_id, names)
                 session.in_step = False
                 if results is None:
                     return None
+                behind = [] if session.planner.wants_tools else [results_entry(results)]
                 task.turns.append(Turn(step.calls, results, step.text))
                 names = _focused(session.platform.focus, names, step.calls, results)
         except asyncio.CancelledError:
@@ -146,14 +149,16 @@ class Driver:
             await self._advance(session, None, event, fields=_spent(task.tokens))
         return step
 
-    async def _note(self, session: LocalSession, step: Act, response_id: str) -> bool:
-        """Store a step that is about to be sent. False if the session is over."""
+    async def _note(
+        self, session: LocalSession, step: Act, response_id: str, behind: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """Store a step that is about to be sent, and what came of the one before. False if the session is over."""
         event: dict[str, Any] = {
             "event": "commands",
             "response_id": response_id,
             "actions": [self._secrets.strip(c.command).model_dump(exclude_none=True) for c in step.calls],
         }
-        journal = [act_entry(step, response_id)]
+        journal = [*behind, act_entry(step, response_id)]
         return await self._advance(session, SessionState.RUNNING, event, journal=journal) is not None
 
     async def _act(self, session: LocalSession, step: Act, response_id: str, names: AgentNames) -> list[Result] | None:

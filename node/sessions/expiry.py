@@ -1,4 +1,4 @@
-"""Looks at what is due: clients that may stay away no longer, tasks that may wait for their device no longer.
+"""Looks at what is due: absences that are over, tasks that may wait no longer, ends that nobody may have been told of.
 
 Every node does, once a second, for the whole cluster; what one claims the others leave to it for a while, and take up
 again if it dies with it. When Redis is away nothing is due.
@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from node.sessions.departures import Departures
+from node.sessions.service import SessionService
 from shared_state import State
 from shared_state.due import CLAIM_AT_MOST, DueItem, DueKind
 from shared_state.errors import StateError
@@ -20,8 +21,9 @@ log = logging.getLogger(__name__)
 class Expiry:
     """The node's share in ending what is over."""
 
-    def __init__(self, state: State, departures: Departures) -> None:
+    def __init__(self, state: State, departures: Departures, service: SessionService) -> None:
         self._state = state
+        self._service = service
         self._departures = departures
 
     async def run_once(self) -> None:
@@ -34,19 +36,24 @@ class Expiry:
 
     async def _look_at(self, item: DueItem) -> None:
         try:
-            settled = await (self._client(item.item_id) if item.kind is DueKind.CLIENT else self._session(item.item_id))
-            if settled:
+            if await self._settle(item):
                 await self._state.due.done(item)
         except StateError as exc:
             log.warning("looked at again later", extra={"item": item.item_id, "reason": str(exc)})
+
+    async def _settle(self, item: DueItem) -> bool:
+        if item.kind is DueKind.CLIENT:
+            return await self._client(item.item_id)
+        if item.kind is DueKind.SESSION:
+            return await self._departures.waited_enough(item.item_id)
+        await self._service.tell_again(item.item_id)
+        return True
 
     async def _client(self, client_id: str) -> bool:
         absence = await self._state.clients.expire(client_id)
         if absence.over:
             await self._departures.end(client_id, absence.sessions)
+        if absence.ended_now:
             self._state.events.append("client_left", client_id=client_id)
             log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})
         return not absence.may_return
-
-    async def _session(self, session_id: str) -> bool:
-        return await self._departures.waited_enough(session_id)

@@ -1,18 +1,24 @@
 """The journal of a server-driven session: what its planner saw, as JSON, and back.
 
 An entry `act` is a step before it is sent: the calls, what the planner said with them, the id they are sent under. An
-entry `results` holds what came of it. Where the planner decides without waiting, the results are not stored: the device
-that recognises the step answers it again.
+entry `results` holds what came of it. Where the planner decides without waiting, the results are stored with the next
+step: until then, the device that recognises the step answers it again. An entry may be there twice, where its call was
+repeated: a step under the same id is the same step, and results count once. A result larger than any planner would look
+at again is kept as its beginning: the journal stays small, whatever the device answers.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from aip import Command, Result
 from node.sessions.local_session import Restored
 from node.sessions.planners import Act, Call, Tokens, Turn
 
 __all__ = ["act_entry", "restore", "results_entry"]
+
+RESULT_BYTES = 262_144
 
 
 def act_entry(act: Act, response_id: str) -> dict[str, Any]:
@@ -30,7 +36,15 @@ def act_entry(act: Act, response_id: str) -> dict[str, Any]:
 
 def results_entry(results: Sequence[Result]) -> dict[str, Any]:
     """The entry of what came of the last step."""
-    return {"results": [r.model_dump(mode="json", exclude_none=True) for r in results]}
+    return {"results": [_bounded(r.model_dump(mode="json", exclude_none=True)) for r in results]}
+
+
+def _bounded(result: dict[str, Any]) -> dict[str, Any]:
+    raw = orjson.dumps(result.get("result"))
+    if len(raw) <= RESULT_BYTES:
+        return result
+    beginning = raw[:RESULT_BYTES].decode("utf-8", "ignore")
+    return {**result, "result": f"{beginning} ... (the first {RESULT_BYTES} of {len(raw)} bytes)"}
 
 
 def restore(entries: Sequence[Mapping[str, Any]], tokens: Tokens) -> Restored:

@@ -6,10 +6,12 @@ what was carried out. From the first step over the new connection on, older ones
 midst, what is left is resumed as soon as it is back.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+from node.background import Background
 from node.gateway.connection import Connection
 from node.sessions.journal import restore
 from node.sessions.local_session import Restored
@@ -30,18 +32,29 @@ NOT_REPEATABLE = (
     "again: whether it was carried out is not known"
 )
 STARTED_ANEW = "The device was started anew while it worked on the task"
+# How long a session may be stored after its task was posted: Redis is asked a second time.
+UNSTORED_WAIT_S = 0.5
 
 
 class Resumption:
     """Takes sessions over for the devices that register on this node."""
 
     def __init__(
-        self, state: State, runner: Runner, service: SessionService, planners: Planners, *, node_id: str, grace_s: float
+        self,
+        state: State,
+        runner: Runner,
+        service: SessionService,
+        planners: Planners,
+        background: Background,
+        *,
+        node_id: str,
+        grace_s: float,
     ) -> None:
         self._state = state
         self._runner = runner
         self._service = service
         self._planners = planners
+        self._background = background
         self._node_id = node_id
         self._grace = grace_s > 0
         self._postponed: WeakKeyDictionary[Connection, list[str]] = WeakKeyDictionary()
@@ -76,11 +89,19 @@ class Resumption:
 
     async def _fence(self, connection: Connection, session_id: str) -> SessionState | None:
         """Let no older connection make a step. The state; None if there is no session, or a newer one drives it."""
-        try:
-            return await self._state.sessions.advance(session_id, None, generation=connection.generation)
-        except (Fenced, SessionNotFound) as exc:
-            log.info("not resumed", extra={"session_id": session_id, "reason": str(exc)})
-            return None
+        for wait_s in (UNSTORED_WAIT_S, 0.0):
+            try:
+                return await self._state.sessions.advance(session_id, None, generation=connection.generation)
+            except Fenced as exc:
+                log.info("not resumed", extra={"session_id": session_id, "reason": str(exc)})
+                return None
+            except SessionNotFound:
+                # The task may have overtaken its session: they live in different slots.
+                await asyncio.sleep(wait_s)
+        # Its dispatch did not come to its end, and is not looked at with every registration from now on.
+        log.info("not resumed", extra={"session_id": session_id, "reason": "it is not stored"})
+        await self._state.inbox.settle(connection.client_id, session_id)
+        return None
 
     def later(self, connection: Connection, session_ids: Sequence[str]) -> None:
         """Redis is away: to be resumed with `resume_postponed`."""
@@ -98,10 +119,11 @@ class Resumption:
         if await self._fence(connection, session_id) is None:
             return
         session = await self._state.sessions.find(session_id)
-        if session is None or session.state in TERMINAL:
+        if session is None:
+            return
+        if session.state in TERMINAL:
             # Its end was stored, and not yet noted with its device.
-            if session is not None:
-                await self._state.inbox.settle(connection.client_id, session_id)
+            await self._state.inbox.settle(connection.client_id, session_id)
             return
         try:
             order = TaskOrder.of(session)
@@ -117,9 +139,9 @@ class Resumption:
         hindrance = _hindrance(connection, session, planner, restored)
         if not self._grace:
             # Nobody is waited for: what ran over the broken socket is over, as in UFO's server.
-            await self._give_up(connection, session, SessionState.CANCELLED, DEVICE_GONE)
+            self._give_up(connection, session, SessionState.CANCELLED, DEVICE_GONE)
         elif hindrance is not None:
-            await self._give_up(connection, session, SessionState.FAILED, hindrance)
+            self._give_up(connection, session, SessionState.FAILED, hindrance)
         else:
             await self._take(connection, session, order, restored)
 
@@ -137,17 +159,15 @@ class Resumption:
         if now not in TERMINAL and connection.closing is None:
             self._runner.adopt(connection, order, restored, started=started)
 
-    async def _give_up(self, connection: Connection, session: Session, state: SessionState, why: str) -> None:
+    def _give_up(self, connection: Connection, session: Session, state: SessionState, why: str) -> None:
+        # Not cut short with the registration: whoever asked for the task is told, also once Redis is back.
+        self._background.spawn(self._end(session.session_id, state, why, connection.generation), "session-end")
+
+    async def _end(self, session_id: str, state: SessionState, why: str, generation: int) -> None:
         try:
-            await self._service.end(
-                session.session_id,
-                state,
-                error=why,
-                generation=connection.generation,
-                stop_device=True,
-            )
-        except (Fenced, SessionNotFound) as exc:
-            log.info("not ended", extra={"session_id": session.session_id, "reason": str(exc)})
+            await self._service.end_surely(session_id, state, error=why, generation=generation, stop_device=True)
+        except Fenced as exc:
+            log.info("not ended", extra={"session_id": session_id, "reason": str(exc)})
 
 
 def _hindrance(connection: Connection, session: Session, planner: Planner, restored: Restored) -> str | None:

@@ -110,7 +110,8 @@ class Runner:
             return
         if not verify:
             self._send_task(session)
-        self._background.spawn(self._begin(session, sent=not verify), "session-begin")
+        before, connection.task_sent = connection.task_sent, asyncio.Event()
+        self._background.spawn(self._begin(session, before, connection.task_sent, sent=not verify), "session-begin")
 
     def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
@@ -171,12 +172,22 @@ class Runner:
             )
         )
 
-    async def _begin(self, session: LocalSession, *, sent: bool) -> None:
-        state = await self._advance(session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id})
-        if state is None or session.over:
-            return
-        if not sent:
-            self._send_task(session)
+    async def _begin(
+        self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event, *, sent: bool
+    ) -> None:
+        try:
+            state = await self._advance(
+                session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
+            )
+            if not sent and before is not None:
+                # Sessions are looked up side by side, in a Redis Cluster on several servers; tasks keep their order.
+                await before.wait()
+            if state is None or session.over:
+                return
+            if not sent:
+                self._send_task(session)
+        finally:
+            sending.set()
         if not session.planner.device_driven and not session.running:
             self._await_echo(session)
 
@@ -307,7 +318,12 @@ class Runner:
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
             ended = await self._service.end_surely(
-                session.session_id, state, result=result, error=error, generation=generation
+                session.session_id,
+                state,
+                result=result,
+                error=error,
+                generation=generation,
+                owned=bool(session.order.owner),
             )
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
@@ -352,9 +368,9 @@ class Runner:
             self._forget(session)
             await self._tell_device_of_stored_end(session)
         elif session is None and connection is not None:
-            stored = await self._state.sessions.find(session_id)
-            if stored is not None and stored.state in TERMINAL and stored.client_id == connection.client_id:
-                connection.send(task_end(session_id, stored.task_name, stored.state, stored.result, stored.error))
+            end = await self._service.stored_end(session_id)
+            if end is not None:
+                connection.send(end)
 
     async def look_again(self) -> None:
         """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""
@@ -369,12 +385,11 @@ class Runner:
 
     async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
         try:
-            stored = await self._state.sessions.find(session.session_id)
+            end = await self._service.stored_end(session.session_id)
         except StateError:
-            stored = None
-        state = stored.state if stored else SessionState.CANCELLED
-        result, error = (stored.result, stored.error) if stored else (None, None)
-        session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+            end = None
+        nowhere = task_end(session.session_id, session.order.task_name, SessionState.CANCELLED, None, None)
+        session.connection.send(end or nowhere)
 
     def let_go(self, connection: Connection) -> list[str]:
         """The socket is gone, or another has taken its place: stop here what ran over it. Returns the session ids."""

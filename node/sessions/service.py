@@ -16,6 +16,7 @@ from node.sessions.orders import TaskOrder
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from shared_state import State
+from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
 
@@ -28,6 +29,10 @@ CANCELLED = "Task was cancelled on request"
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
+# Whoever is told later than that may be told by another node. Sooner than the mark of a posted message expires.
+TOLD_WITHIN_S = 10.0
+# Whoever was told sooner than that is not told twice: the mark of the message stands.
+SURELY_TOLD_S = 30.0
 
 
 def task_end(session_id: str, task_name: str, state: SessionState, result: Any, error: str | None) -> ServerMessage:
@@ -66,29 +71,40 @@ class SessionService:
         generation: int | None = None,
         end_id: str = "",
         stop_device: bool = False,
+        owned: bool = True,
     ) -> Ended | SessionState:
         """End a session, and tell whoever asked for it; with `stop_device` its device too.
 
+        `owned` is False where it is known that only REST asked for it: then there is nobody to be told.
         Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound, StateUnavailable, and
         Fenced if a connection newer than `generation` drives it; repeating with the same `end_id` is safe, and finishes
         what a failure left undone.
         """
         end_id = end_id or new_id()
-        ended = await self._state.sessions.end(
+        ending = self._state.sessions.end(
             session_id, state, result=result, error=error, end_if=end_if, generation=generation, end_id=end_id
         )
+        if owned:
+            # Should this node die after the end was stored, another one tells of it.
+            ended, _ = await asyncio.gather(ending, self._state.due.add(DueKind.END, session_id, TOLD_WITHIN_S))
+        else:
+            ended = await ending
         if not isinstance(ended, Ended):
             if ended in TERMINAL:
                 self._metrics.late_ends.inc()
+                if owned:
+                    await self._forget_if_told(session_id)
             return ended
         following = [self._state.inbox.settle(ended.client_id, session_id)]
         if ended.owner and ended.owner != ended.client_id:
-            frame = encode(task_end(session_id, ended.task_name, state, result, error))
-            following.append(self._tell(ended.owner, b"frame\n" + frame, f"end:{session_id}:{end_id}"))
+            end = task_end(session_id, ended.task_name, state, result, error)
+            following.append(self._tell_owner(ended.owner, session_id, end, end_id))
         if stop_device:
             # Through its inbox: a node that does not hear the bus just now reads it there.
             following.append(self._tell(ended.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}"))
         await asyncio.gather(*following)
+        if owned:
+            await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended.labels(state.value).inc()
         self._state.events.append(
             "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error
@@ -105,6 +121,7 @@ class SessionService:
         end_if: EndIf = EndIf.ANYWAY,
         generation: int | None = None,
         stop_device: bool = False,
+        owned: bool = True,
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
 
@@ -122,6 +139,7 @@ class SessionService:
                     generation=generation,
                     end_id=end_id,
                     stop_device=stop_device,
+                    owned=owned,
                 )
             except SessionNotFound:
                 return None
@@ -132,6 +150,25 @@ class SessionService:
             await asyncio.sleep(delay_s)
             waited_s += delay_s
             delay_s = min(delay_s * 2, RETRY_CAP_S)
+
+    async def _forget_if_told(self, session_id: str) -> None:
+        """A late end asked for a second telling; of an end of long ago that would be news for nobody."""
+        session = await self._state.sessions.find(session_id)
+        if session is None or now_ms() - (session.ended_ms or 0) >= SURELY_TOLD_S * 1000:
+            await self._state.due.forget(DueKind.END, session_id)
+
+    async def _tell_owner(self, owner: str, session_id: str, end: ServerMessage, end_id: str) -> None:
+        await self._tell(owner, b"frame\n" + encode(end), f"end:{session_id}:{end_id}")
+
+    async def tell_again(self, session_id: str) -> None:
+        """The node that ended the session may have died before telling whoever asked for it. Raises StateUnavailable.
+
+        Told once, all the same: the message has an id.
+        """
+        session = await self._state.sessions.find(session_id)
+        if session is not None and session.state in TERMINAL and session.owner not in {"", session.client_id}:
+            end = task_end(session_id, session.task_name, session.state, session.result, session.error)
+            await self._tell_owner(session.owner, session_id, end, session.end_id)
 
     async def _tell(self, client_id: str, message: bytes, message_id: str) -> None:
         """Post a message, once, to a client that may be gone. Raises StateUnavailable."""
@@ -180,6 +217,13 @@ class SessionService:
     def letting_go(self) -> bool:
         """Whether requests are not to be held any longer: the node is being emptied, or on its way out."""
         return self._waiters.letting_go
+
+    async def stored_end(self, session_id: str) -> ServerMessage | None:
+        """What tells of the end of a session; None if it has not ended, or is not stored. Raises StateUnavailable."""
+        session = await self._state.sessions.find(session_id)
+        if session is None or session.state not in TERMINAL:
+            return None
+        return task_end(session_id, session.task_name, session.state, session.result, session.error)
 
     async def is_owned_by(self, session_id: str, client_id: str) -> bool:
         """Whether `client_id` asked for the session."""

@@ -19,9 +19,10 @@ __all__ = ["Steps"]
 
 log = logging.getLogger(__name__)
 
-RETRY_BASE_S = 0.2
-RETRY_CAP_S = 2.0
-OVERTAKEN_S = 0.05
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 1.0
+# How long a session is waited for that its task overtook: longer than a dispatch takes to store it the second time.
+UNSTORED_PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class Steps:
@@ -45,7 +46,8 @@ class Steps:
 
         Raises Fenced if a newer connection drives it, and SessionNotFound. Cancelling is safe: the step may be stored.
         """
-        delay_s, overtaken = RETRY_BASE_S, False
+        patience = iter(UNSTORED_PATIENCE_S if state is SessionState.DISPATCHED else UNSTORED_PATIENCE_S[:1])
+        delay_s = RETRY_BASE_S
         while not session.over:
             try:
                 now = await self._state.sessions.advance(
@@ -58,11 +60,11 @@ class Steps:
                     **fields,
                 )
             except SessionNotFound:
-                if overtaken:
-                    raise
                 # The task may have overtaken its session: they live in different slots.
-                overtaken = True
-                await asyncio.sleep(OVERTAKEN_S)
+                wait_s = next(patience, None)
+                if wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
             except StateUnavailable as exc:
                 log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
                 if state is None and not journal:

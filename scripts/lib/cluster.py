@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -122,6 +124,14 @@ class Cluster:
         gone = [child for child in self.children if child.handle.poll() is not None]
         self.children = [child for child in self.children if child not in gone]
         return gone
+
+    def stop(self, hurry: Callable[[], bool] = lambda: False) -> list[str]:
+        """Stops everything, as `processes.stop` does; returns the names of those that had to be killed."""
+        killed = stop([child.process for child in self.children], hurry=hurry)
+        for child in self.children:
+            with suppress(subprocess.TimeoutExpired):
+                child.handle.wait(timeout=1)
+        return killed
 
     def stop_node(self, name: str) -> int:
         """Stops a node in order and returns its exit code."""

@@ -13,8 +13,11 @@ __all__ = ["write_config"]
 MAX_CONNECTIONS = 16_384
 
 
-def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str) -> Path:
-    """Writes nginx.conf below `run_dir` and returns its path. Raises ScriptError."""
+def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str, *, drain_seconds: int = 300) -> Path:
+    """Writes nginx.conf below `run_dir` and returns its path. Raises ScriptError.
+
+    `drain_seconds`: how long the workers of before a reload keep their sockets.
+    """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     from loadbalancer.render import (  # noqa: PLC0415 - see above
@@ -33,6 +36,7 @@ def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str) -> Pa
             directory,
             user=_worker_user(directory),
             worker_connections=_worker_connections(),
+            drain_seconds=drain_seconds,
             access_log=str(logs / "nginx-access.log"),
             error_log=str(logs / "nginx-error.log"),
             body_limit_bytes=_from_environment("AIP_MAX_BODY_BYTES", DEFAULT_BODY_LIMIT_BYTES),

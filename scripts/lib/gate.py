@@ -15,6 +15,18 @@ __all__ = ["main"]
 
 NO_TESTS_COLLECTED = 5
 Stage = tuple[str, list[str], tuple[int, ...]]
+# What a topology changes is tested on it; the rest (the front, the planners, `scripts/up`) does not see the difference.
+TOPOLOGY_TESTS = (
+    "test_redis_loss.py",
+    "test_node_loss.py",
+    "test_tasks.py",
+    "test_identity.py",
+    "test_batches.py",
+    "test_event_streams.py",
+    "test_files.py",
+    "test_sessions_belong.py",
+    "test_load.py",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +79,7 @@ def _stages(arguments: list[str]) -> list[Stage]:
         tests = [
             ("unit tests", [*pytest, "tests/unit", "-n", "auto", *arguments], accepted),
             ("integration tests", [*pytest, "tests/integration", *arguments], accepted),
+            *(_on_topology(kind, pytest, arguments, accepted) for kind in ("sentinel", "cluster")),
             ("fault tests", [*pytest, "tests/fault", *arguments], accepted),
         ]
         if not arguments:
@@ -81,6 +94,16 @@ def _stages(arguments: list[str]) -> list[Stage]:
         ("mypy scripts", [str(program / "mypy"), "scripts/lib"], (0,)),
         *tests,
     ]
+
+
+def _on_topology(kind: str, pytest: list[str], arguments: list[str], accepted: tuple[int, ...]) -> Stage:
+    tests = [f"tests/integration/{name}" for name in TOPOLOGY_TESTS]
+    # `env`: the one difference between the stages, and what somebody types who runs one of them alone.
+    return (
+        f"integration tests ({kind})",
+        ["env", f"AIP_TEST_REDIS={kind}", *pytest, *tests, *arguments],
+        accepted,
+    )
 
 
 def _env(servers: Servers) -> dict[str, str]:

@@ -11,7 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +19,7 @@ from lib import demo
 from lib.bootstrap import ROOT, ensure_venv, one_at_a_time
 from lib.cluster import CLUSTER_JSON, MAX_NODES, Cluster, Plan
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say, tail
-from lib.processes import describe_exit, forget, recorded, stop
+from lib.processes import describe_exit, forget, recorded
 from lib.servers import ensure_servers
 
 __all__ = ["main"]
@@ -162,11 +162,8 @@ def _look_after(cluster: Cluster, stopping: Stop) -> None:
 def _stop_all(cluster: Cluster, stopping: Stop) -> None:
     if cluster.children:
         say("Stopping ...")
-    for name in stop([child.process for child in cluster.children], hurry=stopping.twice):
+    for name in cluster.stop(hurry=stopping.twice):
         say(f"{name} did not end and was killed.")
-    for child in cluster.children:
-        with suppress(Exception):
-            child.handle.wait(timeout=1)
     (cluster.plan.run_dir / CLUSTER_JSON).unlink(missing_ok=True)
     forget(cluster.plan.run_dir)
 

@@ -30,7 +30,9 @@ __all__ = ["SentinelRoute"]
 log = logging.getLogger(__name__)
 
 ASK_S = 1.0
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.25
+# Whoever has not looked for so long (frozen, or idle) has perhaps missed a failover, and looks first.
+STALE_S = 2.0
 
 
 class SentinelRoute(Route):
@@ -95,12 +97,13 @@ class SentinelRoute(Route):
 
     # -- who it is -----------------------------------------------------------------------------------------------------
     async def _primary(self) -> Server:
-        if self._server is None or self._in_doubt:
+        now = asyncio.get_running_loop().time()
+        if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
             async with self._asking:
-                if self._server is None or self._in_doubt:
+                if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
                     await self._find()
-        elif self._look is None and asyncio.get_running_loop().time() > self._asked_at + LOOK_EVERY_S:
-            self._look = asyncio.create_task(self._find(), name="sentinel-look")
+        elif self._look is None and now > self._asked_at + LOOK_EVERY_S:
+            self._look = asyncio.create_task(self._find(all_of_them=True), name="sentinel-look")
             self._look.add_done_callback(self._looked)
         if self._server is None:
             raise RedisConnectionError("no sentinel knows the primary")
@@ -111,9 +114,9 @@ class SentinelRoute(Route):
         if not task.cancelled() and task.exception() is not None:
             log.error("the sentinels could not be asked", exc_info=task.exception())
 
-    async def _find(self) -> None:
-        """Follow whom the sentinels name; nobody's word changes nothing."""
-        address = await self._ask_all()
+    async def _find(self, *, all_of_them: bool = False) -> None:
+        """Follow whom the sentinels name (with `all_of_them`, not only a majority); nobody's word changes nothing."""
+        address = await self._ask_all(all_of_them=all_of_them)
         self._asked_at = asyncio.get_running_loop().time()
         if address is None:
             return
@@ -136,7 +139,7 @@ class SentinelRoute(Route):
             primary_only=True,
         )
 
-    async def _ask_all(self) -> Address | None:
+    async def _ask_all(self, *, all_of_them: bool) -> Address | None:
         tasks = {asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels}
         found: list[tuple[int, Address]] = []
         try:
@@ -145,7 +148,7 @@ class SentinelRoute(Route):
                     answer = await done
                     if answer is not None:
                         found.append(answer)
-                    if len(found) * 2 > len(tasks):
+                    if len(found) * 2 > len(tasks) and not all_of_them:
                         break
         except TimeoutError:
             pass
@@ -157,11 +160,15 @@ class SentinelRoute(Route):
 
     async def _ask(self, sentinel: aioredis.Redis) -> tuple[int, Address] | None:
         try:
-            asking: Any = sentinel.execute_command("SENTINEL", "MASTER", self._target.service)  # type: ignore[no-untyped-call]
-            reply = await asking
-            facts = dict(zip(reply[::2], reply[1::2], strict=True))
-            return int(facts[b"config-epoch"]), (facts[b"ip"].decode(), int(facts[b"port"]))
-        except (RedisError, OSError, RuntimeError, KeyError, ValueError):
+            pipeline = sentinel.pipeline(transaction=False)
+            pipeline.execute_command("SENTINEL", "MASTER", self._target.service)
+            # Not the address of the reply above: a sentinel that leads a failover raises the epoch when it has promoted
+            # a replica, and goes on naming the old primary there until all replicas follow, a second or more.
+            pipeline.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._target.service)
+            described, address = await pipeline.execute()
+            facts = dict(zip(described[::2], described[1::2], strict=True))
+            return int(facts[b"config-epoch"]), (address[0].decode(), int(address[1]))
+        except (RedisError, OSError, RuntimeError, KeyError, ValueError, TypeError):
             return None
 
 

@@ -69,10 +69,11 @@ class Load:
         before = len(self.accepted)
         await eventually(lambda: len(self.accepted) > before + 5, "tasks are accepted again", within_s=30)
 
-    async def states(self) -> Counter[str]:
-        """What became of the accepted ones: their state, or `lost` where nobody knows them any more."""
+    async def states(self, begin: int = 0, end: int | None = None) -> Counter[str]:
+        """What became of those accepted (from number `begin`, before number `end`): their state; `lost` where nobody
+        knows them any more; `pending` where the end of it was lost, which their deadline will make good."""
         found: Counter[str] = Counter()
-        for name in self.accepted:
+        for name in self.accepted[begin:end]:
             answer = await self._cluster.nodes[0].get(f"/api/task_result/{name}", wait=20)
-            found["lost" if answer.status_code == 404 else str(answer.json().get("state"))] += 1
+            found["lost" if answer.status_code == 404 else str(answer.json().get("state") or "pending")] += 1
         return found

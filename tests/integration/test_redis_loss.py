@@ -150,7 +150,9 @@ async def test_after_redis_has_lost_everything_devices_are_reachable_again_on_th
 
     cluster.redis.shut_down(keep_data=False)
     cluster.redis.start()
-    assert cluster.redis.registration(devices[0].client_id) == {}
+    if cluster.redis.topology.kind == "single":
+        # Elsewhere the start takes so long that they may be back by now.
+        assert cluster.redis.registration(devices[0].client_id) == {}
 
     expected = sorted([*(d.client_id for d in devices), galaxy.client_id])
 

@@ -61,6 +61,7 @@ class Socket:
         self.denied_with: int | None = None
         self.denied_headers: dict[str, str] = {}
         self._heard: list[str] = []
+        self._broken = False
 
     async def __aenter__(self) -> Self:
         self._to_node.put_nowait({"type": "websocket.connect"})
@@ -134,7 +135,13 @@ class Socket:
             raise EOFError("the node's side of the socket has ended")
         return message
 
+    def break_sending(self) -> None:
+        """From now on nothing can be sent to this end any more, as uvicorn says of a peer that has closed."""
+        self._broken = True
+
     async def _on_message(self, message: Message) -> None:
+        if self._broken:
+            raise OSError("the peer is gone")
         self._from_node.put_nowait(message)
         if message["type"] == "websocket.close":
             self._to_node.put_nowait({"type": "websocket.disconnect", "code": message["code"]})

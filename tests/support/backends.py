@@ -7,7 +7,7 @@ from typing import Any
 from shared_state import State
 from shared_state.connection import Connection
 
-__all__ = ["Backend", "remove_keys", "without_life"]
+__all__ = ["Backend", "keys_under", "remove_keys", "without_life"]
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Backend:
     @property
     def is_real(self) -> bool:
         """Whether a real server answers."""
-        return self.name == "redis"
+        return self.name != "fakeredis"
 
     def state(self, **settings: Any) -> State:
         """One more process' view of the cluster. Closed at the end of the test."""
@@ -45,7 +45,7 @@ class Backend:
 
 async def without_life(connection: Connection, prefix: str) -> list[str]:
     """Keys under `prefix` that have no time to live."""
-    keys = await _keys(connection, prefix)
+    keys = await keys_under(connection, prefix)
     lives = [(key, await connection.command("PTTL", key)) for key in keys]
     # -2: it lived out its time since it was listed.
     return [key.decode() for key, life_ms in lives if life_ms != -2 and life_ms <= 0]
@@ -53,15 +53,18 @@ async def without_life(connection: Connection, prefix: str) -> list[str]:
 
 async def remove_keys(connection: Connection, prefix: str) -> None:
     """Remove every key under `prefix`."""
-    for key in await _keys(connection, prefix):
+    for key in await keys_under(connection, prefix):
         await connection.command("DEL", key)
 
 
-async def _keys(connection: Connection, prefix: str) -> list[bytes]:
+async def keys_under(connection: Connection, prefix: str) -> list[bytes]:
+    """Every key under `prefix`, sorted, on whatever server."""
     found: set[bytes] = set()
-    cursor: bytes | int = 0
-    while True:
-        cursor, keys = await connection.command("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1000)
-        found.update(keys)
-        if int(cursor) == 0:
-            return sorted(found)
+    for server in await connection._route.servers():
+        cursor: bytes | int = 0
+        while True:
+            ((cursor, keys),) = await server.pipeline([("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1000)])
+            found.update(keys)
+            if int(cursor) == 0:
+                break
+    return sorted(found)

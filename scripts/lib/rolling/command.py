@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import resource
 import shutil
 import sys
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_cleanly_on_signals()
     options = _parse(argv)
     _raise_open_files()
+    # Hundreds of devices say what each of them does.
+    logging.basicConfig(level=logging.ERROR)
     run_dir = Path(tempfile.mkdtemp(prefix="aip-rolling-"))
     # nginx's workers are nobody, and must reach their folder.
     run_dir.chmod(0o755)

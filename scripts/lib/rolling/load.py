@@ -1,6 +1,10 @@
-"""Steady dispatch through the front, each task sent once and read back at the end."""
+"""What is asked of the fleet through the front: steady dispatch over REST, and an orchestrator's tasks over sockets.
+
+Each task is sent once. Those of REST are read back at the end, those of the orchestrator are waited for.
+"""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +13,15 @@ from typing import Any
 
 import httpx
 
-__all__ = ["Load"]
+from clients.constellation import ConstellationClient, ConstellationError
+
+__all__ = ["Load", "Orders"]
 
 # Some steps are over before anybody could be asked to move, some are not.
 TOOK_S = (0.0, 0.05, 0.5, 2.0)
 READS_AT_ONCE = 20
 END_PATIENCE_S = 60.0
+FAILED_PAUSE_S = 0.5
 
 
 @dataclass
@@ -81,3 +88,36 @@ class Load:
             if over or asyncio.get_running_loop().time() > end:
                 return session
             await asyncio.sleep(0.2)
+
+
+@dataclass
+class Orders:
+    """An orchestrator that runs one task after another on each of `device_ids` until cancelled."""
+
+    client: ConstellationClient
+    device_ids: Sequence[str]
+    completed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Order, and order again."""
+        async with asyncio.TaskGroup() as ordering:
+            for device_id in self.device_ids:
+                ordering.create_task(self._keep_busy(device_id))
+
+    async def _keep_busy(self, device_id: str) -> None:
+        for number in itertools.count(1):
+            effect = f"order-{device_id}-{number}"
+            parameters = {"effect": effect, "took_s": random.choice(TOOK_S)}  # noqa: S311 - no secret
+            try:
+                result = await self.client.run(
+                    device_id, "an order", timeout_s=60, commands=[{"tool_name": "work", "parameters": parameters}]
+                )
+            except ConstellationError as exc:
+                self.failed.append(f"{effect}: {exc!r}")
+                # One that can run nothing must not fill the memory with that.
+                await asyncio.sleep(FAILED_PAUSE_S)
+            else:
+                (self.completed if result.succeeded else self.failed).append(
+                    effect if result.succeeded else f"{effect}: {result.status}, {result.error}"
+                )

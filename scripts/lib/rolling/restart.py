@@ -16,14 +16,15 @@ from functools import partial
 
 import httpx
 
+from clients.constellation import ConstellationClient
 from lib.cluster import Cluster
-from lib.processes import stop
 from lib.rolling.devices import LightDevice
-from lib.rolling.load import Load
+from lib.rolling.load import Load, Orders
 
 __all__ = ["Outcome", "rolling_restart"]
 
 STARTS_AT_ONCE = 50
+ORDERED = 10
 SETTLE_S = 2.0
 BACK_S = 60.0
 
@@ -34,6 +35,7 @@ class Outcome:
 
     devices: int
     accepted: int = 0
+    ordered: int = 0
     refused: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     away_s: list[float] = field(default_factory=list)
@@ -45,7 +47,11 @@ class Outcome:
     def passed(self) -> bool:
         """No failed dispatch, no lost session, everybody back, every node stopped in order."""
         in_order = all(code == 0 for code, _ in self.stops.values())
-        return not (self.refused or self.lost or self.gone) and in_order and bool(self.accepted and self.stops)
+        return (
+            not (self.refused or self.lost or self.gone)
+            and in_order
+            and bool(self.accepted and self.ordered and self.stops)
+        )
 
     def __str__(self) -> str:
         lines = [f"{node} stopped with code {code} after {took_s:.1f} s" for node, (code, took_s) in self.stops.items()]
@@ -55,7 +61,8 @@ class Outcome:
             away = f"away {len(self.away_s)} times: median {median:.2f} s, max {most:.2f} s"
         lines += [
             f"{self.devices} devices, {away}; not back: {len(self.gone)}",
-            f"{self.accepted} dispatches accepted, {len(self.refused)} failed, {len(self.lost)} lost",
+            f"{self.accepted} dispatches accepted, {self.ordered} orders of a constellation completed",
+            f"{len(self.refused)} failed, {len(self.lost)} lost",
             *(f"  failed: {text}" for text in self.refused[:10]),
             *(f"  lost: {text}" for text in self.lost[:10]),
         ]
@@ -66,12 +73,17 @@ async def rolling_restart(cluster: Cluster, *, devices: int, rate_per_s: float) 
     """Start `cluster`, restart every node of it under load, and stop it. Raises ScriptError if it does not start."""
     outcome = Outcome(devices)
     effects: Counter[str] = Counter()
-    async with _running(cluster) as in_thread, _http(cluster) as http:
+    async with (
+        _running(cluster) as in_thread,
+        _http(cluster) as http,
+        ConstellationClient(cluster.ws_url, name="rolling", api_key=cluster.plan.api_key) as constellation,
+    ):
         fleet = [LightDevice(cluster.ws_url, f"light-{n}", cluster.plan.api_key, effects) for n in range(devices)]
         try:
             await _start(fleet)
             load = Load(http, [device.client_id for device in fleet], rate_per_s)
-            loading = asyncio.create_task(load.run(), name="load")
+            orders = Orders(constellation, load.device_ids[:ORDERED])
+            loading = asyncio.gather(load.run(), orders.run())
             await asyncio.sleep(SETTLE_S)
             for name in list(cluster.node_ids):
                 began = time.monotonic()
@@ -81,9 +93,12 @@ async def rolling_restart(cluster: Cluster, *, devices: int, rate_per_s: float) 
                 await asyncio.sleep(SETTLE_S)
             outcome.gone = await _not_back(fleet)
             loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
             outcome.lost = await load.lost(effects)
-            outcome.accepted, outcome.refused = len(load.accepted), load.refused
+            outcome.lost += [f"{e}: carried out {effects[e]} times" for e in orders.completed if effects[e] != 1]
+            outcome.accepted, outcome.ordered = len(load.accepted), len(orders.completed)
+            outcome.refused = load.refused + orders.failed
             outcome.away_s = [s for device in fleet for s in device.away_s]
         finally:
             await asyncio.gather(*(device.stop() for device in fleet))
@@ -111,7 +126,7 @@ async def _running(cluster: Cluster) -> AsyncIterator[partial[asyncio.Future[int
             await in_thread(cluster.start)
             yield in_thread
         finally:
-            await in_thread(partial(stop, [child.process for child in cluster.children]))
+            await in_thread(cluster.stop)
 
 
 @contextlib.asynccontextmanager

@@ -29,22 +29,27 @@ START_S = 20.0
 STOP_S = 20.0
 LOG_TAIL_CHARS = 2_000
 
+_given: set[int] = set()
+
 
 class TopologyError(RuntimeError):
     """A server cannot be found, does not start, or does not come to the state that was waited for."""
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port that nobody listens on now, and that was not given before: its first owner may not listen yet."""
     while True:
         port = random.choice(PORTS)  # noqa: S311 - a port, not a secret
+        if port in _given and len(_given) < len(PORTS) // 2:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
 
 
 def redis_program() -> str | None:

@@ -93,6 +93,11 @@ class RedisServers:
             shutil.rmtree(server.directory / "appendonlydir", ignore_errors=True)
 
     # -- what is in it ---------------------------------------------------------------------------------------------
+    @property
+    def client(self) -> "redis.Redis":
+        """A plain blocking client of the (only) server that takes writes."""
+        return self.topology.primaries()[0].client
+
     def key_names(self, pattern: str = "*") -> list[str]:
         """All keys that match, sorted."""
         return self.topology.keys(pattern)

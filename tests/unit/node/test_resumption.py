@@ -8,9 +8,9 @@ from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
 from node.sessions.orders import TaskOrder
 from node.sessions.resumption import NOT_REPEATABLE, STARTED_ANEW
-from shared_state.errors import Fenced
-from shared_state.inbox import Entry
-from shared_state.sessions import SessionState
+from shared_state.errors import Fenced, StateUnavailable
+from shared_state.inbox import Entry, Posted
+from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
@@ -306,3 +306,96 @@ async def test_a_constellation_that_takes_the_id_of_a_device_gets_none_of_its_ta
         assert (await boss.ask(type="heartbeat")).type == "heartbeat"
         assert len(node.runner) == 0
     await state_is(node, sid, SessionState.CANCELLED)
+
+
+async def test_a_session_whose_dispatch_was_lost_in_its_midst_is_looked_for_once(make_node: MakeNode) -> None:
+    """Its task was posted, the session itself never stored: it must not count as active for ever."""
+    node = await make_node()
+    device = await Device(node, features=OURS).__aenter__()
+    sid = await dispatch(node)
+    await device.next_commands()
+    await device.cut()
+    await state_is(node, sid, SessionState.SUSPENDED)
+    stored = await node.state.sessions.find(sid)
+    assert stored is not None
+    await node.state.sessions.discard(stored)
+    active = node.state.keys.active("device-1")
+    assert await node.state.connection.command("ZCARD", active) == 1
+
+    async def settled() -> object:
+        return not await node.state.connection.command("ZCARD", active)
+
+    async with Device(node, features=OURS):
+        await until(settled, "the session counts as active no more")
+
+
+async def test_no_command_is_sent_that_is_not_in_the_journal(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever takes the session over would plan it again, and the device carry it out twice."""
+    genuine = node.state.sessions.advance
+    refused: list[object] = []
+
+    async def advance(session_id: str, state: SessionState | None, **rest: Any) -> SessionState:
+        if rest.get("journal") and len(refused) < 2:
+            refused.append(rest["journal"])
+            assert device.count("command") == 0
+            raise StateUnavailable("Redis cannot be reached")
+        return await genuine(session_id, state, **rest)
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    async with Device(node, features=OURS) as device:
+        sid = await dispatch(node)
+        command, _ = await device.next_commands()
+        assert len(refused) == 2
+        assert [e["act"]["response_id"] for e in await node.state.sessions.journal(sid)] == [command.response_id]
+        device.answer(command, OK, OK)
+        await state_is(node, sid, SessionState.COMPLETED)
+
+
+async def test_a_task_that_overtook_its_session_waits_for_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are stored side by side; where the one call broke, the dispatch repeats it a moment later."""
+    genuine = node.state.sessions.create
+    tries: list[str] = []
+
+    async def create(session: Session, *, durable: bool = False) -> None:
+        tries.append(session.session_id)
+        if len(tries) == 1:
+            raise StateUnavailable("Redis cannot be reached")
+        await genuine(session, durable=durable)
+
+    monkeypatch.setattr(node.state.sessions, "create", create)
+    async with Device(node, features=OURS) as device:
+        sid = await dispatch(node)
+        assert tries == [sid, sid]
+        command, _ = await device.next_commands()
+        device.answer(command, OK, OK)
+        await state_is(node, sid, SessionState.COMPLETED)
+
+
+async def test_whoever_asked_is_told_of_a_session_that_could_not_go_on_also_if_redis_breaks_off(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = await Device(node).__aenter__()
+    async with Socket(node) as boss:
+        boss_id = {"client_id": "boss@device-1", "client_type": "constellation", "target_id": "device-1"}
+        assert (await boss.ask(type="register", **boss_id)).status == "ok"
+        boss.send(
+            type="task", client_type="constellation", session_id="s1", request="x", metadata={"commands": COMMANDS}
+        )
+        await device.next_commands()
+        await device.cut()
+        genuine = node.state.inbox.post
+        broken: list[str] = []
+
+        async def post(client_id: str, *args: Any, **rest: Any) -> Posted:
+            if client_id == "boss@device-1" and not broken:
+                broken.append(client_id)
+                raise StateUnavailable("Redis cannot be reached")
+            return await genuine(client_id, *args, **rest)
+
+        monkeypatch.setattr(node.state.inbox, "post", post)
+        async with Device(node):
+            while (end := await boss.receive()).type != "task_end":
+                pass
+            assert (end.session_id, end.error) == ("s1", NOT_REPEATABLE)
+        assert broken
+        assert boss.count("task_end") == 1

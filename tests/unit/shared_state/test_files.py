@@ -6,7 +6,7 @@ import pytest
 
 from shared_state import State, files
 from shared_state.files import FileInfo, FileMismatch
-from tests.support.backends import Backend
+from tests.support.backends import Backend, keys_under
 
 SID = "s1"
 
@@ -26,8 +26,7 @@ async def _store(
 
 
 async def _pieces(state: State) -> list[bytes]:
-    _, keys = await state.connection.command("SCAN", 0, "MATCH", f"{state.keys.prefix}:*:chunk:*", "COUNT", 10_000)
-    return list(keys)
+    return [key for key in await keys_under(state.connection, state.keys.prefix) if b":chunk:" in key]
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 95])

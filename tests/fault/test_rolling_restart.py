@@ -1,0 +1,56 @@
+"""Every node is restarted, one after another, under load: nothing fails, nothing is lost, everybody comes back."""
+
+from pathlib import Path
+
+import pytest
+from lib.cluster import Cluster, Plan
+from lib.outcome import Exit, ScriptError
+from lib.rolling.restart import Outcome, rolling_restart
+from lib.servers import Servers
+from lib.topologies import free_port, redis_program
+
+from tests.integration.test_nginx import nginx_binary
+from tests.support.redis_server import require_redis
+
+pytestmark = pytest.mark.integration
+
+DEVICES = 60
+RATE_PER_S = 20.0
+# Of a hundred ports one may be taken.
+TRIES = 5
+
+
+async def restarted(run_dir: Path) -> Outcome:
+    """The outcome of a run, on ports that are free."""
+    require_redis()
+    servers = Servers(Path(redis_program() or ""), Path(nginx_binary()))
+    for left in reversed(range(TRIES)):
+        plan = Plan(nodes=3, base_port=free_port(), run_dir=run_dir, redis_url=None, demo=False, detach=False)
+        try:
+            return await rolling_restart(Cluster(plan, servers, lambda: None), devices=DEVICES, rate_per_s=RATE_PER_S)
+        except ScriptError as exc:
+            if exc.code != Exit.PORT_IN_USE or not left:
+                raise
+    raise AssertionError
+
+
+async def test_a_rolling_restart_fails_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    outcome = await restarted(tmp_path)
+    print(outcome)
+    assert outcome.refused == []
+    assert outcome.lost == []
+    assert outcome.gone == []
+    # Every device was moved at least once, by the node that held it.
+    assert len(outcome.away_s) >= DEVICES
+    assert outcome.passed, str(outcome)
+
+
+async def test_without_a_time_to_come_back_the_same_run_loses_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demonstration: sockets move as before, and whoever moves is taken for gone."""
+    monkeypatch.setenv("AIP_RECONNECT_GRACE_S", "0")
+    outcome = await restarted(tmp_path)
+    print(outcome)
+    assert outcome.refused
+    assert outcome.lost

@@ -105,24 +105,9 @@ async def burst(served: Served, fleet: Fleet, tasks: int, *, at_once: int) -> tu
     numbers = _take(tasks)
     connections = [await open_http(served.rest[i % len(served.rest)]) for i in range(at_once)]
     arrivals = _Arrivals(fleet, numbers)
-    sent: dict[int, int] = {}
-    answered: list[int] = []
-    coming = iter(numbers)
-
-    async def worker(connection: HttpConnection) -> None:
-        for number in coming:
-            body = _task(fleet, number)
-            sent[number] = start = time.perf_counter_ns()
-            answer = await connection.post(b"/api/dispatch", body)
-            answered.append(answer.at_ns - start)
-            if answer.status != 200:
-                raise BenchError(f"a dispatch was answered with {answer.status}: {answer.body[:300]!r}")
-
     cpu, start = time.process_time(), time.perf_counter()
     try:
-        async with asyncio.TaskGroup() as group:
-            for connection in connections:
-                group.create_task(worker(connection))
+        sent, answered = await _send(connections, fleet, numbers)
         to_answer = time.perf_counter() - start
         if served.delivers:
             await arrivals.wait()
@@ -150,6 +135,29 @@ async def burst(served: Served, fleet: Fleet, tasks: int, *, at_once: int) -> tu
         generator_cpu_share=cpu / to_end,
     )
     return result, numbers
+
+
+async def _send(
+    connections: Sequence[HttpConnection], fleet: Fleet, numbers: range
+) -> tuple[dict[int, int], list[int]]:
+    """One request after another on each connection. Returns when each task was sent, and how long the answers took."""
+    sent: dict[int, int] = {}
+    answered: list[int] = []
+    coming = iter(numbers)
+
+    async def worker(connection: HttpConnection) -> None:
+        for number in coming:
+            body = _task(fleet, number)
+            sent[number] = start = time.perf_counter_ns()
+            answer = await connection.post(b"/api/dispatch", body)
+            answered.append(answer.at_ns - start)
+            if answer.status != 200:
+                raise BenchError(f"a dispatch was answered with {answer.status}: {answer.body[:300]!r}")
+
+    async with asyncio.TaskGroup() as group:
+        for connection in connections:
+            group.create_task(worker(connection))
+    return sent, answered
 
 
 async def one_at_a_time(served: Served, fleet: Fleet, tasks: int, *, to_end: bool = False) -> tuple[Latency, range]:

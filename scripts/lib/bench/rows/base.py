@@ -1,7 +1,7 @@
 """What a row of the table is: figures with their goals, measured in rounds in a laboratory that says how thoroughly."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ def figure(
     better: Better,
     floor: float | None = None,
     aim: float | None = None,
-    beside: dict[str, Sequence[float]] | None = None,
+    beside: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
     """A figure from the values of its rounds."""
     others = {name: spread(theirs) for name, theirs in (beside or {}).items()}

@@ -56,7 +56,16 @@ async def commands(lab: Lab) -> Row:
             aim=5,
             beside={"called by scripts": in_scripts},
         ),
-        figure("commands/cpu", "Redis CPU per task", "µs", [c.cpu_us for c in costs], better="lower", floor=40, aim=20),
+        figure(
+            "commands/cpu",
+            "Redis CPU per task",
+            "µs",
+            [c.cpu_us for c in costs],
+            better="lower",
+            floor=40,
+            aim=20,
+            beside={f"at {PACE_PER_S} tasks/s, µs": [c.paced_redis_us for c in costs]},
+        ),
     ]
     details = {
         "sent_per_task": {name: n / watched for name, n in last.watched.sent.most_common()},

@@ -53,6 +53,7 @@ class Injectors:
     lines: Mapping[str, Line]
     injected: list[Injected] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    _redis_is_hurt: bool = False
 
     def __post_init__(self) -> None:
         self._ways: dict[FaultKind, Callable[[Fault], Awaitable[str]]] = {
@@ -78,6 +79,12 @@ class Injectors:
         """Do a fault and undo it; returns when that is done."""
         from_s = self.ledger.now_s
         label = f"{fault.kind.value} {fault.target}" + (f" for {fault.for_s:.1f} s" if fault.for_s else "")
+        of_redis = fault.kind.value.startswith("redis")
+        if of_redis and self._redis_is_hurt:
+            # On a slow machine the last failover may not be over: two at a time is more than is promised.
+            self.skipped.append(f"{label}: Redis had not recovered")
+            return
+        self._redis_is_hurt = self._redis_is_hurt or of_redis
         self.ledger.note(Deed.FAULT, fault.target, text=label)
         try:
             outcome = await self._ways[fault.kind](fault)
@@ -85,6 +92,8 @@ class Injectors:
             self.skipped.append(f"{label}: {exc}")
             self.ledger.note(Deed.HEALED, fault.target, text=f"{fault.kind.value} left out: {exc}")
             return
+        finally:
+            self._redis_is_hurt = self._redis_is_hurt and not of_redis
         self.injected.append(Injected(fault, from_s, self.ledger.now_s))
         self.ledger.note(Deed.HEALED, fault.target, text=f"{fault.kind.value} {outcome}".rstrip())
 

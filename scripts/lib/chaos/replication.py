@@ -59,8 +59,9 @@ class _Reign:
 
 @dataclass(slots=True)
 class ReplicationLog:
-    """Takes the answers of all servers, in order of time."""
+    """Takes the answers of all servers, in order of time. `one_leader`: there is one rightful primary at a time."""
 
+    one_leader: bool = True
     largest_lag_s: float = 0.0
     _last: dict[str, Answer] = field(default_factory=dict)
     _offsets: dict[str, deque[Answer]] = field(default_factory=dict)
@@ -111,7 +112,18 @@ class ReplicationLog:
                 for r in reigns
                 if r.to_s > promoted_s and r.from_s < promoted_s + FOLLOW_S and not self._led_again(old, promoted_s, r)
             ]
+            if self.one_leader:
+                windows += self._passed_over(name, old, promoted_s)
         return windows
+
+    def _passed_over(self, name: str, old: str, promoted_s: float) -> list[LossWindow]:
+        """A third server led just then, and nobody followed it: all that it took is gone."""
+        return [
+            LossWindow(r.from_s, min(r.to_s, promoted_s + FOLLOW_S) + 2 * EVERY_S, f"{third} was passed over")
+            for third, reigns in self._reigns.items()
+            for r in reigns
+            if third not in {name, old} and r.from_s <= promoted_s <= r.to_s
+        ]
 
     def _led_again(self, name: str, after_s: float, reign: _Reign) -> bool:
         """Whether a reign is one to which the server was promoted later: then it is rightful."""
@@ -121,7 +133,7 @@ class ReplicationLog:
 class ReplicationWatch:
     """Asks every server, in a thread of its own: a frozen one must not hold up the run. `clock` gives run seconds."""
 
-    def __init__(self, servers: Sequence[Server], clock: Callable[[], float]) -> None:
+    def __init__(self, servers: Sequence[Server], clock: Callable[[], float], *, one_leader: bool) -> None:
         self._servers = servers
         self._clock = clock
         self._stop = threading.Event()
@@ -130,7 +142,7 @@ class ReplicationWatch:
             for server in servers
         ]
         self._lock = threading.Lock()
-        self.log = ReplicationLog()
+        self.log = ReplicationLog(one_leader=one_leader)
 
     def start(self) -> None:
         """Begin to watch."""

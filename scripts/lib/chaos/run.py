@@ -65,7 +65,7 @@ class _Run:
         self.memory = MemoryWatch(self.cluster)
         self.reading, self.dispatching = Gauge("reads"), Gauge("dispatches")
         followed = self.cluster.redis.servers if self.cluster.redis.can_fail_over else []
-        self.replication = ReplicationWatch(followed, lambda: self.ledger.now_s)
+        self.replication = ReplicationWatch(followed, lambda: self.ledger.now_s, one_leader=plan.redis == "sentinel")
         self.lines = {name: Line(self.cluster.front_port) for name in [*plan.device_names(), *CONSTELLATIONS]}
         self.devices: dict[str, Target] = {}
         self.broken: list[str] = []

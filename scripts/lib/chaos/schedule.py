@@ -28,6 +28,8 @@ LAST_S = 2.0
 APART_S = 2.0
 MEAN_GAP_S = 1.3
 NODE_START_S = 4.0
+# Sentinel makes a replica of an old primary about ten seconds after it has replaced it.
+REDIS_RECOVERY_S = 13.0
 
 
 class FaultKind(StrEnum):
@@ -85,10 +87,10 @@ _RECIPES: dict[FaultKind, _Recipe] = {
     FaultKind.FRONT_RESTART: _Recipe(1, 0.2, 0.8, 1.0, hard=True),
     FaultKind.REDIS_DEAF: _Recipe(2, 0.0, 0.0, 1.5),
     FaultKind.REDIS_PAUSE: _Recipe(2, 1.0, 3.0, 1.5),
-    FaultKind.REDIS_FREEZE: _Recipe(2, 1.0, 4.0, 8.0, hard=True),
-    FaultKind.REDIS_RESTART: _Recipe(1, 0.2, 1.0, 6.0, hard=True),
-    FaultKind.REDIS_FAILOVER: _Recipe(2, 0.0, 0.0, 9.0, hard=True),
-    FaultKind.REDIS_KILL_PRIMARY: _Recipe(2, 4.0, 6.0, 6.0, hard=True),
+    FaultKind.REDIS_FREEZE: _Recipe(2, 1.0, 4.0, REDIS_RECOVERY_S, hard=True),
+    FaultKind.REDIS_RESTART: _Recipe(1, 0.2, 1.0, REDIS_RECOVERY_S, hard=True),
+    FaultKind.REDIS_FAILOVER: _Recipe(2, 0.0, 0.0, REDIS_RECOVERY_S, hard=True),
+    FaultKind.REDIS_KILL_PRIMARY: _Recipe(2, 4.0, 6.0, REDIS_RECOVERY_S, hard=True),
     FaultKind.DEVICE_CUT: _Recipe(4, 0.0, 0.0, 0.0),
     FaultKind.DEVICE_SILENT: _Recipe(2, 0.0, 0.0, 0.0),
     FaultKind.DEVICE_RESTART: _Recipe(2, 0.2, 2.0, 2.0),

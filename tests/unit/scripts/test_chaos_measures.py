@@ -113,6 +113,29 @@ def test_a_primary_that_comes_back_and_is_promoted_again_rules_rightfully() -> N
     assert [w.why for w in log.loss_windows()] == ["b took over from a", "a took over from b"]
 
 
+def test_a_server_that_led_for_a_moment_and_was_passed_over_loses_all_that_it_took() -> None:
+    log = ReplicationLog()
+    log.take("a", primary(1.0))
+    log.take("b", replica(1.0))
+    log.take("c", replica(1.0))
+    log.take("b", primary(2.0))
+    log.take("b", primary(2.5))
+    log.take("c", primary(2.5))
+    log.take("b", primary(3.0))
+    passed_over = [w for w in log.loss_windows() if w.why == "b was passed over"]
+    assert [(w.from_s, round(w.to_s, 1)) for w in passed_over] == [(2.0, 3.1)]
+
+
+def test_in_a_cluster_other_primaries_are_rightful() -> None:
+    log = ReplicationLog(one_leader=False)
+    log.take("a", primary(1.0))
+    log.take("x", primary(1.0))
+    log.take("b", replica(1.0))
+    log.take("b", primary(1.1))
+    log.take("x", primary(1.2))
+    assert {w.why for w in log.loss_windows()} == {"b took over from a"}
+
+
 # -- keys and logs -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "key", [Keys().inbox("light-1"), Keys().session("s-1"), Keys().session_chunk("s-1", "t", 3), Keys().sessions()]

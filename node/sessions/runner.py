@@ -324,6 +324,7 @@ class Runner:
                 error=error,
                 generation=generation,
                 owned=bool(session.order.owner),
+                fresh=True,
             )
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})

@@ -31,6 +31,8 @@ RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
 # Whoever is told later than that may be told by another node. Sooner than the mark of a posted message expires.
 TOLD_WITHIN_S = 10.0
+# Longer than a dispatch takes to store a session, also at the second attempt.
+UNSTORED_FOR_S = 3.0
 # Whoever was told sooner than that is not told twice: the mark of the message stands.
 SURELY_TOLD_S = 30.0
 
@@ -122,9 +124,11 @@ class SessionService:
         generation: int | None = None,
         stop_device: bool = False,
         owned: bool = True,
+        fresh: bool = False,
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
 
+        With `fresh` it may not be stored yet: its task overtook it, and was carried out faster than it was stored.
         Raises Fenced as `end` does.
         """
         delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
@@ -142,7 +146,8 @@ class SessionService:
                     owned=owned,
                 )
             except SessionNotFound:
-                return None
+                if not fresh or waited_s >= UNSTORED_FOR_S:
+                    return None
             except StateUnavailable as exc:
                 if waited_s >= RETRY_FOR_S:
                     log.error("an end could not be stored", extra={"session_id": session_id, "reason": str(exc)})

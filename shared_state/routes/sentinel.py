@@ -33,6 +33,8 @@ ASK_S = 1.0
 LOOK_EVERY_S = 0.25
 # Whoever has not looked for so long (frozen, or idle) has perhaps missed a failover, and looks first.
 STALE_S = 2.0
+# Much sooner than sentinels depose a server that does not answer: a call may be sent late in its silence.
+SUSPICIOUS_S = 0.25
 
 
 class SentinelRoute(Route):
@@ -52,11 +54,18 @@ class SentinelRoute(Route):
 
     async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
         server = await self._primary()
+        started = asyncio.get_running_loop().time()
         try:
             replies = await server.pipeline(commands, replicas)
         except (RedisConnectionError, ReadOnlyError, OSError, RuntimeError):
             await self.doubt(lane)
             return await (await self._primary()).pipeline(commands, replicas)
+        if asyncio.get_running_loop().time() - started > SUSPICIOUS_S:
+            # A server that was frozen or paused for so long may have been deposed meanwhile, and not know it: what it
+            # takes then is thrown away. Its word counts only if it is still the primary.
+            self._in_doubt = True
+            if await self._primary() is not server:
+                raise RedisConnectionError("another server has become the primary meanwhile")
         refused = [i for i, reply in enumerate(replies) if isinstance(reply, ReadOnlyError | MasterDownError)]
         if refused:
             await self.doubt(lane)

@@ -28,6 +28,11 @@ class Report:
     plots: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def quick(self) -> bool:
+        """Whether sizes were so small that the figures say nothing."""
+        return bool(self.options.get("quick"))
+
+    @property
     def figures(self) -> dict[str, Figure]:
         """All figures, by key."""
         return {figure.key: figure for row in self.rows for figure in row.figures}
@@ -58,11 +63,15 @@ class Report:
 
 
 def merged(reports: Sequence[Report]) -> Report:
-    """Several runs as one: of a row that was measured more than once, the last counts; so do machine and options."""
+    """Several runs as one: of a row that was measured more than once, the last counts; so do machine and options.
+
+    Quick if one of them was.
+    """
     rows = {row.name: row for report in reports for row in report.rows}
     plots = {name: curves for report in reports for name, curves in report.plots.items()}
     last = reports[-1]
-    return Report(last.machine, last.options, list(rows.values()), plots)
+    options = {**last.options, "quick": any(report.quick for report in reports)}
+    return Report(last.machine, options, list(rows.values()), plots)
 
 
 def table(report: Report, before: Report | None = None) -> str:
@@ -75,7 +84,8 @@ def table(report: Report, before: Report | None = None) -> str:
         if before:
             cells.append(_value(earlier[one.key]) if one.key in earlier else "")
         beside = "; ".join(f"{name}: {number(values.median)}" for name, values in one.beside.items())
-        lines.append(_line([*cells, f"{_value(one)}{_verdict(one)}", beside]))
+        verdict = "" if report.quick else _verdict(one)
+        lines.append(_line([*cells, f"{_value(one)}{verdict}", beside]))
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     assumed = Assumptions(options.utilisation, options.connections, int(options.redis_gb * GB), options.retention_s)
     try:
         results = merged([Report.read(path) for path in options.results])
+        if results.quick and options.document:
+            raise ScriptError(Exit.USAGE, "what --quick measures goes into no document")
         costs = read_costs(results)
         say(sizes_table(costs, assumed))
         compared = []

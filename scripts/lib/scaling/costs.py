@@ -4,9 +4,8 @@ They come from rows `dispatch`, `memory`, `commands`, `storage` and `idle`; a fi
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lib.bench.report import Report
 from lib.outcome import Exit, ScriptError
@@ -99,12 +98,20 @@ def read_costs(report: Report) -> Costs:
         client_bytes_per_task=of_task["client_bytes_per_task"],
         client_bytes_per_device_s=statistics.median(rest["client_bytes_per_s"]) / devices,
         commands_per_task=figures["commands/sent"],
-        hot_share_of_task=_hot(of_task["by_key_per_task"], 1.0),
-        hot_us_per_node_s=_hot(rest["by_key_per_s"], redis_idle_us / 2),
+        hot_share_of_task=_hot(of_task["by_key_per_task"], 1.0, without=rest["by_key_per_s"]),
+        hot_us_per_node_s=_hot(_of_nodes(rest["by_key_per_s"]), redis_idle_us / 2),
     )
 
 
-def _hot(by_key: Mapping[str, Any], total: float) -> dict[str, float]:
-    """A total by key, as Redis's commands are spread over the keys; those in one slot only."""
+def _of_nodes(by_key: Mapping[str, float]) -> dict[str, float]:
+    """Without the lists of clients: what is noted there is asked for by devices, not by nodes."""
+    return {kind: n for kind, n in by_key.items() if "{node:}" not in kind}
+
+
+def _hot(by_key: Mapping[str, float], total: float, *, without: Container[str] = ()) -> dict[str, float]:
+    """A total by key, as Redis's commands are spread over the keys; those in one slot only.
+
+    `without`: keys that are used as much when nothing is asked of the cluster.
+    """
     commands = sum(by_key.values())
-    return {kind: total * n / commands for kind, n in by_key.items() if is_one_slot(kind)} if commands else {}
+    return {kind: total * n / commands for kind, n in by_key.items() if is_one_slot(kind) and kind not in without}

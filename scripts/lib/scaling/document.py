@@ -62,8 +62,9 @@ their number:
 - `aip:{nodes}:…`: leases and what nodes say of themselves; every node renews once a second, and is told all live
   nodes: the answers grow with the square of the number of nodes.
 
-What the first two cost a task is measured by which key each command names, with what scripts do to it; a node's part,
-the same in an idle cluster.
+What the first two cost a task is measured by which key each command names, with what scripts do to it. A node's part is
+all that an idle Redis uses, divided among the keys that idle nodes name: more than it is, since Redis has housekeeping
+of its own.
 """
 KUBERNETES = """## What a machine under it must allow
 

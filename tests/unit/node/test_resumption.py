@@ -1,5 +1,6 @@
 """Sessions whose device breaks off and comes back, here or on another node: they go on, or end and say why."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -369,6 +370,31 @@ async def test_a_task_that_overtook_its_session_waits_for_it(node: Node, monkeyp
         command, _ = await device.next_commands()
         device.answer(command, OK, OK)
         await state_is(node, sid, SessionState.COMPLETED)
+
+
+async def test_a_device_that_is_done_before_its_session_is_stored_is_believed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that works on its own may answer while the call that stores the session is still on its way."""
+    genuine = node.state.sessions.create
+    answered = asyncio.Event()
+
+    async def create(session: Session, *, durable: bool = False) -> None:
+        await answered.wait()
+        # As long again as the node takes to look for the session once.
+        await asyncio.sleep(0.3)
+        await genuine(session, durable=durable)
+
+    monkeypatch.setattr(node.state.sessions, "create", create)
+    async with Device(node, features=("autonomous",)) as device, rest(node) as api:
+        dispatching = asyncio.create_task(api.post("/api/dispatch", json={"client_id": "device-1", "request": "x"}))
+        task = await device.receive()
+        device.send(
+            type="command_results", status="completed", session_id=task.session_id, prev_response_id=task.response_id
+        )
+        answered.set()
+        assert (await dispatching).status_code == 200
+        await state_is(node, task.session_id or "", SessionState.COMPLETED)
 
 
 async def test_whoever_asked_is_told_of_a_session_that_could_not_go_on_also_if_redis_breaks_off(

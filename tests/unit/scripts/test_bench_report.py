@@ -112,6 +112,18 @@ def test_recorded_results_are_shown_without_measuring(tmp_path: Path, capsys: py
     assert json.loads((tmp_path / "again" / "results.json").read_text())["rows"]
 
 
+def test_what_was_quick_is_not_judged_and_not_documented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    report = _report(0.9)
+    report.options = {"quick": True}
+    report.write(path)
+    assert main(["--from", str(path), "--document"]) == 1
+    said = capsys.readouterr()
+    assert "0.90" in said.out
+    assert "reached" not in said.out
+    assert "no document" in said.err
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--quick", "--document"], ["--rounds", "-1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):

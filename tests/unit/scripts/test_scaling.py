@@ -153,7 +153,7 @@ def _results() -> Report:
         "paced_per_s": 50,
         "paced_node_us_per_task": 2000.0,
         "paced_redis_us_per_task": 400.0,
-        "by_key_per_task": {"aip:session:{}": 40.0, "aip:sessions": 10.0},
+        "by_key_per_task": {"aip:session:{}": 39.0, "aip:sessions": 10.0, "aip:{nodes}:leases": 1.0},
     }
     tries = [{"server_us": us, "load": {"completed_per_s": us * 3}} for us in (400.0, 600.0)]
     rest = {
@@ -185,7 +185,7 @@ def test_costs_are_read_from_results() -> None:
     assert costs.node_bytes_per_device == 30 * 1024
     assert costs.client_bytes_per_device_s == 5
     assert costs.hot_share_of_task == pytest.approx({"aip:sessions": 0.2})
-    assert costs.hot_us_per_node_s == pytest.approx({"aip:{nodes}:leases": 50})
+    assert costs.hot_us_per_node_s == pytest.approx({"aip:{nodes}:leases": 500})
 
 
 def test_results_without_a_row_are_refused() -> None:

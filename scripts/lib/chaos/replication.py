@@ -64,9 +64,14 @@ class ReplicationLog:
     one_leader: bool = True
     largest_lag_s: float = 0.0
     _last: dict[str, Answer] = field(default_factory=dict)
+    _silent_s: dict[str, float] = field(default_factory=dict)
     _offsets: dict[str, deque[Answer]] = field(default_factory=dict)
     _reigns: dict[str, list[_Reign]] = field(default_factory=dict)
     _promotions: list[tuple[str, str, float]] = field(default_factory=list)
+
+    def silent(self, name: str, at_s: float) -> None:
+        """The server `name` was asked, and had not answered by then."""
+        self._silent_s[name] = at_s
 
     def take(self, name: str, answer: Answer) -> None:
         """An answer of the server `name`."""
@@ -85,7 +90,8 @@ class ReplicationLog:
             reigns[-1].to_s = answer.at_s
         else:
             offsets.clear()
-            reigns.append(_Reign(answer.at_s, answer.at_s))
+            # Others may have been answered a moment before: since it was last found to be silent.
+            reigns.append(_Reign(self._silent_s.get(name, answer.at_s - EVERY_S), answer.at_s))
         offsets.append(answer)
         if before is not None and before.leader:
             self._promotions.append((name, before.leader, answer.at_s))
@@ -169,6 +175,8 @@ class ReplicationWatch:
                 info: Any = client.info("replication")
             except redis.exceptions.RedisError:
                 client.close()
+                with self._lock:
+                    self.log.silent(server.name, self._clock())
             else:
                 self._take(server, info)
             time.sleep(EVERY_S)

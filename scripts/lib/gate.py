@@ -20,10 +20,6 @@ TOPOLOGY_TESTS = (
     "test_redis_loss.py",
     "test_node_loss.py",
     "test_tasks.py",
-    "test_identity.py",
-    "test_batches.py",
-    "test_event_streams.py",
-    "test_files.py",
     "test_sessions_belong.py",
     "test_load.py",
 )

@@ -132,6 +132,8 @@ class Inbox:
             # overtake each other, and come after the inbox was read for another reason. Also when it was posted
             # before: the wake-up of that time may not have been said.
             receivers = await self._voice.tell(node_id, "inbox", client_id, "", "")
+        elif node_id:
+            self._voice.note("inbox", receivers)
         return Posted(node_id, entry_id, receivers)
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:

@@ -17,14 +17,16 @@ from node.api.openapi import document, page
 from node.api.routes import ROUTES, Handler
 from shared_state.errors import StateError
 
-__all__ = ["application"]
+__all__ = ["application", "internal_application"]
 
 log = logging.getLogger(__name__)
+
+METRICS = "/metrics"
+INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 
 def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlette]) -> Starlette:
     """REST from the table, the documents about it, and `/ws`."""
-    openapi = orjson.dumps(document())
     docs = page()
 
     async def openapi_json(request: Request) -> Response:  # noqa: ARG001
@@ -36,8 +38,11 @@ def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlet
     async def home(request: Request) -> Response:  # noqa: ARG001
         return RedirectResponse("docs")
 
+    # With a port of their own, metrics are nothing that the world could ask for.
+    served = [op for op in ROUTES if op.path != METRICS or not context.settings.metrics_port]
+    openapi = orjson.dumps(document(served))
     routes: list[Route | WebSocketRoute] = [
-        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES
+        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in served
     ]
     routes += [
         Route("/openapi.json", openapi_json),
@@ -46,6 +51,14 @@ def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlet
         WebSocketRoute("/ws", websocket),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
+
+
+def internal_application(context: Context) -> Starlette:
+    """What only the inside of the cluster asks for: metrics, and the probes."""
+    routes = [
+        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES if op.path in INTERNAL
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_routed})
 
 
 def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
@@ -57,7 +70,7 @@ def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitab
         except StateError as exc:
             return failure(from_state(exc))
         except Exception:
-            log.exception("a request failed", extra={"request_id": request.state.request_id})
+            log.exception("a request failed", extra={"request_id": getattr(request.state, "request_id", "")})
             return failure(ApiError(500, "Internal error"))
 
     return endpoint

@@ -1,13 +1,15 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from aip import ClientMessage
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
+from node.sessions.stages import Stages
+from node.telemetry.metrics import Metrics
 
 __all__ = ["LocalSession", "Restored"]
 
@@ -33,6 +35,7 @@ class LocalSession:
     connection: Connection
     planner: Planner
     platform: Platform
+    metrics: InitVar[Metrics]
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -44,6 +47,11 @@ class LocalSession:
     over: bool = False
     # A step is stored and its results are not: whoever took the session over now could not know them.
     in_step: bool = False
+    stages: Stages = field(init=False)
+
+    def __post_init__(self, metrics: Metrics) -> None:
+        """It has come nowhere yet."""
+        self.stages = Stages(metrics, self.order)
 
     @property
     def session_id(self) -> str:
@@ -54,6 +62,16 @@ class LocalSession:
     def agent(self) -> AgentNames:
         """Which tool set of the device serves it."""
         return self.platform.names(self.order.metadata)
+
+    def echo(self) -> None:
+        """Its device has repeated the task."""
+        self.echoed = True
+        self.stages.acknowledged()
+
+    def begin(self) -> None:
+        """Its work has begun. Safe to repeat."""
+        self.running = True
+        self.stages.began()
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """The place of the device's answer to `response_id`, made when it is first asked for.
@@ -67,6 +85,7 @@ class LocalSession:
 
     def answer(self, message: ClientMessage) -> bool:
         """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
+        self.stages.acknowledged()
         future = self.pending.get(message.prev_response_id or "")
         if future is None or future.done():
             return False

@@ -80,6 +80,7 @@ class Runner:
         self._driver = Driver(self._advance, toolbelt, secrets, metrics)
         self._steps = Steps(state, service, node_id)
         self._sessions = SessionTable()
+        self.counts = self._sessions.counts
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -147,7 +148,7 @@ class Runner:
             )
             return None
         platform = platform_named(self._platform or connection.platform)
-        session = LocalSession(order, connection, planner, platform, restored=restored)
+        session = LocalSession(order, connection, planner, platform, self._metrics, restored=restored)
         self._sessions.add(session)
         # Of the time until the deadline a part may have been for waiting.
         left_s = min((order.deadline_ms - now_ms()) / 1000, order.timeout_s)
@@ -156,8 +157,8 @@ class Runner:
         return session
 
     def _send_task(self, session: LocalSession) -> None:
-        order = session.order
-        names = session.agent
+        order, names = session.order, session.agent
+        session.stages.delivered()
         session.connection.send(
             ServerMessage(
                 type=ServerMessageType.TASK,
@@ -228,7 +229,7 @@ class Runner:
         session = self._sessions.echoed_by(connection, message)
         if session is None:
             return message.session_id is None and message.task_name in connection.ended_tasks
-        session.echoed = True
+        session.echo()
         if session.echo_timer is not None:
             session.echo_timer.cancel()
             self._start(session)
@@ -236,7 +237,7 @@ class Runner:
 
     def _start(self, session: LocalSession) -> None:
         if not session.running and not session.over:
-            session.running = True
+            session.begin()
             session.driver = self._background.spawn(self._drive(session), "session-drive")
 
     async def _drive(self, session: LocalSession) -> None:
@@ -273,7 +274,7 @@ class Runner:
             self._finish_soon(session, message)
             return
         state = None if session.running else SessionState.RUNNING
-        session.running = True
+        session.begin()
         event: dict[str, Any] = {"event": "progress"}
         if message.action_results:
             event["results"] = [shortened(self._secrets.scrub(r)) for r in message.action_results]
@@ -282,8 +283,8 @@ class Runner:
         self._background.spawn(self._advance(session, state, event), "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
-        completed = message.status is TaskStatus.COMPLETED
-        result = message.result
+        session.stages.acknowledged()
+        completed, result = message.status is TaskStatus.COMPLETED, message.result
         if result is None and message.action_results is not None:
             result = [r.model_dump(exclude_none=True) for r in message.action_results]
         error = None
@@ -312,8 +313,7 @@ class Runner:
         if session.over:
             return
         self._forget(session)
-        took_s = max(0.0, (now_ms() - session.order.created_ms) / 1000)
-        self._metrics.session_seconds.labels(state.value).observe(took_s)
+        session.stages.ended(state.value)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:

@@ -1,0 +1,129 @@
+"""A real cluster with something to do, and a real Prometheus that looks on: what dashboards are tried on.
+
+Two nodes on a Redis of their own, devices on both, tasks over REST to both, refusals among them, and tasks that a model
+plans. The load is that of `scripts/bench`; the model is a scripted endpoint.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from lib.bench.connections import open_http
+from lib.bench.contestants import Running, cluster
+from lib.bench.contestants.base import HOST
+from lib.bench.errors import BenchError
+from lib.bench.fleet import AipDevice, Fleet
+from lib.bench.load import steady, verify
+from lib.chaos.ledger import Ledger
+from lib.chaos.model import Model
+from lib.dashboards.prometheus import Prometheus
+
+__all__ = ["LABELS", "Observed", "Phase", "observed"]
+
+# As a Prometheus in Kubernetes would have them.
+LABELS = {"cluster": "lab", "namespace": "aip", "job": "aip-cluster"}
+SETTINGS = {"llm_model": "scripted", "log_level": "WARNING"}
+HEARTBEAT_S = 5.0
+ODD_EVERY_S = 0.5
+# Until every node has been scraped twice, so that rates have something to begin with.
+SETTLE_S = 2.5
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many tasks per second for so long."""
+
+    rate_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A run that is over, and the Prometheus that saw it; times are seconds since the epoch."""
+
+    prometheus: Prometheus
+    instances: Sequence[str]
+    since: float
+    until: float
+
+
+class _Planned(AipDevice):
+    """A device that has a tool and is never told to use it: for tasks that a model plans, and ends at once."""
+
+    __slots__ = ()
+
+    def on_open(self) -> None:
+        info = {"device_id": self.client_id, "platform": "linux", "supported_features": ["commands_without_echo"]}
+        metadata = {
+            "platform": "linux",
+            "system_info": info,
+            "tools": [{"tool_name": "look", "tool_type": "data_collection"}],
+        }
+        said = {"type": "register", "status": "ok", "client_id": self.client_id, "client_type": "device"}
+        self.send(orjson.dumps(said | {"metadata": metadata}))
+
+    def on_text(self, message: bytes) -> None:
+        if not self.registered.done():
+            super().on_text(message)
+
+
+@contextlib.asynccontextmanager
+async def observed(directory: Path, phases: Sequence[Phase], *, devices: int) -> AsyncIterator[Observed]:
+    """Runs everything through the phases, then hands over what was seen; Prometheus answers while the context lasts.
+
+    Raises ScriptError if something does not start, BenchError if a task is lost.
+    """
+    model = Model(Ledger())
+    await model.open()
+    try:
+        settings = SETTINGS | {"llm_base_url": model.url}
+        with cluster(2, settings, spread=True).running(()) as running:
+            instances = [f"{HOST}:{address.port}" for address in running.rest]
+            with Prometheus.running(directory, instances, LABELS) as prometheus:
+                since = time.time()
+                await _work(running, phases, devices)
+                yield Observed(prometheus, instances, since, time.time())
+    finally:
+        await model.close()
+
+
+async def _work(running: Running, phases: Sequence[Phase], devices: int) -> None:
+    fleet = Fleet(running.sockets, AipDevice)
+    planned = Fleet(running.sockets, _Planned, prefix="planned")
+    await asyncio.sleep(SETTLE_S)
+    try:
+        await fleet.arrive(devices, at_once=10)
+        await planned.arrive(len(running.sockets), at_once=2)
+        async with fleet.beating(HEARTBEAT_S), asyncio.TaskGroup() as group:
+            beside = [group.create_task(_odd_requests(running, name)) for name in planned.names]
+            for phase in phases:
+                await verify(running, await steady(running, fleet, rate_per_s=phase.rate_per_s, seconds=phase.seconds))
+            for task in beside:
+                task.cancel()
+    except ExceptionGroup as errors:
+        raise BenchError(str(errors.exceptions[0])) from errors
+    finally:
+        await fleet.leave()
+        await planned.leave()
+
+
+async def _odd_requests(running: Running, device: str) -> None:
+    """Again and again, to each node: a task for the model to plan, one for nobody, and who is there."""
+    connections = [await open_http(address) for address in running.rest]
+    try:
+        for number in itertools.count():
+            task = {"request": "how much is there", "task_name": f"{device}-{number}", "planner": "llm"}
+            for connection in connections:
+                await connection.post(b"/api/dispatch", orjson.dumps(task | {"client_id": device}))
+                await connection.post(b"/api/dispatch", orjson.dumps({"client_id": "nobody", "request": "anything"}))
+                await connection.get("/api/clients")
+            await asyncio.sleep(ODD_EVERY_S)
+    finally:
+        for connection in connections:
+            connection.close()

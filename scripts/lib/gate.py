@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="scripts/test",
         usage="%(prog)s [--help] [argument of pytest ...]",
         description="Run ruff, mypy (strict), the tests and a quick benchmark, stopping at the first that fails.",
-        epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested. Without Redis or "
-        "nginx the tests that need them are skipped; with CI=true they fail.",
+        epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested. Without Redis, "
+        "nginx or promtool the tests that need them are skipped; with CI=true they fail.",
     )
     _, arguments = parser.parse_known_args(argv)
     try:
         with one_at_a_time():
             ensure_venv({"test", "bench"})
-            servers = ensure_servers()
+            servers = ensure_servers(promtool=True)
     except ScriptError as exc:
         return report("test", exc)
     env = _env(servers)

@@ -118,9 +118,10 @@ async def _odd_requests(running: Running, device: str) -> None:
     connections = [await open_http(address) for address in running.rest]
     try:
         for number in itertools.count():
-            task = {"request": "how much is there", "task_name": f"{device}-{number}", "planner": "llm"}
-            for connection in connections:
-                await connection.post(b"/api/dispatch", orjson.dumps(task | {"client_id": device}))
+            for place, connection in enumerate(connections):
+                task = {"client_id": device, "request": "how much is there", "planner": "llm"}
+                task["task_name"] = f"{device}-{place}-{number}"
+                await connection.post(b"/api/dispatch", orjson.dumps(task))
                 await connection.post(b"/api/dispatch", orjson.dumps({"client_id": "nobody", "request": "anything"}))
                 await connection.get("/api/clients")
             await asyncio.sleep(ODD_EVERY_S)

@@ -31,16 +31,18 @@ LABELS = {"cluster": "lab", "namespace": "aip", "job": "aip-cluster"}
 SETTINGS = {"llm_model": "scripted", "log_level": "WARNING"}
 HEARTBEAT_S = 5.0
 ODD_EVERY_S = 0.5
-# Until every node has been scraped twice, so that rates have something to begin with.
-SETTLE_S = 2.5
+# Before anything happens every node has been scraped so often: rates have something to begin with.
+SCRAPES = 3
+SCRAPED_S = 30.0
 
 
 @dataclass(frozen=True)
 class Phase:
-    """So many tasks per second for so long."""
+    """So many tasks per second for so long; before that, so many devices more."""
 
     rate_per_s: float
     seconds: float
+    devices: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class _Planned(AipDevice):
 
 
 @contextlib.asynccontextmanager
-async def observed(directory: Path, phases: Sequence[Phase], *, devices: int) -> AsyncIterator[Observed]:
+async def observed(directory: Path, phases: Sequence[Phase]) -> AsyncIterator[Observed]:
     """Runs everything through the phases, then hands over what was seen; Prometheus answers while the context lasts.
 
     Raises ScriptError if something does not start, BenchError if a task is lost.
@@ -86,23 +88,34 @@ async def observed(directory: Path, phases: Sequence[Phase], *, devices: int) ->
         with cluster(2, settings, spread=True).running(()) as running:
             instances = [f"{HOST}:{address.port}" for address in running.rest]
             with Prometheus.running(directory, instances, LABELS) as prometheus:
+                await _scraped(prometheus, len(instances))
                 since = time.time()
-                await _work(running, phases, devices)
+                await _work(running, phases)
                 yield Observed(prometheus, instances, since, time.time())
     finally:
         await model.close()
 
 
-async def _work(running: Running, phases: Sequence[Phase], devices: int) -> None:
+async def _scraped(prometheus: Prometheus, instances: int) -> None:
+    """Returns once Prometheus knows every node. Raises BenchError if it takes long."""
+    deadline = time.monotonic() + SCRAPED_S
+    scraped = f"count_over_time(aip_ready[1m]) >= {SCRAPES}"
+    while len(prometheus.query(scraped, time.time())) < instances:
+        if time.monotonic() > deadline:
+            raise BenchError(f"Prometheus had not read every node after {SCRAPED_S:g} s")
+        await asyncio.sleep(0.2)
+
+
+async def _work(running: Running, phases: Sequence[Phase]) -> None:
     fleet = Fleet(running.sockets, AipDevice)
     planned = Fleet(running.sockets, _Planned, prefix="planned")
-    await asyncio.sleep(SETTLE_S)
     try:
-        await fleet.arrive(devices, at_once=10)
         await planned.arrive(len(running.sockets), at_once=2)
         async with fleet.beating(HEARTBEAT_S), asyncio.TaskGroup() as group:
             beside = [group.create_task(_odd_requests(running, name)) for name in planned.names]
             for phase in phases:
+                if phase.devices:
+                    await fleet.arrive(phase.devices, at_once=10)
                 await verify(running, await steady(running, fleet, rate_per_s=phase.rate_per_s, seconds=phase.seconds))
             for task in beside:
                 task.cancel()

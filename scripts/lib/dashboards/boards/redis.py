@@ -40,8 +40,8 @@ _CALLS = Row(
     "Calls",
     (
         lines(
-            "Round trips",
-            "By node.",
+            "Round trips by node",
+            "Pipelines of one or more commands.",
             ("sum by (instance) (rate(aip_redis_pipeline_duration_seconds_count{@node}[@rate]))", "{{instance}}"),
             unit=Unit.PER_S,
         ),
@@ -53,8 +53,8 @@ _CALLS = Row(
             unit=Unit.SECONDS,
         ).limits(0.05, 0.1),
         lines(
-            "Failed",
-            "By node.",
+            "Failed by node",
+            "Round trips that failed: no answer in time, no connection, or a refusal.",
             ("sum by (instance) (rate(aip_redis_errors_total{@node}[@rate]))", "{{instance}}"),
             unit=Unit.PER_S,
         ),

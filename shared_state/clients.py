@@ -12,6 +12,7 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from shared_state.connection import Connection
 from shared_state.errors import AlreadyRegistered
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
+from shared_state.slices import merged, slices
 
 __all__ = ["NO_PROOF", "Absence", "Admitted", "Clients", "Left", "Proof", "Registration"]
 
@@ -33,6 +35,8 @@ AWAY_SLACK_S = 300
 SETTLED_MS = 10_000
 NEVER_MS = 2**52
 CHUNK = 500
+# Registrations that are read together: each has a profile to be parsed.
+DETAILS_CHUNK = 50
 # So many are noted by one script, which takes about a millisecond.
 SEEN_CHUNK = 1_000
 
@@ -248,17 +252,35 @@ class Clients:
         await self._redis.command("DEL", self._keys.node_clients(node_id))
 
     async def on_node(self, node_id: str) -> dict[str, int]:
-        """Clients of `node_id`, each with the time of its last sign of life in ms."""
-        reply = await self._redis.command("HGETALL", self._keys.node_clients(node_id))
-        return {k.decode(): int(v) for k, v in reply.items()}
+        """Clients of `node_id`, each with the time of its last sign of life in ms.
+
+        Who is on the list from the beginning of the call to its end is found; who comes or goes meanwhile may be.
+        """
+        found: dict[str, int] = {}
+        async for part in self._listed(node_id):
+            found.update(part)
+        return found
+
+    async def _listed(self, node_id: str) -> AsyncIterator[dict[str, int]]:
+        """The list of a node, read in parts: neither Redis nor this node is busy with it for long."""
+        cursor = 0
+        while True:
+            key = self._keys.node_clients(node_id)
+            cursor, part = await self._redis.command("HSCAN", key, cursor, "COUNT", CHUNK)
+            yield {client_id.decode(): int(seen_ms) for client_id, seen_ms in part.items()}
+            if cursor == 0:
+                return
 
     # -- reading -------------------------------------------------------------------------------------------------
     async def online_ids(self) -> list[str]:
         """Ids of all clients held by live nodes, sorted."""
-        ids: set[str] = set()
+        known: set[str] = set()
+        runs: list[list[str]] = []
         for node_id in await self._nodes.live():
-            ids.update(k.decode() for k in await self._redis.command("HKEYS", self._keys.node_clients(node_id)))
-        return sorted(ids)
+            async for part in self._listed(node_id):
+                runs.append(sorted(part.keys() - known))
+                known |= part.keys()
+        return await merged(runs)
 
     async def find(self, client_id: str) -> Registration | None:
         """The registration without its profile, as stored: held, away, or of a node that died a moment ago.
@@ -282,19 +304,28 @@ class Clients:
 
     async def online(self) -> list[Registration]:
         """All clients held by live nodes with their profiles, sorted by id."""
-        found: dict[str, Registration] = {}
-        for node_id in await self._nodes.live():
-            seen = list((await self.on_node(node_id)).items())
-            for start in range(0, len(seen), CHUNK):
-                part = seen[start : start + CHUNK]
-                pending = [
-                    self._redis.command("HMGET", self._keys.registration(c), *_FIELDS, "profile") for c, _ in part
-                ]
-                for (client_id, last_seen_ms), reply in zip(part, pending, strict=True):
-                    values = await reply
-                    if values[0] and values[0].decode() == node_id:
-                        found[client_id] = _parse(client_id, values, last_seen_ms)
-        return [found[c] for c in sorted(found)]
+        return [r async for part in self.online_parts() for r in part]
+
+    async def online_parts(self) -> AsyncIterator[list[Registration]]:
+        """The same in parts of a few dozen, so that nobody has to have all profiles at once."""
+        seen = {node_id: await self.on_node(node_id) for node_id in await self._nodes.live()}
+        runs: list[list[str]] = []
+        for listed in seen.values():
+            async for ids in slices(list(listed), CHUNK):
+                runs.append(sorted(ids))
+        last = ""
+        async for part in slices(await merged(runs), DETAILS_CHUNK):
+            # A client that moved a moment ago may be on two lists: its registration says which is right.
+            once = [c for c, before in zip(part, [last, *part], strict=False) if c != before]
+            last = part[-1]
+            pending = [self._redis.command("HMGET", self._keys.registration(c), *_FIELDS, "profile") for c in once]
+            found: list[Registration] = []
+            for client_id, reply in zip(once, pending, strict=True):
+                values = await reply
+                last_seen_ms = seen.get((values[0] or b"").decode(), {}).get(client_id)
+                if last_seen_ms is not None:
+                    found.append(_parse(client_id, values, last_seen_ms))
+            yield found
 
 
 def _parse(client_id: str, values: list[bytes | None], last_seen_ms: int | None = None) -> Registration:

@@ -125,6 +125,23 @@ async def test_a_listing_longer_than_one_batch_is_read_whole(state: State, monke
     assert [(r.client_id, r.profile) for r in listed] == [(r.client_id, r.profile) for r in given]
 
 
+async def test_a_detailed_listing_comes_in_parts_and_holds_everybody_once(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "CHUNK", 7)
+    monkeypatch.setattr(clients, "DETAILS_CHUNK", 3)
+    given = [a_registration(f"device-{i:03}", A if i % 2 else B) for i in range(50)]
+    await asyncio.gather(*(state.clients.register(r) for r in given))
+    # Those who moved a moment ago are on the lists of both nodes.
+    for moved in given:
+        await state.connection.command("HSET", state.keys.node_clients(A), moved.client_id, 1)
+    parts = [part async for part in state.clients.online_parts()]
+    assert max(len(part) for part in parts) <= 3
+    listed = [(r.client_id, r.node_id) for part in parts for r in part]
+    assert listed == [(r.client_id, r.node_id) for r in given]
+    assert await state.clients.online_ids() == [r.client_id for r in given]
+
+
 async def test_a_list_entry_without_a_registration_is_not_shown_in_detail(state: State) -> None:
     await state.clients.register(a_registration("device-1", A))
     await state.connection.command("DEL", state.keys.registration("device-1"))

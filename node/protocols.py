@@ -184,8 +184,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def start_keepalive(self) -> None:
         """The socket is open: from now on it is kept alive, and nobody asks for its handshake any more."""
         super().start_keepalive()
+        # Emptied, not just let go: whoever has been given them, as the parser was, has them still.
+        self.request.headers.clear()
         del self.request, self.response
-        # Emptied, not let go: whoever has been given it, has it still.
         self.scope.clear()  # type: ignore[attr-defined]
 
     async def receive(self) -> Any:

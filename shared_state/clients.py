@@ -38,7 +38,7 @@ NEVER_MS = 2**52
 CHUNK = 500
 # Registrations that are read together: each has a profile to be parsed.
 DETAILS_CHUNK = 50
-# So many are noted by one script, which takes about a millisecond.
+# So many are noted by one script, which keeps Redis for 0.6 ms.
 SEEN_CHUNK = 1_000
 
 _FIELDS = ("node_id", "connection_id", "client_type", "platform", "target_id", "features", "since_ms", "away_until_ms")

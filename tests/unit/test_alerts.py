@@ -20,7 +20,7 @@ EVERY = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS = {rule["alert"]: rule for rule in EVERY if "alert" in rule}
 SECTIONS = ["## What it means", "## How to see it", "## What to do", "## How to prevent it"]
 PROMTOOL_S = 120.0
-METRIC = re.compile(r"\b(?:aip|process)_[a-z_]+")
+METRIC = re.compile(r"(?<![\w:])(?:aip|process)_[a-z_]+")
 
 each_alert = pytest.mark.parametrize("name", ALERTS)
 

@@ -177,6 +177,7 @@ class Node:
                 max_unregistered=settings.max_unregistered,
                 max_registering=settings.max_registering,
             ),
+            is_member=lambda: self.membership.is_member,
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,

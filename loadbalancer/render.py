@@ -25,6 +25,7 @@ DEFAULT_DRAIN_SECONDS = 3600
 # Whoever runs on the machine of nginx.
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 HTTPS_PORT = 443
+MOST_TRIES = 3
 
 # `@{name}` in the template: nginx's own variables begin with a dollar, its named locations with a bare `@`.
 _PLACE = re.compile(r"@\{([a-z_]+)\}")
@@ -113,6 +114,7 @@ def render(
         "listen": public + (" ssl" if tls else "") + " backlog=4096",
         "servers": "\n".join(f"        server {node} max_fails=1 fail_timeout=5s;" for node in servers),
         "last_servers": "\n".join(f"        server {node} max_fails=0 backup;" for node in servers),
+        "tries": min(MOST_TRIES, len(servers)),
         # No node is left out for refusing a socket: while a herd reconnects all of them do, and the one that has
         # room is the one with the fewest sockets, which is asked first. One that is down refuses, which is quick.
         "socket_servers": "\n".join(f"        server {node} max_fails=0;" for node in servers),

@@ -16,6 +16,14 @@ PATIENCE_S = 20.0
 SECRET = "very-secret-token"
 
 
+def get(front: Front, path: str = "/api/echo") -> httpx.Response:
+    return httpx.get(f"{front.url}{path}", trust_env=False)
+
+
+def post(front: Front, path: str = "/api/echo") -> httpx.Response:
+    return httpx.post(f"{front.url}{path}", trust_env=False)
+
+
 def test_a_websocket_is_upgraded_and_reaches_every_server(front: Front) -> None:
     names = set()
     with ExitStack() as stack:
@@ -50,6 +58,36 @@ def test_a_post_that_no_server_has_seen_goes_to_the_one_that_is_there(front: Fro
     front.servers["a"].kill()
     names = [httpx.post(f"{front.url}/api/echo", trust_env=False).json()["name"] for _ in range(6)]
     assert names == ["b"] * 6
+
+
+def test_a_server_that_cannot_serve_is_left_out_once_somebody_has_asked_what_may_be_repeated(front: Front) -> None:
+    front.journal.with_suffix(".unready-a").touch()
+    for _ in range(8):
+        # Either this finds it out, or it has been found out and not been tried again since.
+        assert [get(front).json()["name"] for _ in range(2)] == ["b", "b"]
+        assert post(front).json()["name"] == "b"
+    assert front.seen("refused GET")
+    assert front.seen("refused POST") == []
+
+
+def test_a_post_that_a_server_refuses_is_answered_with_the_refusal(front: Front) -> None:
+    for name in "ab":
+        front.journal.with_suffix(f".unready-{name}").touch()
+    refused = post(front)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "3")
+    assert len(front.seen("refused POST")) == 1
+
+
+def test_when_no_server_can_serve_their_own_refusal_is_told_and_their_recovery_is_noticed_at_once(front: Front) -> None:
+    for name in "ab":
+        front.journal.with_suffix(f".unready-{name}").touch()
+    for _ in range(10):
+        refused = get(front)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "3")
+    front.journal.with_suffix(".unready-b").unlink()
+    front.journal.with_suffix(".unready-a").unlink()
+    assert [get(front).status_code for _ in range(10)] == [200] * 10
+    assert [post(front).status_code for _ in range(10)] == [200] * 10
 
 
 def test_a_socket_that_one_server_refuses_goes_to_the_other_and_no_server_is_given_up(front: Front) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadbalancer.render import RenderError, main, render
+from node.api.middleware import _GIVEN_ID
 
 NODES = ["127.0.0.1:5001", "127.0.0.1:5002"]
 LISTEN = "127.0.0.1:5000"
@@ -65,6 +66,11 @@ def test_a_post_is_never_passed_on() -> None:
         "proxy_next_upstream error timeout http_503;"
     ]
     assert "non_idempotent" not in "".join(lines)
+
+
+def test_the_id_of_a_request_is_kept_here_if_a_node_would_keep_it() -> None:
+    """Otherwise the caller and this log would know a request by one name, and the node by another."""
+    assert f'"~^{_GIVEN_ID.pattern.decode()}$" $http_x_request_id;' in directives(render(NODES, LISTEN, RUN_DIR))
 
 
 def test_headers_are_added_at_one_level_only() -> None:

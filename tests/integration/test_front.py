@@ -163,6 +163,9 @@ async def test_a_reload_with_other_nodes_cuts_no_socket_and_fails_no_request(
     async with load.running():
         await load.goes_on()
         reader = asyncio.create_task(front.get(f"/api/task_result/{waiting['task_name']}", wait=30))
+        told: list[str] = []
+        listener = asyncio.create_task(listen(f"{nginx.url}/api/sessions/{waiting['session_id']}/events", told))
+        await eventually(lambda: told, "the stream of events begins, though it has not ended")
         await nginx_knows(front, {a, b})
         await asyncio.to_thread(nginx.reload, addresses(b, c))
         await load.goes_on()
@@ -172,10 +175,23 @@ async def test_a_reload_with_other_nodes_cuts_no_socket_and_fails_no_request(
         # Also whoever has been waiting for an answer since before the reload gets it.
         await c.cancel(waiting["session_id"])
         assert (await reader).json()["state"] == "cancelled"
+        await asyncio.wait_for(listener, 10)
+        assert "cancelled" in told[-1]
 
     assert set(load.answers) == {200}
     assert all(device.is_open for device in devices)
     await load.all_done_once(c)
+
+
+async def listen(url: str, told: list[str]) -> None:
+    """Puts what a stream of events says into `told`, as it comes, until it ends."""
+    async with (
+        httpx.AsyncClient(timeout=45.0, trust_env=False) as http,
+        http.stream("GET", url) as stream,
+    ):
+        async for line in stream.aiter_lines():
+            if line.startswith("data:"):
+                told.append(line)
 
 
 async def nginx_knows(front: Node, nodes: set[Node]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import websockets
 from websockets.sync.client import connect
 
+from tests.integration.conftest import MakeFront
 from tests.integration.harness.nginx import Front
 
 pytestmark = pytest.mark.integration
@@ -126,6 +127,17 @@ def test_a_socket_goes_to_the_server_that_is_there(front: Front) -> None:
         for _ in range(6):
             client = stack.enter_context(connect(front.ws_url, proxy=None))
             assert client.recv() == "b"
+
+
+def test_sockets_of_before_a_reload_are_cut_when_their_time_is_over_and_not_before(make_front: MakeFront) -> None:
+    front = make_front(drain_seconds=1)
+    with connect(front.ws_url, proxy=None) as client:
+        client.recv()
+        front.nginx.reload(front.nodes)
+        client.send("still there")
+        assert client.recv() == "still there"
+        with pytest.raises(websockets.ConnectionClosed):
+            client.recv(timeout=PATIENCE_S)
 
 
 def test_what_is_meant_for_one_node_is_not_balanced(front: Front) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.harness.cluster import Cluster, Fleet
 from tests.integration.harness.guests import Guests
-from tests.integration.harness.nginx import Front
+from tests.integration.harness.nginx import Front, Servers, nginx_binary
 from tests.integration.harness.processes import Process
 from tests.integration.harness.redis_servers import RedisServers
 from tests.support.redis_server import require_redis
@@ -110,16 +110,23 @@ async def guests() -> AsyncIterator[Guests]:
     await everybody.leave()
 
 
+@pytest.fixture(scope="session")
+def small_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """What stands behind nginx where no node is needed."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield servers
+    servers.dispose()
+
+
 @pytest.fixture
-def make_front(tmp_path: Path) -> Iterator[MakeFront]:
+def make_front(tmp_path: Path, small_servers: Servers) -> Iterator[MakeFront]:
     """Puts nginx, configured with the given options of `render`, in front of two small servers."""
+    nginx_binary()
     fronts: list[Front] = []
 
     def make(**options: object) -> Front:
-        front = Front(tmp_path, **options)
-        fronts.append(front)
-        front.start()
-        return front
+        fronts.append(Front(tmp_path, small_servers, **options))
+        return fronts[-1]
 
     yield make
     for front in fronts:

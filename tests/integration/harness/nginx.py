@@ -20,7 +20,7 @@ from loadbalancer.render import render
 from tests.integration.harness.patience import SLACK
 from tests.integration.harness.processes import Process, clean_environment, free_port
 
-__all__ = ["Front", "Nginx", "nginx_binary"]
+__all__ = ["Front", "Nginx", "Servers", "nginx_binary"]
 
 UPSTREAM = Path(__file__).with_name("nginx_upstream.py")
 READY_S = 20.0
@@ -105,34 +105,49 @@ class Nginx(Process):
         return {child.pid for child in psutil.Process(self.pid).children()}
 
 
-class Front:
-    """nginx in front of the servers `a` and `b` of `nginx_upstream.py`."""
+class Servers:
+    """The servers `a` and `b` of `nginx_upstream.py`: started once, as good as new for each test."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:
-        nginx_binary()
-        self.directory = directory
+    def __init__(self, directory: Path) -> None:
         self.journal = directory / "journal.jsonl"
         self.nodes = [f"127.0.0.1:{free_port()}" for _ in "ab"]
-        self.servers: dict[str, Process] = {}
+        self.processes: dict[str, Process] = {}
         for name, node in zip("ab", self.nodes, strict=True):
-            port = node.partition(":")[2]
-            argv = [sys.executable, str(UPSTREAM), name, port, str(self.journal)]
-            self.servers[name] = Process(name, argv, directory / f"{name}.out", clean_environment())
+            argv = [sys.executable, str(UPSTREAM), name, node.partition(":")[2], str(self.journal)]
+            self.processes[name] = Process(name, argv, directory / f"{name}.out", clean_environment())
+
+    def renew(self) -> None:
+        """Forget what was, and start whoever was killed; returns once both listen."""
+        for file in self.journal.parent.glob(f"{self.journal.stem}.*"):
+            file.unlink()
+        for process in self.processes.values():
+            if not process.alive:
+                process.launch()
+        for process, node in zip(self.processes.values(), self.nodes, strict=True):
+            wait_until(process, partial(_listens, int(node.partition(":")[2])), "it listens")
+
+    def dispose(self) -> None:
+        """End them."""
+        for process in self.processes.values():
+            process.dispose()
+
+
+class Front:
+    """nginx in front of two small servers."""
+
+    def __init__(self, directory: Path, servers: Servers, **options: Any) -> None:
+        servers.renew()
+        self.directory = directory
+        self.servers = servers.processes
+        self.nodes = servers.nodes
+        self.journal = servers.journal
         self.nginx = Nginx(directory, self.nodes, **options)
         self.port, self.url, self.ws_url = self.nginx.port, self.nginx.url, self.nginx.ws_url
-
-    def start(self) -> None:
-        """Run everything; returns once it listens."""
-        for server in self.servers.values():
-            server.launch()
-        for server, node in zip(self.servers.values(), self.nodes, strict=True):
-            wait_until(server, partial(_listens, int(node.partition(":")[2])), "it listens")
         self.nginx.start()
 
     def dispose(self) -> None:
-        """End everything."""
-        for process in (self.nginx, *self.servers.values()):
-            process.dispose()
+        """End nginx."""
+        self.nginx.dispose()
 
     def seen(self, kind: str) -> list[str]:
         """The names of the servers that `kind` reached."""

@@ -201,7 +201,7 @@ class Settings(BaseSettings):
 
     @property
     def full_redis_url(self) -> str:
-        """`redis_url` with the passwords that were given apart: for the connection, and for no log. Raises ValueError."""
+        """`redis_url` with the passwords that came apart from it: for no log. Raises ValueError."""
         password, sentinel = (
             None if secret is None else secret.get_secret_value()
             for secret in (self.redis_password, self.redis_sentinel_password)

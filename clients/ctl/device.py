@@ -5,7 +5,7 @@ It speaks the protocol as any device does, and offers one tool, `echo`; it execu
 
 import asyncio
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection
 
@@ -50,19 +50,17 @@ class EchoDevice:
 
     async def __aenter__(self) -> Self:
         socket = self._socket = await open_socket(self._url, self._api_key)
+        info = {"device_id": self._device_id, "platform": "linux"}
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._send(
-                    ClientMessageType.REGISTER,
-                    metadata={"platform": "linux", "system_info": {"device_id": self._device_id, "platform": "linux"}},
-                )
+                metadata = {"platform": "linux", "system_info": info}
+                await _send(socket, self._message(ClientMessageType.REGISTER, metadata=metadata))
                 answer = decode_server(await socket.recv())
+            if answer.type is ServerMessageType.ERROR:
+                raise RegistrationRefused(answer.error or "no reason was given")
         except BaseException:
             await socket.close()
             raise
-        if answer.type is ServerMessageType.ERROR:
-            await socket.close()
-            raise RegistrationRefused(answer.error or "no reason was given")
         self._serving = asyncio.create_task(self._serve(socket), name=f"device {self._device_id}")
         return self
 
@@ -79,25 +77,27 @@ class EchoDevice:
         async for frame in socket:
             message = decode_server(frame)
             if message.type is ServerMessageType.TASK:
-                # As UFO's client does: a task is asked for again, and its commands follow.
-                await self._send(
-                    ClientMessageType.TASK,
-                    status=TaskStatus.CONTINUE,
-                    session_id=message.session_id,
-                    task_name=message.task_name,
-                    request=message.user_request,
-                )
+                await _send(socket, self._repeated(message))
             elif message.type is ServerMessageType.COMMAND:
-                await self._answer(message)
+                await _send(socket, self._answered(message))
 
-    async def _answer(self, message: ServerMessage) -> None:
-        results = [self._execute(command) for command in message.actions or []]
-        await self._send(
+    def _repeated(self, task: ServerMessage) -> ClientMessage:
+        # As UFO's client does: a task is asked for again, and its commands follow.
+        return self._message(
+            ClientMessageType.TASK,
+            status=TaskStatus.CONTINUE,
+            session_id=task.session_id,
+            task_name=task.task_name,
+            request=task.user_request,
+        )
+
+    def _answered(self, message: ServerMessage) -> ClientMessage:
+        return self._message(
             ClientMessageType.COMMAND_RESULTS,
             status=message.status,
             session_id=message.session_id,
             prev_response_id=message.response_id,
-            action_results=results,
+            action_results=[self._execute(command) for command in message.actions or []],
         )
 
     def _execute(self, command: Command) -> Result:
@@ -106,29 +106,9 @@ class EchoDevice:
         self.executed += 1
         return Result(status=ResultStatus.SUCCESS, result=command.parameters, call_id=command.call_id)
 
-    async def _send(
-        self,
-        kind: ClientMessageType,
-        *,
-        status: TaskStatus = TaskStatus.OK,
-        session_id: str | None = None,
-        task_name: str | None = None,
-        request: str | None = None,
-        prev_response_id: str | None = None,
-        action_results: list[Result] | None = None,
-        metadata: dict[str, object] | None = None,
-    ) -> None:
-        assert self._socket is not None
-        message = ClientMessage(
-            type=kind,
-            status=status,
-            client_id=self._device_id,
-            session_id=session_id,
-            task_name=task_name,
-            request=request,
-            prev_response_id=prev_response_id,
-            action_results=action_results,
-            metadata=metadata,
-            timestamp=utc_now(),
-        )
-        await self._socket.send(encode(message), text=True)
+    def _message(self, kind: ClientMessageType, **fields: Any) -> ClientMessage:
+        return ClientMessage(type=kind, client_id=self._device_id, timestamp=utc_now(), **fields)
+
+
+async def _send(socket: ClientConnection, message: ClientMessage) -> None:
+    await socket.send(encode(message), text=True)

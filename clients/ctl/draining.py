@@ -1,7 +1,7 @@
 """Emptying a node before its process is told to stop: what an orchestrator runs first (`preStop`).
 
-The drain itself is the node's; this asks for it and waits. A node that cannot be asked is no reason to hold up the stop:
-SIGTERM drains it just the same.
+The drain itself is the node's; this asks for it and waits. A node that cannot be asked is no reason to hold up the
+stop: SIGTERM drains it just the same.
 """
 
 import time

@@ -143,7 +143,7 @@ def test_a_node_is_drained_before_it_is_told_to_stop_and_has_the_time_for_it(rel
     seconds = {name: float(value) for name, value in (flag.lstrip("-").split("=") for flag in command[2:])}
     data = release.named("ConfigMap", "-settings")["data"]
     known = {name: value for name, value in data.items() if name.startswith(("AIP_DRAIN_", "AIP_SHUTDOWN_"))}
-    settings = Settings(**{name.removeprefix("AIP_").lower(): value for name, value in known.items()})
+    settings = Settings.model_validate({name.removeprefix("AIP_").lower(): value for name, value in known.items()})
     assert seconds["wait"] == settings.drain_deadline_s
     longest_s = seconds["pause"] + settings.drain_deadline_s + settings.drain_linger_s + settings.shutdown_timeout_s
     assert spec["terminationGracePeriodSeconds"] >= longest_s + 5

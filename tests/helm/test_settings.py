@@ -34,7 +34,7 @@ def test_every_variable_is_a_setting_of_a_node(release: Release) -> None:
 
 def test_a_node_takes_what_it_is_told(release: Release) -> None:
     told = {name.removeprefix("AIP_").lower(): value for name, value in _told(release).items()}
-    settings = Settings(**told)
+    settings = Settings.model_validate(told)
     assert settings.port == 5000
 
 

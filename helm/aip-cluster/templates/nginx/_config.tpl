@@ -26,6 +26,7 @@ listen: {{ printf "*:%s backlog=4096" (ternary "8443 ssl" "8080" (not (empty $tl
 servers: {{ printf "%s        server %s resolve max_fails=1 fail_timeout=5s;" $resolver $nodes | quote }}
 last_servers: {{ printf "        server %s resolve max_fails=0 backup;" $nodes | quote }}
 socket_servers: {{ printf "%s        server %s resolve max_fails=0;" $resolver $nodes | quote }}
+tries: {{ min 3 (ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled) | quote }}
 limit_zones: {{ include "aip.nginxLimitZones" . | quote }}
 limits: {{ include "aip.nginxLimits" . | quote }}
 tls: {{ ternary (include "aip.nginxTls" .) "" (not (empty $tls)) | quote }}

@@ -10,7 +10,7 @@ from node.api.routes import ROUTES
 from tests.helm.conftest import CASES
 
 INTERNAL = {"/livez", "/readyz", "/metrics", "/api/nodes/self/drain"}
-PUBLIC = {"/ws", "/docs", "/openapi.json", *(operation.path for operation in ROUTES)} - INTERNAL
+PUBLIC = {"/", "/ws", "/docs", "/openapi.json", *(operation.path for operation in ROUTES)} - INTERNAL
 Paths = list[tuple[str, str]]
 
 

@@ -110,7 +110,7 @@ What of REST is public: everything but the drain of a node, probes and metrics. 
 Ingress or a route to the nodes must not name them. tests/helm compares this list with the nodes' own table.
 */ -}}
 {{- define "aip.publicPaths" -}}
-exact: [/ws, /api/nodes, /api/health, /docs, /openapi.json]
+exact: [/, /ws, /api/nodes, /api/health, /docs, /openapi.json]
 prefix: [/api/dispatch, /api/task_result, /api/clients, /api/sessions, /api/batches]
 {{- end }}
 

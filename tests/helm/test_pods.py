@@ -167,6 +167,21 @@ def test_with_autoscaling_nobody_else_says_how_many() -> None:
     assert hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 300
 
 
+def test_keda_scales_by_the_same_figure_and_makes_the_hpa_itself() -> None:
+    values = values_of(CASES["ha"])
+    values["autoscaling"]["keda"] = {"enabled": True, "prometheusAddress": "http://prometheus.monitoring:9090"}
+    release = rendered(values)
+    assert release.of_kind("HorizontalPodAutoscaler") == []
+    (scaled,) = release.of_kind("ScaledObject")
+    assert scaled["spec"]["scaleTargetRef"]["name"] == release.named("Deployment", "-node")["metadata"]["name"]
+    asked = scaled["spec"]["triggers"][0]["metadata"]
+    assert asked["query"] == 'sum(aip_connections{namespace="agents",pod=~"aip-aip-cluster-node-.*"})'
+    assert (asked["threshold"], asked["serverAddress"]) == ("6000", "http://prometheus.monitoring:9090")
+    (hpa,) = rendered(values_of(CASES["ha"])).of_kind("HorizontalPodAutoscaler")
+    config = scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+    assert config["behavior"] == hpa["spec"]["behavior"]
+
+
 def test_a_single_pod_is_neither_spread_nor_guarded() -> None:
     release = rendered({"replicaCount": 1, "nginx": {"replicaCount": 1}})
     assert release.of_kind("PodDisruptionBudget") == []

@@ -41,6 +41,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 4}}, "minReplicas is above"),
     ({"autoscaling": {"enabled": True, "connectionsPerPod": 0, "cpuUtilization": 0}}, "something to scale by"),
+    ({"autoscaling": {"enabled": True, "keda": {"enabled": True}}}, "needs autoscaling.keda.prometheusAddress"),
     ({"podDisruptionBudget": {"minAvailable": 1}}, "takes one of them"),
     ({"podDisruptionBudget": {"maxUnavailable": None}}, "needs maxUnavailable or minAvailable"),
     ({"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}}, "twice"),

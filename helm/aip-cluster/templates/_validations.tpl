@@ -75,6 +75,9 @@
   {{- if not (or $v.autoscaling.connectionsPerPod $v.autoscaling.cpuUtilization) }}
     {{- fail "autoscaling.enabled needs something to scale by: autoscaling.connectionsPerPod or autoscaling.cpuUtilization." }}
   {{- end }}
+  {{- if and $v.autoscaling.keda.enabled $v.autoscaling.connectionsPerPod (not $v.autoscaling.keda.prometheusAddress) }}
+    {{- fail "autoscaling.keda.enabled needs autoscaling.keda.prometheusAddress: whom to ask for the sockets of each pod." }}
+  {{- end }}
   {{- if and $v.autoscaling.cpuUtilization (not (dig "requests" "cpu" "" $v.resources)) }}
     {{- fail "autoscaling.cpuUtilization is a share of resources.requests.cpu: set that, too." }}
   {{- end }}

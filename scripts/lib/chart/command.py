@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--namespace", default="agents", help="default: %(default)s")
     options = parser.parse_args(argv)
     if options.command == "schema":
-        SCHEMA.write_text(with_settings(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
+        before = SCHEMA.read_text(encoding="utf-8")
+        # Only if there is something to change: Helm may be reading it.
+        if (after := with_settings(before)) != before:
+            SCHEMA.write_text(after, encoding="utf-8")
         return Exit.OK
     try:
         if options.command == "summary":

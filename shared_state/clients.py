@@ -12,7 +12,7 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -34,7 +34,17 @@ SETTLED_MS = 10_000
 NEVER_MS = 2**52
 CHUNK = 500
 
-_FIELDS = ("node_id", "connection_id", "client_type", "platform", "target_id", "features", "since_ms", "away_until_ms")
+_FIELDS = (
+    "node_id",
+    "connection_id",
+    "client_type",
+    "platform",
+    "target_id",
+    "features",
+    "since_ms",
+    "away_until_ms",
+    "generation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,13 @@ class Registration:
     away_until_ms: int | None = None
     last_seen_ms: int | None = None
     profile: dict[str, Any] | None = None
+    # Set by the registry.
+    generation: int = field(default=0, compare=False)
+
+    @property
+    def believed(self) -> tuple[str, str]:
+        """What a start of a session checks, so that a look-up may be some time old: generation, and features."""
+        return str(self.generation), _written(self.features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +173,7 @@ class Clients:
     ) -> list[Any]:
         fields: list[str | bytes | int] = [
             *("node_id", r.node_id, "platform", r.platform, "target_id", r.target_id),
-            *("features", ",".join(sorted(r.features)), "since_ms", r.since_ms, "token_hash", proof.new_token_hash),
+            *("features", _written(r.features), "since_ms", r.since_ms, "token_hash", proof.new_token_hash),
         ]
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
@@ -187,7 +204,7 @@ class Clients:
         """Keep the registration for another 15 minutes, with a new profile if given. False: not ours any more."""
         fields: list[str | bytes] = [] if profile is None else ["profile", orjson.dumps(profile)]
         if features is not None:
-            fields += ["features", ",".join(sorted(features))]
+            fields += ["features", _written(features)]
         held = await self._redis.script(
             "client_touch",
             [self._keys.registration(client_id)],
@@ -294,6 +311,10 @@ class Clients:
         return [found[c] for c in sorted(found)]
 
 
+def _written(features: frozenset[str]) -> str:
+    return ",".join(sorted(features))
+
+
 def _parse(client_id: str, values: list[bytes | None], last_seen_ms: int | None = None) -> Registration:
     text = [(v or b"").decode() for v in values[: len(_FIELDS)]]
     profile = values[len(_FIELDS)] if len(values) > len(_FIELDS) else None
@@ -309,4 +330,5 @@ def _parse(client_id: str, values: list[bytes | None], last_seen_ms: int | None 
         away_until_ms=int(text[7]) if text[7] else None,
         last_seen_ms=last_seen_ms,
         profile=orjson.loads(profile) if profile else None,
+        generation=int(text[8] or 0),
     )

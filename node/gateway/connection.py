@@ -141,6 +141,11 @@ class Connection:
         """How much is not sent yet."""
         return self._bytes
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something that was queued has not been written into the socket yet."""
+        return self._outbox is not None
+
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property
     def held(self) -> bool:

@@ -1,7 +1,7 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 
 from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
 from node.gateway.connection import Connection
@@ -9,7 +9,6 @@ from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
 from node.sessions.stages import Stages
-from node.telemetry.metrics import Metrics
 from shared_state.sessions import Behind
 
 __all__ = ["LocalSession", "Restored"]
@@ -39,7 +38,7 @@ class LocalSession:
     connection: Connection
     planner: Planner
     platform: Platform
-    metrics: InitVar[Metrics]
+    stages: Stages
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -53,11 +52,6 @@ class LocalSession:
     in_step: bool = False
     # What happened here and is not stored yet.
     behind: Behind = field(default_factory=Behind)
-    stages: Stages = field(init=False)
-
-    def __post_init__(self, metrics: Metrics) -> None:
-        """It has come nowhere yet."""
-        self.stages = Stages(metrics, self.order)
 
     @property
     def session_id(self) -> str:
@@ -74,10 +68,10 @@ class LocalSession:
         self.stages.delivered()
         self.connection.send(self.task_message())
 
-    def echo(self) -> None:
+    def echo(self, message: ClientMessage) -> None:
         """Its device has repeated the task."""
         self.echoed = True
-        self.stages.acknowledged()
+        self.stages.acknowledged(message)
 
     def begin(self) -> None:
         """Its work has begun. Safe to repeat."""
@@ -97,6 +91,7 @@ class LocalSession:
             agent_name=names.agent_name,
             process_name=names.process_name,
             root_name=names.root_name,
+            metadata=self.stages.carried,
         )
 
     def take_behind(self) -> Behind:
@@ -122,7 +117,7 @@ class LocalSession:
 
     def answer(self, message: ClientMessage) -> bool:
         """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
-        self.stages.acknowledged()
+        self.stages.acknowledged(message)
         future = self.pending.get(message.prev_response_id or "")
         if future is None or future.done():
             return False
@@ -132,6 +127,7 @@ class LocalSession:
     def stop(self) -> None:
         """End all that this node does for it: timers, the planner's task, waiting for answers."""
         self.over = True
+        self.stages.left()
         for timer in (self.deadline_timer, self.echo_timer):
             if timer is not None:
                 timer.cancel()

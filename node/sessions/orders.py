@@ -30,6 +30,8 @@ class TaskOrder:
     # Of the TASK message, the same however often it is sent: a device that recognises it takes the task once.
     response_id: str = ""
     created_ms: int = 0
+    # Where the dispatch stands in its trace (W3C's traceparent), '' if it is in none.
+    trace: str = ""
 
     @classmethod
     def of(cls, session: Session) -> "TaskOrder":
@@ -47,11 +49,13 @@ class TaskOrder:
             metadata=session.metadata,
             response_id=session.response_id,
             created_ms=session.created_ms,
+            trace=session.trace,
         )
 
     def to_json(self) -> bytes:
         """One JSON object."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "commands"}
+        left_out = ("commands",) if self.trace else ("commands", "trace")
+        fields = {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
         return orjson.dumps({**fields, "commands": orjson.Fragment(commands_to_json(self.commands) or b"[]")})
 
     @classmethod

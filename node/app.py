@@ -29,6 +29,7 @@ from node.drain import Drainer
 from node.gateway.admission import Admission
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
+from node.gateway.entrance import Entrance
 from node.gateway.handlers import Handlers
 from node.gateway.holding import Holding
 from node.gateway.hub import Hub
@@ -242,14 +243,15 @@ class Node:
             limits=self.limits,
             streams=streams,
         )
-        self.app: ASGIApp = Shell(
-            application(context, self._endpoint, self._lifespan),
+        rest = Shell(
+            application(context, self._lifespan),
             auth,
             self.limits,
             self.metrics,
             self.tracing,
             lambda: self.drainer.active,
         )
+        self.app: ASGIApp = Entrance(self._endpoint, rest)
         self._internal: InternalPort | None = None
         if settings.metrics_port:
             self._internal = InternalPort(

@@ -8,8 +8,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Lifespan
+from starlette.routing import Route
+from starlette.types import Lifespan
 
 from node.api.context import Context
 from node.api.errors import ApiError, failure, from_state
@@ -25,8 +25,8 @@ METRICS = "/metrics"
 INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 
-def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlette]) -> Starlette:
-    """REST from the table, the documents about it, and `/ws`."""
+def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
+    """REST from the table, and the documents about it."""
     docs = page()
 
     async def openapi_json(request: Request) -> Response:  # noqa: ARG001
@@ -41,14 +41,11 @@ def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlet
     # With a port of their own, metrics are nothing that the world could ask for.
     served = [op for op in ROUTES if op.path != METRICS or not context.settings.metrics_port]
     openapi = orjson.dumps(document(served))
-    routes: list[Route | WebSocketRoute] = [
-        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in served
-    ]
+    routes = [Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in served]
     routes += [
         Route("/openapi.json", openapi_json),
         Route("/docs", docs_page),
         Route("/", home),
-        WebSocketRoute("/ws", websocket),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
 

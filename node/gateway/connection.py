@@ -137,14 +137,14 @@ class Connection:
         return self._cut_timer is not None
 
     @property
-    def queued_bytes(self) -> int:
-        """How much is not sent yet."""
-        return self._bytes
-
-    @property
     def has_unsent(self) -> bool:
         """Whether something that was queued has not been written into the socket yet."""
         return self._outbox is not None
+
+    @property
+    def queued_bytes(self) -> int:
+        """How much is not sent yet."""
+        return self._bytes
 
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property

@@ -81,6 +81,7 @@ class LocalSession:
     def task_message(self) -> ServerMessage:
         """What hands the task to its device; the same id however often."""
         order, names = self.order, self.agent
+        self.stages.delivered()
         return ServerMessage(
             type=ServerMessageType.TASK,
             status=TaskStatus.CONTINUE,

@@ -1,20 +1,22 @@
-"""The command `scripts/test`: every check, in order, on a machine that has nothing installed yet."""
+"""The command `scripts/test`: every check, on a machine that has nothing installed yet.
+
+Stages that mostly compute run one after the other; those that mostly wait, beside each other (`lib.stages`).
+"""
 
 import argparse
 import os
-import subprocess
-import time
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lib.bootstrap import ROOT, VENV, ensure_venv, one_at_a_time
 from lib.outcome import ScriptError, end_cleanly_on_signals, report, say
 from lib.servers import Servers, ensure_servers, search_path
+from lib.stages import Stage, run_stages
 
 __all__ = ["main"]
 
 NO_TESTS_COLLECTED = 5
-Stage = tuple[str, list[str], tuple[int, ...]]
 # What a topology changes is tested on it; the rest (the front, the planners, `scripts/up`) does not see the difference.
 TOPOLOGY_TESTS = (
     "test_redis_loss.py",
@@ -23,6 +25,8 @@ TOPOLOGY_TESTS = (
     "test_sessions_belong.py",
     "test_load.py",
 )
+# The tests with real processes mostly wait, for leases and timeouts to run out: two stages of them fill two cores.
+BESIDE_EACH_OTHER = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/test",
         usage="%(prog)s [--help] [argument of pytest ...]",
-        description="Run ruff, mypy (strict), the tests and a quick benchmark, stopping at the first that fails.",
-        epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested. Without Redis, "
-        "nginx or promtool the tests that need them are skipped; with CI=true they fail.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run every check, stopping at the first that fails:\n" + _overview(),
+        epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested.\n"
+        "Stages beside each other print one after the other, and each ends what it started.\n"
+        "Without Redis, nginx or promtool the tests that need them are skipped; with CI=true they fail.",
     )
     _, arguments = parser.parse_known_args(argv)
     try:
@@ -42,64 +48,68 @@ def main(argv: Sequence[str] | None = None) -> int:
             servers = ensure_servers(promtool=True)
     except ScriptError as exc:
         return report("test", exc)
-    env = _env(servers)
-    results: list[tuple[str, str]] = []
-    code = 0
-    for name, command, accepted in _stages(arguments):
-        say(f"\n== {name}")
-        start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, check=False).returncode
-        passed = code in accepted
-        results.append((name, f"{'passed' if passed else f'FAILED ({code})'} in {time.monotonic() - start:.1f} s"))
-        if not passed:
-            break
-        code = 0
+    groups = _groups(arguments)
+    results = run_stages(groups, at_once=_at_once(), env=_env(servers), cwd=ROOT)
     say("\n== summary")
-    for name, result in results:
-        say(f"{name:<20} {result}")
-    skipped = [name for name, _, _ in _stages(arguments)][len(results) :]
+    for result in results:
+        say(f"{result.stage.name:<30} {result}")
+    skipped = [stage.name for group in groups for stage in group][len(results) :]
     if skipped:
         say(f"not run: {', '.join(skipped)}")
-    say("All passed." if code == 0 else f"Failed: {results[-1][0]}.")
-    return code if code >= 0 else 128 - code
+    failed = next((result for result in results if result.code is not None and not result.passed), None)
+    say("All passed." if failed is None else f"Failed: {failed.stage.name}.")
+    if failed is None or failed.code is None:
+        return 0
+    return failed.code if failed.code >= 0 else 128 - failed.code
 
 
-def _stages(arguments: list[str]) -> list[Stage]:
+def _groups(arguments: list[str]) -> list[list[Stage]]:
+    """The stages in their order; those of one group run beside each other, the longest begins."""
     program = VENV / "bin"
-    pytest = [str(program / "python"), "-m", "pytest"]
-    # With a filter (-k, -m) one of the two may have nothing to do.
-    accepted = (0, NO_TESTS_COLLECTED) if arguments else (0,)
-    if any(Path(ROOT, argument.partition("::")[0]).exists() for argument in arguments):
-        tests: list[Stage] = [("pytest", [*pytest, *arguments], (0,))]
-    else:
-        tests = [
-            ("unit tests", [*pytest, "tests/unit", "-n", "auto", *arguments], accepted),
-            ("integration tests", [*pytest, "tests/integration", *arguments], accepted),
-            *(_on_topology(kind, pytest, arguments, accepted) for kind in ("sentinel", "cluster")),
-            ("fault tests", [*pytest, "tests/fault", *arguments], accepted),
-        ]
-        if not arguments:
-            # Whether it measures at all; how fast anything is depends on the machine.
-            tests.append(
-                ("benchmark, quick", [str(program / "python"), "scripts/bench", "all", "plots", "--quick"], (0,))
-            )
-    return [
-        ("ruff check", [str(program / "ruff"), "check"], (0,)),
-        ("ruff format", [str(program / "ruff"), "format", "--check"], (0,)),
-        ("mypy", [str(program / "mypy")], (0,)),
-        ("mypy scripts", [str(program / "mypy"), "scripts/lib"], (0,)),
-        *tests,
+    # It writes into a file, and cannot see where that is shown.
+    color = "yes" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "no"
+    pytest = [str(program / "python"), "-m", "pytest", f"--color={color}"]
+    checks = [
+        Stage("ruff check", [str(program / "ruff"), "check"]),
+        Stage("ruff format", [str(program / "ruff"), "format", "--check"]),
+        Stage("mypy", [str(program / "mypy")]),
+        Stage("mypy scripts", [str(program / "mypy"), "scripts/lib"]),
     ]
+    alone = [[check] for check in checks]
+    if any(Path(ROOT, argument.partition("::")[0]).exists() for argument in arguments):
+        return [*alone, [Stage("pytest", [*pytest, *arguments])]]
+    # With a filter (-k, -m) one of them may have nothing to do.
+    accepted = (0, NO_TESTS_COLLECTED) if arguments else (0,)
+    groups = [
+        *alone,
+        [Stage("unit tests", [*pytest, "tests/unit", "-n", "auto", *arguments], accepted)],
+        [
+            Stage("fault tests", [*pytest, "tests/fault", *arguments], accepted),
+            Stage("integration tests", [*pytest, "tests/integration", *arguments], accepted),
+            *(_on_topology(kind, pytest, arguments, accepted) for kind in ("sentinel", "cluster")),
+        ],
+    ]
+    if not arguments:
+        # Whether it measures at all; how fast anything is depends on the machine.
+        command = [str(program / "python"), "scripts/bench", "all", "plots", "--quick"]
+        groups.append([Stage("benchmark, quick", command)])
+    return groups
+
+
+def _overview() -> str:
+    """The stages, one line for each group."""
+    return "".join(f"  {' | '.join(stage.name for stage in group)}\n" for group in _groups([]))
+
+
+def _at_once() -> int:
+    return min(BESIDE_EACH_OTHER, os.cpu_count() or 1)
 
 
 def _on_topology(kind: str, pytest: list[str], arguments: list[str], accepted: tuple[int, ...]) -> Stage:
     tests = [f"tests/integration/{name}" for name in TOPOLOGY_TESTS]
     # `env`: the one difference between the stages, and what somebody types who runs one of them alone.
-    return (
-        f"integration tests ({kind})",
-        ["env", f"AIP_TEST_REDIS={kind}", *pytest, *tests, *arguments],
-        accepted,
-    )
+    command = ["env", f"AIP_TEST_REDIS={kind}", *pytest, *tests, *arguments]
+    return Stage(f"integration tests ({kind})", command, accepted)
 
 
 def _env(servers: Servers) -> dict[str, str]:

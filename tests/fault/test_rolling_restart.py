@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 from lib.cluster import Cluster, Plan
-from lib.outcome import Exit, ScriptError
 from lib.rolling.restart import Outcome, rolling_restart
 from lib.servers import Servers
-from lib.topologies import free_port, redis_program
+from lib.topologies import free_ports, redis_program
 
 from tests.integration.test_nginx import nginx_binary
 from tests.support.redis_server import require_redis
@@ -16,22 +15,17 @@ pytestmark = pytest.mark.integration
 
 DEVICES = 60
 RATE_PER_S = 20.0
-# Of a hundred ports one may be taken.
-TRIES = 5
+NODES = 3
+# The ports that a cluster takes, as offsets from its base port: nginx, the nodes, Redis.
+OFFSETS = (*range(NODES + 1), 100)
 
 
 async def restarted(run_dir: Path) -> Outcome:
     """The outcome of a run, on ports that are free."""
     require_redis()
     servers = Servers(Path(redis_program() or ""), Path(nginx_binary()))
-    for left in reversed(range(TRIES)):
-        plan = Plan(nodes=3, base_port=free_port(), run_dir=run_dir, redis_url=None, demo=False, detach=False)
-        try:
-            return await rolling_restart(Cluster(plan, servers, lambda: None), devices=DEVICES, rate_per_s=RATE_PER_S)
-        except ScriptError as exc:
-            if exc.code != Exit.PORT_IN_USE or not left:
-                raise
-    raise AssertionError
+    plan = Plan(nodes=NODES, base_port=free_ports(OFFSETS), run_dir=run_dir, redis_url=None, demo=False, detach=False)
+    return await rolling_restart(Cluster(plan, servers, lambda: None), devices=DEVICES, rate_per_s=RATE_PER_S)
 
 
 async def test_a_rolling_restart_fails_nothing_and_loses_nothing(tmp_path: Path) -> None:

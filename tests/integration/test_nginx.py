@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 import websockets
+from lib.topologies import free_port
 from websockets.sync.client import connect
 
 from loadbalancer.render import render
@@ -34,13 +35,6 @@ def nginx_binary() -> str:
     if os.environ.get("AIP_TEST_REQUIRE_SERVERS"):
         pytest.fail("nginx is required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
     pytest.skip("nginx is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

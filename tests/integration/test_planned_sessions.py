@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from lib.topologies import free_port
 from mcp.server import MCPServer
 
 from tests.integration.conftest import MakeCluster
@@ -21,7 +22,7 @@ from tests.integration.harness.ufo import Result, UfoDevice
 from tests.support.device_process import DeviceProcess
 from tests.support.event_stream import SentEvent, follow
 from tests.support.llm_server import LlmServer, Reply, call, say
-from tests.unit.clients.http_servers import free_port, serving
+from tests.unit.clients.http_servers import serving
 
 pytestmark = pytest.mark.integration
 

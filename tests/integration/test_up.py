@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from lib.topologies import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -46,11 +47,8 @@ def is_free(port: int) -> bool:
 
 @pytest.fixture
 def base_port() -> int:
-    """A base port whose ports are all free, below those that the system gives to connections."""
-    for base in range(12_000, 30_000, 211):
-        if all(is_free(base + offset) for offset in OFFSETS):
-            return base
-    pytest.fail("no free ports")
+    """A base port whose ports are all free, and nobody else's."""
+    return free_ports(OFFSETS)
 
 
 class Scripts:

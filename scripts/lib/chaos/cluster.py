@@ -6,12 +6,9 @@ restarts, since nginx and the clients know them. A process that ends without hav
 """
 
 import asyncio
-import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from lib.front import write_config
 from lib.outcome import Exit, ScriptError
 from lib.processes import Child, describe_exit, spawn, wait_for_end
 from lib.servers import search_path
-from lib.topologies import Single, Topology, open_topology
+from lib.topologies import Single, Topology, free_port, open_topology
 from lib.web import Unreachable, ask
 from node.settings import Settings
 
@@ -36,8 +33,6 @@ FRONT_DRAIN_S = 3
 # Whatever a draining node may take by its settings, and the time to stop.
 DRAIN_PATIENCE_S = 40.0
 PROGRAMS = Path(sys.executable).parent
-# Apart from those that tests and topologies draw from: a port must stay free while its process is dead.
-PORTS = range(12_000, 20_000)
 
 
 @dataclass
@@ -135,7 +130,7 @@ class ClusterUnderTest:
         self.redis = _redis_of(plan)
         # The topology is asked by one thread at a time.
         self.redis_lock = asyncio.Lock()
-        self.front_port, *ports = _free_ports(1 + plan.nodes)
+        self.front_port, *ports = [free_port() for _ in range(1 + plan.nodes)]
         self.node_ports = dict(zip(plan.node_names(), ports, strict=True))
         self.nodes = {name: self._node(name) for name in plan.node_names()}
         self.front = self._front()
@@ -239,20 +234,6 @@ class ClusterUnderTest:
         )
         command = [program, "-p", str(config.parent), "-c", str(config), "-e", "stderr", "-g", "daemon off;"]
         return Service("nginx", command, dict(os.environ), self.logs, on_parent_death=signal.SIGTERM)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind((HOST, port))
-                found.append(port)
-        if len(found) == count:
-            break
-    return found
 
 
 def _redis_of(plan: Plan) -> Topology:

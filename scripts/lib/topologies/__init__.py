@@ -1,7 +1,7 @@
 """Real Redis servers for tests and for `scripts/chaos`: alone, under Sentinel, as a Cluster; started, broken, mended.
 
 Unlike the rest of `lib` it needs the environment (redis-py). `open_topology(kind, directory)` makes one; nothing runs
-before `start`, nothing is left after `dispose`. All of it listens on loopback ports that were free a moment ago.
+before `start`, nothing is left after `dispose`. All of it listens on loopback ports that no other run has.
 """
 
 from pathlib import Path
@@ -9,8 +9,9 @@ from pathlib import Path
 from lib.topologies.base import Topology, TopologyError
 from lib.topologies.certificates import Certificates, make_certificates
 from lib.topologies.cluster import Cluster
+from lib.topologies.ports import free_port, free_ports
 from lib.topologies.sentinel import Sentinel
-from lib.topologies.server import Server, free_port, redis_program
+from lib.topologies.server import Server, redis_program
 from lib.topologies.single import Single
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Topology",
     "TopologyError",
     "free_port",
+    "free_ports",
     "make_certificates",
     "open_topology",
     "redis_program",

@@ -8,7 +8,8 @@ import redis
 from redis.crc import key_slot
 
 from lib.topologies.base import Topology, TopologyError, wait_until
-from lib.topologies.server import Server, free_port
+from lib.topologies.ports import free_port
+from lib.topologies.server import Server
 
 __all__ = ["Cluster"]
 

@@ -6,10 +6,8 @@ nothing but a temporary directory.
 """
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,36 +18,18 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["Server", "TopologyError", "free_port", "redis_program"]
+from lib.topologies.ports import free_port
 
-# Below the ports that the system gives to outgoing connections: a reconnecting client must not take a server's port.
-PORTS = range(20_000, 32_000)
+__all__ = ["Server", "TopologyError", "redis_program"]
+
 SEARCH_BEHIND_PATH = ("/usr/sbin", "/usr/local/sbin")
 START_S = 20.0
 STOP_S = 20.0
 LOG_TAIL_CHARS = 2_000
 
-_given: set[int] = set()
-
 
 class TopologyError(RuntimeError):
     """A server cannot be found, does not start, or does not come to the state that was waited for."""
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now, and that was not given before: its first owner may not listen yet."""
-    while True:
-        port = random.choice(PORTS)  # noqa: S311 - a port, not a secret
-        if port in _given and len(_given) < len(PORTS) // 2:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.add(port)
-        return port
 
 
 def redis_program() -> str | None:

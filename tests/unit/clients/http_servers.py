@@ -1,7 +1,6 @@
 """ASGI applications on loopback ports, for as long as a test wants them."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,14 +8,6 @@ from typing import Any
 import uvicorn
 
 from tests.unit.clients.scripted import PATIENCE_S
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lib.topologies import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -18,7 +19,7 @@ from clients.device import __main__ as command_line
 from clients.device import local
 from clients.device.config import ConfigError
 from clients.device.local import read_commands, run_local
-from tests.unit.clients.http_servers import free_port, serving
+from tests.unit.clients.http_servers import serving
 
 
 class Cluster:

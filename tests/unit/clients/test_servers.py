@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from lib.topologies import free_port
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
@@ -25,7 +26,7 @@ from clients.device.servers.opening import opener_for
 from clients.device.servers.server import ToolServer
 from clients.device.servers.spec import Spec, SpecError, parse_servers
 from clients.device.toolbox import Toolbox
-from tests.unit.clients.http_servers import free_port, serving
+from tests.unit.clients.http_servers import serving
 from tests.unit.clients.scripted import PATIENCE_S
 from tests.unit.clients.toolboxes import NOTHING, eager, inside, outside
 

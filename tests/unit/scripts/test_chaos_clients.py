@@ -94,16 +94,32 @@ async def test_a_light_device_does_a_command_once_and_answers_it_again(server: S
         assert effects(device) == ["t#1"]
 
 
+class HeldDevice(LightDevice):
+    """Works on a command only once the test lets it."""
+
+    def __init__(self, client_id: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+        super().__init__(client_id, line, ledger, rng)
+        self.began, self.released = asyncio.Event(), asyncio.Event()
+
+    async def _work(self, command: Json) -> None:
+        self.began.set()
+        await self.released.wait()
+        await super()._work(command)
+
+
 async def test_a_light_device_that_was_cut_comes_back_with_its_token_and_its_answers(server: Server) -> None:
-    async with connected(server, LightDevice) as device:
-        await server.say(
-            {**COMMAND, "actions": [{"tool_name": "work", "parameters": {"effect": "t#1", "took_ms": 50}}]}
-        )
-        await until(lambda: effects(device), "the command is under way")
+    async with connected(server, HeldDevice) as device:
+        assert isinstance(device, HeldDevice)
+        await server.say(COMMAND)
+        await asyncio.wait_for(device.began.wait(), PATIENCE_S)
         device.line.cut()
+        # What is said on a line whose end was not noticed yet is lost.
+        await until(lambda: Deed.DISCONNECTED in {e.deed for e in device.ledger.entries}, "it has noticed the cut")
+        device.released.set()
         registration = await server.hear("register")
         assert registration["metadata"]["resume_token"] == "token-1"
         assert (await server.hear("command_results"))["prev_response_id"] == "r-1"
+        assert effects(device) == ["t#1"]
 
 
 async def test_a_new_process_of_a_light_device_remembers_nothing(server: Server) -> None:

@@ -81,7 +81,7 @@ class Node:
         self.metrics = Metrics()
         self.tracing = tracing_for(settings, self.node_id)
         self.state = State(
-            settings.redis_url,
+            settings.full_redis_url,
             prefix=settings.key_prefix,
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
@@ -193,6 +193,7 @@ class Node:
             self.metrics,
             self._background,
             admission,
+            is_member=lambda: self.membership.is_member,
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,

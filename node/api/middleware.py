@@ -102,7 +102,7 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "none")
+    return scope.get("aip.route") or getattr(scope.get("route"), "path", None) or "none"
 
 
 def _answered(work: Work, scope: Scope, status: int) -> None:

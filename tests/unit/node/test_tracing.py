@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,10 +17,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from aip import Result, ResultStatus
 from node.app import Node
-from node.sessions.orders import TaskOrder
+from node.sessions.orders import TaskOrder, order_json
 from node.settings import Settings
 from node.telemetry import tracing
 from node.telemetry.tracing import Tracing, tracing_for
+from shared_state.sessions import Session
 from tests.support.asgi import Device, Socket, rest
 from tests.support.spans import Span, of_sdk, only
 from tests.support.wait import until
@@ -265,14 +267,32 @@ async def test_without_tracing_nothing_of_it_is_seen(node: Node) -> None:
         session = await node.state.sessions.find(answer.json()["session_id"])
         assert session is not None
         assert session.trace == ""
-        assert b"trace" not in TaskOrder.of(session).to_json()
+        assert b"trace" not in order_json(session)
 
 
 def test_an_order_carries_its_trace_only_if_it_has_one() -> None:
-    order = TaskOrder("s", "c", "t", "r", "direct", "", 1, 1.0, trace=TRACEPARENT)
-    assert TaskOrder.from_json(order.to_json()) == order
-    # One of a node that knows nothing of traces.
-    assert TaskOrder.from_json(TaskOrder("s", "c", "t", "r", "direct", "", 1, 1.0).to_json()).trace == ""
+    session = Session("s", "c", "t", "r", "direct")
+    assert b"trace" not in order_json(session)
+    # As a node writes it that knows nothing of traces.
+    assert TaskOrder.from_json(order_json(session)).trace == ""
+    traced = replace(session, trace=TRACEPARENT)
+    for order in (TaskOrder.of(traced), TaskOrder.from_json(order_json(traced))):
+        assert order.trace == TRACEPARENT
+
+
+async def test_what_comes_later_over_the_same_socket_is_no_part_of_the_trace(spans: Spans, make_node: MakeNode) -> None:
+    node = await make_node()
+    async with Device(node, features=("autonomous",)) as device, rest(node) as api:
+        answer = await api.post("/api/dispatch", json=BODY | {"commands": []}, headers={"traceparent": TRACEPARENT})
+        assert answer.status_code == 200, answer.text
+        task = await device.receive()
+        device.send(type="task_end", status="completed", session_id=task.session_id)
+        await spans.named("aip.session")
+        device.send(type="task", request="something of my own", task_name="own")
+        first, own = await spans.named("aip.post", count=2)
+    assert first.trace_id == TRACE
+    assert own.trace_id != TRACE
+    assert own.parent_id == ""
 
 
 # -- whether, and where to -----------------------------------------------------------------------------------------

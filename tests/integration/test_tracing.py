@@ -42,7 +42,7 @@ async def test_a_task_is_one_trace_across_nodes_to_the_device_and_back(
         async def held() -> bool:
             return await cluster.b.holder_of(device.device_id) is not None
 
-        await eventually(held, "the device is there")
+        await eventually(held, "the device is there", within_s=30)
         answer = await http.post(
             f"{cluster.b.process.url}/api/dispatch",
             json={
@@ -61,7 +61,7 @@ async def test_a_task_is_one_trace_across_nodes_to_the_device_and_back(
                 span.name for span in collector.of(TRACE)
             }
 
-        await eventually(whole, "both nodes have told the collector")
+        await eventually(whole, "both nodes have told the collector", within_s=30)
         found = collector.of(TRACE)
         request, post = only(found, "POST /api/dispatch"), only(found, "aip.post")
         deliver, session = only(found, "aip.deliver"), only(found, "aip.session")
@@ -101,4 +101,4 @@ async def test_ufos_own_clients_are_not_disturbed_by_a_trace(
     async def told() -> bool:
         return bool(collector.of(task["metadata"]["traceparent"].split("-")[1]))
 
-    await eventually(told, "the collector has heard of it")
+    await eventually(told, "the collector has heard of it", within_s=30)

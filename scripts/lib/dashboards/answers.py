@@ -61,9 +61,17 @@ def filled_in(promql: str, chosen: Mapping[str, str], *, rate_s: int = RATE_S) -
 
 
 def ask_everything(
-    prometheus: Prometheus, until: float, *, since: float | None = None, instance: str | None = None
+    prometheus: Prometheus,
+    until: float,
+    *,
+    since: float | None = None,
+    instance: str | None = None,
+    rate_s: int = RATE_S,
 ) -> Iterator[Asked]:
-    """Asks all queries, of all nodes or of one: as it was at `until`, or second by second from `since` on."""
+    """Asks all queries, of all nodes or of one: as it was at `until`, or second by second from `since` on.
+
+    `rate_s` is the window of rates; one as long as the run bears a machine that stands still for some seconds.
+    """
     values = offered(prometheus)
     chosen = {name: ALL if may_be_missing else _any_of(values[name]) for name, _, may_be_missing in VARIABLES}
     if instance is not None:
@@ -71,7 +79,7 @@ def ask_everything(
     for dashboard in BOARDS:
         for panel in dashboard.panels():
             for query in panel.queries:
-                promql = filled_in(query.promql, chosen)
+                promql = filled_in(query.promql, chosen, rate_s=rate_s)
                 try:
                     if since is None:
                         series = prometheus.query(promql, until)

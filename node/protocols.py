@@ -233,7 +233,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 return
 
     def write_text(self, payload: bytes) -> bool:
-        """Send a text message as one frame (RFC 6455, section 5.2); False, and nothing sent, if that is not possible now.
+        """Send a text message as one frame (RFC 6455, section 5.2); False, and nothing sent, if that cannot be now.
 
         A message that is sent changes nothing in the state of the protocol: it need not pass through it.
         """

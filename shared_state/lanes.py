@@ -93,25 +93,23 @@ class Lane:
     def _schedule(self) -> None:
         if not self._scheduled and len(self._pipelines) < MAX_PIPELINES:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._send)
-
-    def _send(self) -> None:
-        self._scheduled = False
-        if not self._waiting:
-            return
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        task = asyncio.get_running_loop().create_task(self._run(batch))
-        self._pipelines.add(task)
-        task.add_done_callback(self._sent)
-        if self._waiting:
-            self._schedule()
+            # It begins in the next turn, and takes along what is asked until then.
+            task = asyncio.get_running_loop().create_task(self._run())
+            self._pipelines.add(task)
+            task.add_done_callback(self._sent)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._pipelines.discard(task)
         if self._waiting:
             self._schedule()
 
-    async def _run(self, batch: list[Call]) -> None:
+    async def _run(self) -> None:
+        self._scheduled = False
+        if not self._waiting:
+            return
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        if self._waiting:
+            self._schedule()
         loop = asyncio.get_running_loop()
         started = loop.time()
         # Those that waited long behind a silent server are not to wait as long again.

@@ -27,7 +27,7 @@ class Pulse:
         self._write = getattr(protocol, "write_text", None)
 
     def write(self, frame: bytes) -> bool:
-        """Write a text message into the socket; False, and nothing written, where only ASGI can do it, or has to wait."""
+        """Write a text message; False, and nothing written, where only ASGI can do it, or would have to wait."""
         return self._write is not None and bool(self._write(frame))
 
     def cut(self) -> None:

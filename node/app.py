@@ -28,6 +28,7 @@ from node.drain import Drainer
 from node.gateway.admission import Admission
 from node.gateway.delivery import Deliverer
 from node.gateway.endpoint import Endpoint
+from node.gateway.entrance import Entrance
 from node.gateway.handlers import Handlers
 from node.gateway.holding import Holding
 from node.gateway.hub import Hub
@@ -210,13 +211,8 @@ class Node:
             limits=self.limits,
             streams=asyncio.Semaphore(settings.max_event_streams),
         )
-        self.app: ASGIApp = Shell(
-            application(context, self._endpoint, self._lifespan),
-            auth,
-            self.limits,
-            self.metrics,
-            lambda: self.drainer.active,
-        )
+        rest = Shell(application(context, self._lifespan), auth, self.limits, self.metrics, lambda: self.drainer.active)
+        self.app: ASGIApp = Entrance(self._endpoint, rest)
 
     # -- life ------------------------------------------------------------------------------------------------------
     async def start(self) -> None:

@@ -5,6 +5,9 @@ the head of a request and a bound on its size; there is a bound on open connecti
 room for newcomers, so that probes get through while strangers hold on; a WebSocket that sends frames of any kind
 (messages, fragments, pings) faster than its pace is read more slowly, which its sender feels as backpressure, and is
 closed with 4103 if it goes on. Nothing here waits for Redis.
+
+Thousands of sockets are idle most of the time. What uvicorn keeps for each, and does not need once it is open (its
+handshake, queues with room for many), is given up here: see `node.mailbox`.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from node.gateway.closing import Close
+from node.mailbox import Gate, Mailbox
 from node.pace import Pace
 from node.telemetry.metrics import Limit, Metrics
 
@@ -115,6 +119,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_timer is None and not self._is_working() and not self.transport.is_closing():
             self._owe()
 
+    def handle_websocket_upgrade(self) -> None:
+        """From here on a WebSocketProtocol has the connection."""
+        super().handle_websocket_upgrade()
+        # The parser and this object hold each other: thousands of such pairs would wait for the collector.
+        self.parser = None  # type: ignore[assignment]
+
     def refuse(self, limit: Limit) -> None:
         """Cut the connection: whoever has not asked yet needs no answer."""
         self._bounds.metrics.refusals.labels(limit).inc()
@@ -140,6 +150,18 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that is read no faster than its pace."""
 
+    # uvicorn's attributes as well as ours: a dictionary of so many takes four times the memory. One that a newer
+    # uvicorn adds goes into a dictionary again.
+    __slots__ = (
+        *("config", "app", "loop", "logger", "root_path", "asgi_version", "app_state"),
+        *("connections", "tasks", "default_headers", "transport", "server", "client", "scheme"),
+        *("queue", "handshake_initiated", "handshake_complete", "close_sent", "disconnected", "close_timer"),
+        *("close_timeout", "initial_response", "conn", "read_paused", "writable"),
+        *("ping_interval", "ping_timeout", "ping_timer", "pong_timer", "pending_ping_payload", "ping_sent_at"),
+        *("last_ping_rtt", "frames", "curr_msg_data_type", "request", "response", "scope"),
+        *("_metrics", "_pace", "_frames_come", "_held", "_pause", "_given_up"),
+    )
+
     def __init__(
         self,
         config: uvicorn.Config,
@@ -148,6 +170,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.queue: Mailbox[Any] = Mailbox(self.loop)  # type: ignore[assignment]
+        self.writable: Gate = Gate()  # type: ignore[assignment]
         bounds = cast(Config, config).bounds
         self._metrics = bounds.metrics
         self._pace = bounds.pace()
@@ -156,6 +180,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._held = b""
         self._pause: asyncio.TimerHandle | None = None
         self._given_up = False
+
+    def start_keepalive(self) -> None:
+        """The socket is open: from now on it is kept alive, and nobody asks for its handshake any more."""
+        super().start_keepalive()
+        # Emptied, not just let go: whoever has been given them, as the parser was, has them still.
+        self.request.headers.clear()
+        del self.request, self.response
+        self.scope.clear()  # type: ignore[attr-defined]
+
+    async def receive(self) -> Any:
+        """The next message for the application. Cancelling is safe."""
+        while self.queue.empty():
+            await self.queue.filled()
+        message = self.queue.take()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.transport.resume_reading()
+        return message
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

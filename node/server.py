@@ -56,6 +56,7 @@ class Server(uvicorn.Server):
             ws_ping_timeout=settings.ping_timeout_s,
             # 25 KB a socket without, 64 to 130 KB with it.
             ws_per_message_deflate=False,
+            interface="asgi3",
             lifespan="on",
             access_log=False,
             log_config=None,

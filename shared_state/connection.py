@@ -15,13 +15,13 @@ URLs: see `shared_state.redis_url`.
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Sequence
-from importlib.resources import files
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
 from shared_state.errors import StateUnavailable
 from shared_state.lanes import CLOSED, MAX_PIPELINES, Call, Lane, Observer
+from shared_state.lua import script_source
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Replicas, Subscription, route_for
 
@@ -38,7 +38,7 @@ class _Script:
     __slots__ = ("sha", "source")
 
     def __init__(self, name: str) -> None:
-        self.source = (files("shared_state.scripts") / f"{name}.lua").read_bytes()
+        self.source = script_source(name)
         # Redis names a script by the SHA-1 of its text; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 

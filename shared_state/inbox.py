@@ -8,13 +8,24 @@ in length (`InboxFull`) and in age.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import Keys
 from shared_state.voice import Voice
 
-__all__ = ["Entry", "Inbox", "Posted", "SessionRef"]
+__all__ = [
+    "ACTIVE_SLACK_S",
+    "CLIENT_SESSIONS_BOUND",
+    "INBOX_BOUND",
+    "INBOX_LIFE_S",
+    "Entry",
+    "Inbox",
+    "Posted",
+    "SessionRef",
+    "told",
+]
 
 INBOX_LIFE_S = 3_600
 INBOX_BOUND = 1_000
@@ -116,23 +127,7 @@ class Inbox:
             ],
             durable=durable,
         )
-        if reply[0] == 0:
-            raise NotRegistered(f"Client '{client_id}' is not online")
-        if reply[0] == -1:
-            raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
-        if reply[0] == -2:
-            raise TooManySessions(
-                f"Device '{client_id}' has {self._max_sessions} sessions under way, as many as it may "
-                "(max_sessions_per_device)",
-                of_device=True,
-            )
-        node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
-        if node_id and not self._voice.script_prefix:
-            # Only that there is something: wake-ups that are not said in the script that stored the message may
-            # overtake each other, and come after the inbox was read for another reason. Also when it was posted
-            # before: the wake-up of that time may not have been said.
-            receivers = await self._voice.tell(node_id, "inbox", client_id, "", "")
-        return Posted(node_id, entry_id, receivers)
+        return await told(self._voice, reply, client_id, self._max_sessions)
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:
         """The oldest 100 messages that wait, in order; with `after`, those behind that entry."""
@@ -153,6 +148,29 @@ class Inbox:
     async def settle(self, client_id: str, session_id: str) -> None:
         """Note that a session on the client has ended. Safe to repeat."""
         await self._redis.command("ZREM", self._keys.active(client_id), session_id)
+
+
+async def told(voice: Voice, reply: list[Any], client_id: str, max_sessions: int) -> Posted:
+    """What came of a post, from the reply of its script; the node is woken if the script could not do it.
+
+    Raises NotRegistered, InboxFull, TooManySessions or StateUnavailable.
+    """
+    if reply[0] == 0:
+        raise NotRegistered(f"Client '{client_id}' is not online")
+    if reply[0] == -1:
+        raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
+    if reply[0] == -2:
+        raise TooManySessions(
+            f"Device '{client_id}' has {max_sessions} sessions under way, as many as it may (max_sessions_per_device)",
+            of_device=True,
+        )
+    node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
+    if node_id and not voice.script_prefix:
+        # Only that there is something: wake-ups that are not said in the script that stored the message may
+        # overtake each other, and come after the inbox was read for another reason. Also when it was posted
+        # before: the wake-up of that time may not have been said.
+        receivers = await voice.tell(node_id, "inbox", client_id, "", "")
+    return Posted(node_id, entry_id, receivers)
 
 
 def _member(session: SessionRef) -> str:

@@ -3,23 +3,28 @@
 All keys that one script touches share the tag in braces, so that they live in one slot of a Redis Cluster. Ids hold
 no braces (`aip.ids` refuses them), so an id cannot move a key to another slot or imitate another key.
 
+A client's tag is one of 4,096, by a hash of its id. Ids of sessions that the cluster makes end with the tag of their
+client (`new_session_id`), so that a session lives beside its client's inbox: one script begins it, another ends it. An
+id that an orchestrator chose lives wherever its own tag says: its last three characters if it has the form of a UUID,
+all of it otherwise.
+
 | key | type | holds | lives |
 |---|---|---|---|
 | `aip:{nodes}:leases` | zset | node id → lease end, ms | a day after the last renewal |
 | `aip:{nodes}:node:<id>` | string | node's address, version, counts (JSON) | as long as the lease |
 | `aip:{nodes}:reaper` | string | node that settles dead nodes now | seconds |
 | `aip:{node:<id>}:clients` | hash | client id → last sign of life, ms | a day after the last change |
-| `aip:client:{<id>}` | hash | registration | 15 min after the last touch; while away, a little longer than that |
-| `aip:client:{<id>}:inbox` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
-| `aip:client:{<id>}:active` | zset | session id → deadline, ms | as the longest deadline, plus a day |
-| `aip:client:{<id>}:posted:<message>` | string | mark of a message that may be posted again | a minute |
-| `aip:client:{<id>}:sessions` | zset | its newest sessions, in order of time | as results |
+| `aip:client:{<tag>}:<id>` | hash | registration | 15 min after the last touch; while away, a little longer than that |
+| `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
+| `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms | as the longest deadline, plus a day |
+| `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
+| `aip:newest:{<tag>}:<id>` | zset | the client's newest sessions, in order of time | as results |
 | `aip:task:{<name>}` | hash | session id, and since when | as the session |
-| `aip:session:{<id>}` | hash | the session | its deadline, then the retention of results |
-| `aip:session:{<id>}:events` | stream | what happened in it | as the session |
-| `aip:session:{<id>}:journal` | list | its steps in full, for whoever takes it over | until it ends |
-| `aip:session:{<id>}:files` | hash | file name → what is known of it (JSON) | as results |
-| `aip:session:{<id>}:chunk:<transfer>:<n>` | string | a piece of a file | an hour while it arrives, then as results |
+| `aip:session:{<tag>}:<id>` | hash | the session | its deadline, then the retention of results |
+| `aip:steps:{<tag>}:<id>` | list | what happened in it: number, time, event (JSON) | as the session |
+| `aip:journal:{<tag>}:<id>` | list | its steps in full, for whoever takes it over | until it ends |
+| `aip:files:{<tag>}:<id>` | hash | file name → what is known of it (JSON) | as results |
+| `aip:chunk:{<tag>}:<n>:<its length>:<transfer>:<id>` | string | a piece of a file | an hour, then as results |
 | `aip:due` | zset | `client:<id>`, `session:<id>` or `end:<id>` → when to look at it, ms | a day after the last |
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:idempotency:{<name>}` | hash | a request under a key: attempt, answer | `idempotency_ttl_s` |
@@ -27,7 +32,34 @@ no braces (`aip.ids` refuses them), so an id cannot move a key to another slot o
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
 """
 
-__all__ = ["Keys"]
+from zlib import crc32
+
+from aip import new_id
+
+__all__ = ["TAG_CHARS", "Keys", "live_together", "new_session_id"]
+
+TAG_CHARS = 3
+UUID_CHARS = 36
+
+
+def _of_client(client_id: str) -> str:
+    return f"{crc32(client_id.encode()) & 0xFFF:03x}"
+
+
+def _of_session(session_id: str) -> str:
+    if len(session_id) == UUID_CHARS and session_id[8] == session_id[13] == session_id[18] == session_id[23] == "-":
+        return session_id[-TAG_CHARS:]
+    return session_id
+
+
+def new_session_id(client_id: str) -> str:
+    """The id of a new session on `client_id`: a UUIDv7 with 62 random bits that lives beside the client."""
+    return new_id()[:-TAG_CHARS] + _of_client(client_id)
+
+
+def live_together(session_id: str, client_id: str) -> bool:
+    """Whether one script may touch the keys of both."""
+    return _of_session(session_id) == _of_client(client_id)
 
 
 class Keys:
@@ -55,38 +87,39 @@ class Keys:
 
     # -- clients -------------------------------------------------------------------------------------------------
     def registration(self, client_id: str) -> str:
-        return f"{self.prefix}:client:{{{client_id}}}"
+        return f"{self.prefix}:client:{{{_of_client(client_id)}}}:{client_id}"
 
     def inbox(self, client_id: str) -> str:
-        return f"{self.prefix}:client:{{{client_id}}}:inbox"
+        return f"{self.prefix}:inbox:{{{_of_client(client_id)}}}:{client_id}"
 
     def active(self, client_id: str) -> str:
-        return f"{self.prefix}:client:{{{client_id}}}:active"
+        return f"{self.prefix}:active:{{{_of_client(client_id)}}}:{client_id}"
 
     def posted(self, client_id: str, message_id: str) -> str:
-        return f"{self.prefix}:client:{{{client_id}}}:posted:{message_id}"
+        return f"{self.prefix}:posted:{{{_of_client(client_id)}}}:{len(client_id)}:{client_id}:{message_id}"
 
     def client_sessions(self, client_id: str) -> str:
-        return f"{self.prefix}:client:{{{client_id}}}:sessions"
+        return f"{self.prefix}:newest:{{{_of_client(client_id)}}}:{client_id}"
 
     # -- sessions ------------------------------------------------------------------------------------------------
     def task(self, task_name: str) -> str:
         return f"{self.prefix}:task:{{{task_name}}}"
 
     def session(self, session_id: str) -> str:
-        return f"{self.prefix}:session:{{{session_id}}}"
+        return f"{self.prefix}:session:{{{_of_session(session_id)}}}:{session_id}"
 
     def session_events(self, session_id: str) -> str:
-        return f"{self.prefix}:session:{{{session_id}}}:events"
+        return f"{self.prefix}:steps:{{{_of_session(session_id)}}}:{session_id}"
 
     def session_journal(self, session_id: str) -> str:
-        return f"{self.prefix}:session:{{{session_id}}}:journal"
+        return f"{self.prefix}:journal:{{{_of_session(session_id)}}}:{session_id}"
 
     def session_files(self, session_id: str) -> str:
-        return f"{self.prefix}:session:{{{session_id}}}:files"
+        return f"{self.prefix}:files:{{{_of_session(session_id)}}}:{session_id}"
 
     def session_chunk(self, session_id: str, transfer_id: str, number: int) -> str:
-        return f"{self.prefix}:session:{{{session_id}}}:chunk:{transfer_id}:{number}"
+        tag = _of_session(session_id)
+        return f"{self.prefix}:chunk:{{{tag}}}:{number}:{len(transfer_id)}:{transfer_id}:{session_id}"
 
     def batch(self, batch_id: str) -> str:
         return f"{self.prefix}:batch:{{{batch_id}}}"

@@ -1,12 +1,29 @@
 """What is stored of a session, and what happens in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
-__all__ = ["TERMINAL", "EndIf", "Ended", "Event", "Session", "SessionState", "parse", "place"]
+__all__ = [
+    "TERMINAL",
+    "Behind",
+    "EndIf",
+    "Ended",
+    "Event",
+    "Session",
+    "SessionState",
+    "event_json",
+    "listed",
+    "parse",
+    "place",
+    "stored_fields",
+]
+
+# An event is a note, not a store: what is larger is noted by its size.
+EVENT_BYTES = 65_536
 
 
 class SessionState(StrEnum):
@@ -80,7 +97,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in a session. `event_id` is its place in the stream, and tells the time."""
+    """Something that happened in a session. `event_id` is `<ms>-<number>`: the time, and its place among the others."""
 
     event_id: str
     facts: dict[str, Any]
@@ -90,20 +107,87 @@ class Event:
         """When, in ms since the epoch."""
         return int(self.event_id.partition("-")[0])
 
+    @property
+    def number(self) -> int:
+        """Its place; the creation is 0."""
+        return int(self.event_id.partition("-")[2])
+
+
+@dataclass(slots=True)
+class Behind:
+    """What happened in a session on a node and is not stored yet: it travels with the next step, or with the end.
+
+    `stamps` are fields that take a time, `events` have theirs; ms since the epoch by the node's clock. `entry_id` is
+    the inbox entry that was handed to the device's socket ('' if none is to be taken off).
+    """
+
+    stamps: dict[str, int] = field(default_factory=dict)
+    events: list[tuple[int, bytes]] = field(default_factory=list)
+    entry_id: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.stamps or self.events or self.entry_id)
+
+    def arguments(self, now_ms: int) -> list[str | bytes | int]:
+        """Stamps, then events, as scripts take them: how long ago, since clocks differ."""
+        flat: list[str | bytes | int] = []
+        for name, at_ms in self.stamps.items():
+            flat += (name, max(0, now_ms - at_ms))
+        for at_ms, event in self.events:
+            flat += (max(0, now_ms - at_ms), event)
+        return flat
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A session that this call ended: who is to be told."""
+    """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more."""
 
     session_id: str
     owner: str
     client_id: str
     task_name: str
+    settled: bool = False
 
 
 def place(session: Session) -> str:
     """Where a session stands in an index in order of time."""
     return f"{session.created_ms:015d}:{session.session_id}"
+
+
+def event_json(facts: Mapping[str, Any]) -> bytes:
+    """An event as it is stored."""
+    noted = orjson.dumps(facts)
+    if len(noted) > EVENT_BYTES:
+        return orjson.dumps({"event": facts.get("event"), "shortened_from": len(noted)})
+    return noted
+
+
+def listed(entry: bytes) -> Event:
+    """The event of an entry `<number> <ms> <JSON>`."""
+    number, at_ms, facts = entry.split(b" ", 2)
+    return Event(f"{at_ms.decode()}-{number.decode()}", orjson.loads(facts))
+
+
+def stored_fields(session: Session) -> list[str | bytes | int | float]:
+    """What is stored of a new session, but for its state: field, value, ..."""
+    fields: list[str | bytes | int | float] = [
+        *("client_id", session.client_id, "task_name", session.task_name, "request", session.request),
+        *("created_ms", session.created_ms, "planner", session.planner, "deadline_ms", session.deadline_ms),
+        *("timeout_s", session.timeout_s, "response_id", session.response_id),
+    ]
+    if session.owner:
+        fields += ["owner", session.owner]
+    if session.request_id:
+        fields += ["request_id", session.request_id]
+    if session.metadata:
+        fields += ["metadata", orjson.dumps(session.metadata)]
+    if session.commands:
+        fields += ["commands", session.commands]
+    if session.queue_until_ms is not None:
+        fields += ["queue_until_ms", session.queue_until_ms]
+    if session.max_attempts > 1:
+        fields += ["max_attempts", session.max_attempts]
+    return fields
 
 
 def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:

@@ -17,18 +17,30 @@ from typing import Any
 
 import orjson
 
+from aip.ids import now_ms
 from shared_state.connection import Connection
 from shared_state.errors import Fenced, SessionEnded, SessionExists, SessionNotFound, TaskNameTaken
-from shared_state.keys import Keys
-from shared_state.session_record import TERMINAL, Ended, EndIf, Event, Session, SessionState, parse, place
+from shared_state.keys import Keys, live_together
+from shared_state.session_index import SessionIndex
+from shared_state.session_record import (
+    TERMINAL,
+    Behind,
+    Ended,
+    EndIf,
+    Event,
+    Session,
+    SessionState,
+    event_json,
+    listed,
+    parse,
+    place,
+    stored_fields,
+)
 from shared_state.voice import Voice
 
-__all__ = ["TERMINAL", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
+__all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
-# An event is a note, not a store: what is larger is noted by its size.
-EVENT_BYTES = 65_536
-INDEX_BOUND = 100_000
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
 
@@ -36,8 +48,9 @@ UNSTORED_CLAIM_MS = 10_000
 class Sessions:
     """The sessions of the cluster."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
+    def __init__(self, connection: Connection, keys: Keys, index: SessionIndex, *, result_ttl_s: int) -> None:
         self._redis = connection
+        self._index = index
         self._voice = Voice(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
@@ -81,46 +94,15 @@ class Sessions:
         Raises SessionExists if the id is in use: an ended session's id may be used again by its owner only; and
         SessionEnded if it is the session of this very request that has ended.
         """
-        fields: list[str | bytes | int | float] = [
-            *("client_id", session.client_id, "task_name", session.task_name, "request", session.request),
-            *(
-                "created_ms",
-                session.created_ms,
-                "planner",
-                session.planner,
-                "deadline_ms",
-                session.deadline_ms,
-                "timeout_s",
-                session.timeout_s,
-            ),
-        ]
-        fields += ["response_id", session.response_id]
-        if session.metadata:
-            fields += ["metadata", orjson.dumps(session.metadata)]
-        if session.commands:
-            fields += ["commands", session.commands]
-        if session.queue_until_ms is not None:
-            fields += ["queue_until_ms", session.queue_until_ms]
-        if session.max_attempts > 1:
-            fields += ["max_attempts", session.max_attempts]
         k = self._keys
-        event = orjson.dumps({"event": "created", "client_id": session.client_id, "task_name": session.task_name})
-        index = self._redis.script(
-            "index_add",
-            [k.sessions()],
-            [
-                place(session),
-                INDEX_BOUND,
-                self._life_ms(session.span_s),
-            ],
-        )
+        life_ms = self._life_ms(session.span_s)
+        self._index.add(place(session), life_ms)
         reply = await self._redis.script(
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
-            [session.owner, self._life_ms(session.span_s), event, session.created_ms, session.request_id, *fields],
+            [session.owner, life_ms, session.created_ms, session.request_id, *stored_fields(session)],
             durable=durable,
         )
-        await index
         if reply[0] == 2:
             raise SessionEnded(f"Session '{session.session_id}' has ended")
         if reply[0] != 1:
@@ -129,7 +111,7 @@ class Sessions:
     async def discard(self, session: Session) -> None:
         """Remove a session that was created and could not be dispatched. Safe to repeat."""
         k = self._keys
-        removed = self._redis.command("ZREM", k.sessions(), place(session))
+        removed = self._index.remove(place(session))
         await self._redis.command("DEL", k.session(session.session_id), k.session_events(session.session_id))
         await removed
 
@@ -141,27 +123,42 @@ class Sessions:
         event: Mapping[str, Any] | None = None,
         generation: int | None = None,
         journal: Sequence[Mapping[str, Any]] = (),
+        behind: Behind | None = None,
+        client_id: str = "",
         **fields: str,
     ) -> SessionState:
         """Move a session to a state that is not terminal (None: leave it), append `event` and `journal`, set `fields`.
 
-        Returns the state it is in now: a terminal one if it had ended, and then nothing was changed. Raises Fenced if a
+        What is `behind` goes before that; its inbox entry, which must be of `client_id`'s, is taken off. Returns the
+        state it is in now: a terminal one if it had ended, and then nothing else was changed. Raises Fenced if a
         connection newer than `generation` has advanced it, and SessionNotFound.
         """
-        noted = orjson.dumps(event) if event else b""
-        if event and len(noted) > EVENT_BYTES:
-            noted = orjson.dumps({"event": event.get("event"), "shortened_from": len(noted)})
+        now = now_ms()
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
         )
+        behind = behind or Behind()
+        extra: list[str | bytes | int] = []
+        if stamp and stamp not in behind.stamps:
+            extra = [stamp, 0]
+        arguments = behind.arguments(now)
+        split = 2 * len(behind.stamps)
+        noted: list[str | bytes | int] = [0, event_json(event)] if event else []
         k = self._keys
+        keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
+        if behind.entry_id:
+            keys.append(k.inbox(client_id))
         reply = await self._redis.script(
             "session_advance",
-            [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)],
+            keys,
             [
-                *(state or "", stamp, noted, EVENTS_BOUND),
-                *(self._voice.script_prefix, session_id, "" if generation is None else generation),
-                len(journal),
+                *(state or "", self._voice.script_prefix, session_id, "" if generation is None else generation),
+                *(EVENTS_BOUND, behind.entry_id, len(behind.stamps) + len(extra) // 2),
+                *(len(behind.events) + len(noted) // 2, len(journal)),
+                *arguments[:split],
+                *extra,
+                *arguments[split:],
+                *noted,
                 *(orjson.dumps(entry) for entry in journal),
                 *(x for pair in fields.items() for x in pair),
             ],
@@ -170,7 +167,7 @@ class Sessions:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == -2:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
-        if reply[0] == 1 and noted:
+        if reply[0] == 1 and (noted or behind.events):
             await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
@@ -184,7 +181,7 @@ class Sessions:
         reply = await self._redis.script(
             "session_requeue",
             [self._keys.session(session_id), self._keys.session_events(session_id)],
-            [event, attempt, "1" if unsent else ""],
+            [attempt, "1" if unsent else "", EVENTS_BOUND, 0, event],
         )
         return int(reply[0]) or None
 
@@ -198,32 +195,33 @@ class Sessions:
         end_if: EndIf = EndIf.ANYWAY,
         generation: int | None = None,
         end_id: str,
+        behind: Behind | None = None,
+        client_id: str = "",
+        **fields: str,
     ) -> Ended | SessionState:
         """End a session. Returns `Ended` if this end did it, else the state that stands.
 
-        Raises SessionNotFound, and Fenced if a connection newer than `generation` has advanced it. Safe to repeat: with
-        the same `end_id` it returns the same, whatever got lost.
+        With `client_id` the session is settled with its device in the same call, where the two live together; only
+        then may `behind` hold an inbox entry. Raises SessionNotFound, and Fenced if a connection newer than
+        `generation` has advanced it. Safe to repeat: with the same `end_id` it returns the same, whatever got lost.
         """
         k = self._keys
+        behind = behind or Behind()
         event = orjson.dumps({"event": "ended", "state": state, **({"error": error} if error else {})})
+        together = client_id != "" and live_together(session_id, client_id)
+        keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
+        if together:
+            keys += (k.active(client_id), k.inbox(client_id))
         reply = await self._redis.script(
             "session_end",
-            [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)],
+            keys,
             [
-                *(
-                    state,
-                    orjson.dumps(result) if result is not None else "",
-                    error or "",
-                    self._result_ttl_s * 1000,
-                ),
-                *(
-                    event,
-                    self._voice.script_prefix,
-                    session_id,
-                    end_if,
-                    end_id,
-                    "" if generation is None else generation,
-                ),
+                *(state, orjson.dumps(result) if result is not None else "", error or "", self._result_ttl_s * 1000),
+                *(self._voice.script_prefix, session_id, end_if, end_id, "" if generation is None else generation),
+                *(EVENTS_BOUND, behind.entry_id, len(behind.stamps), len(behind.events) + 1),
+                *behind.arguments(now_ms()),
+                *(0, event),
+                *(x for pair in fields.items() for x in pair),
             ],
         )
         if reply[0] == -1:
@@ -234,7 +232,7 @@ class Sessions:
             return SessionState(reply[1].decode())
         await self._tell(reply[4], "ended", session_id)
         await self._tell(reply[5], "event", session_id)
-        return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode())
+        return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode(), settled=together)
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
         """Have `node_id` told over the bus when the session ends, or, with `events`, of every event of it.
@@ -260,9 +258,24 @@ class Sessions:
 
     async def events(self, session_id: str, *, after: str = "") -> list[Event]:
         """What happened in the session, in order; with `after`, what came behind that event."""
-        start = f"({after}" if after else "-"
-        reply = await self._redis.command("XRANGE", self._keys.session_events(session_id), start, "+")
-        return [Event(entry_id.decode(), orjson.loads(fields[b"e"])) for entry_id, fields in reply]
+        k = self._keys
+        seen = -1 if not after else int(after.partition("-")[2])
+        oldest = self._redis.command("LINDEX", k.session_events(session_id), 0)
+        created = self._redis.command("HMGET", k.session(session_id), "client_id", "task_name", "created_ms")
+        entries = await self._redis.command("LRANGE", k.session_events(session_id), seen + 1, -1)
+        oldest, (client_id, task_name, created_ms) = await oldest, await created
+        if oldest is None:
+            # Nothing has happened but its creation.
+            if seen >= 0 or created_ms is None:
+                return []
+            facts = {"event": "created", "client_id": client_id.decode(), "task_name": task_name.decode()}
+            return [Event(f"{created_ms.decode()}-0", facts)]
+        first = listed(oldest).number
+        if first > 0:
+            # The oldest are gone: the places in the list are not the numbers.
+            start = max(0, seen + 1 - first)
+            entries = await self._redis.command("LRANGE", k.session_events(session_id), start, -1)
+        return [event for event in map(listed, entries) if event.number > seen]
 
     async def journal(self, session_id: str) -> list[dict[str, Any]]:
         """The steps of a session that is under way, in full and in order."""
@@ -284,6 +297,8 @@ class Sessions:
 
         A place whose session has lived out its time comes with None.
         """
+        if not client_id:
+            await self._index.flush()
         key = self._keys.client_sessions(client_id) if client_id else self._keys.sessions()
         top = f"({before}" if before else "+"
         members = await self._redis.command("ZREVRANGEBYLEX", key, top, "-", "LIMIT", 0, limit)

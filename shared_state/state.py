@@ -12,7 +12,9 @@ from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
 from shared_state.server_check import check_servers
+from shared_state.session_index import SessionIndex
 from shared_state.sessions import Sessions
+from shared_state.starts import Starts
 
 __all__ = ["State"]
 
@@ -46,7 +48,15 @@ class State:
         self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s, max_sessions=max_sessions_per_device)
-        self.sessions = Sessions(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self._index = SessionIndex(self.connection, self.keys)
+        self.sessions = Sessions(self.connection, self.keys, self._index, result_ttl_s=result_ttl_s)
+        self.starts = Starts(
+            self.connection,
+            self.keys,
+            self._index,
+            result_ttl_s=result_ttl_s,
+            max_sessions=max_sessions_per_device,
+        )
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.due = Due(self.connection, self.keys)
@@ -78,4 +88,5 @@ class State:
     async def close(self) -> None:
         """Flush what waits and close the connection."""
         await self.events.close()
+        await self._index.close()
         await self.connection.close()

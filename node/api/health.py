@@ -17,10 +17,10 @@ __all__ = ["health", "livez", "metrics", "readyz"]
 
 async def health(context: Context, request: Request) -> Response:
     """`GET /api/health`."""
-    reason, online = None, sorted(c.client_id for c in context.hub)
+    reason: str | None = None
+    online: list[str] = []
     if not context.auth.allows(request.scope["headers"]):
         # Probes have no key, and need no names.
-        online = []
         try:
             await context.state.connection.ping()
         except StateError as exc:
@@ -30,7 +30,7 @@ async def health(context: Context, request: Request) -> Response:
         online = await context.state.clients.online_ids()
     except StateError as exc:
         # Then the clients of this node are what is known.
-        reason = str(exc)
+        reason, online = str(exc), sorted(c.client_id for c in context.hub)
     return _health(context, reason, online)
 
 

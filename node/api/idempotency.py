@@ -58,7 +58,7 @@ def key_of(request: Request) -> str | None:
 
 
 class Once:
-    """One request under a key: `body` is what it asks for, `send` dispatches it, `say` makes the answer's body."""
+    """One request under a key: `body` is what it asks for, `send` dispatches it, `say` writes the answer."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Once:
         key: str,
         body: dict[str, Any],
         *,
+        client_id: str,
         timeout_s: float,
         send: Callable[[Attempt], Awaitable[Session]],
         say: Callable[[Session], bytes],
@@ -75,6 +76,7 @@ class Once:
         self._name = context.auth.scoped(key)
         # By meaning: a client that writes its fields in another order asks for the same.
         self._fingerprint = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        self._client_id = client_id
         self._timeout_s = timeout_s
         self._send = send
         self._say = say
@@ -88,7 +90,7 @@ class Once:
         """
         give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
         while True:
-            fresh = _written(Attempt.fresh())
+            fresh = _written(Attempt.fresh(self._client_id))
             claim = await self._state.idempotency.claim(self._name, self._fingerprint, self._holder, fresh)
             match claim:
                 case Answered():

@@ -10,7 +10,6 @@ from aip import new_id
 from node.api.errors import ApiError, failure
 from node.api.limits import Limits
 from node.auth import Auth
-from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
 
 __all__ = ["OPEN_PATHS", "Shell"]
@@ -23,7 +22,7 @@ OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openap
 
 
 class Shell:
-    """The outermost layer of REST. Sockets pass it untouched."""
+    """The outermost layer of REST."""
 
     def __init__(self, app: ASGIApp, auth: Auth, limits: Limits, metrics: Metrics, leaving: Callable[[], bool]) -> None:
         self._app = app
@@ -35,9 +34,6 @@ class Shell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] == "websocket":
-            # uvicorn's own object is behind `send` only out here.
-            scope["aip.pulse"] = Pulse(getattr(send, "__self__", None))
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

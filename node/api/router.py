@@ -8,8 +8,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Lifespan
+from starlette.routing import Route
+from starlette.types import Lifespan
 
 from node.api.context import Context
 from node.api.errors import ApiError, failure, from_state
@@ -22,8 +22,8 @@ __all__ = ["application"]
 log = logging.getLogger(__name__)
 
 
-def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlette]) -> Starlette:
-    """REST from the table, the documents about it, and `/ws`."""
+def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
+    """REST from the table, and the documents about it."""
     openapi = orjson.dumps(document())
     docs = page()
 
@@ -36,14 +36,11 @@ def application(context: Context, websocket: ASGIApp, lifespan: Lifespan[Starlet
     async def home(request: Request) -> Response:  # noqa: ARG001
         return RedirectResponse("docs")
 
-    routes: list[Route | WebSocketRoute] = [
-        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES
-    ]
+    routes = [Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES]
     routes += [
         Route("/openapi.json", openapi_json),
         Route("/docs", docs_page),
         Route("/", home),
-        WebSocketRoute("/ws", websocket),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
 

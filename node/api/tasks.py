@@ -87,8 +87,10 @@ async def _dispatch(
         )
 
     if key is None:
-        return Answered(200, _dispatched(await send(Attempt.fresh()))), False
-    return await Once(context, key, data, timeout_s=timeout_s, send=send, say=_dispatched).run()
+        return Answered(200, _dispatched(await send(Attempt.fresh(task.client_id)))), False
+    return await Once(
+        context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched
+    ).run()
 
 
 def _dispatched(s: Session) -> bytes:

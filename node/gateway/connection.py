@@ -136,6 +136,11 @@ class Connection:
         """Whether this node began to close the socket, and did not just find it broken."""
         return self._cut_timer is not None
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether something that was queued has not been written into the socket yet."""
+        return self._outbox is not None
+
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property
     def held(self) -> bool:

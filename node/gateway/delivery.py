@@ -2,7 +2,8 @@
 
 Usually a wake-up brings the message itself. When a client registers, and after the bus was away, the inbox is read
 instead, oldest first; wake-ups that arrive meanwhile only say that there is more to read. An entry is removed from the
-inbox once it was handed to the socket; until Redis confirms that, the connection remembers it and skips it.
+inbox once it was handed to the socket (a task's with the next thing that its session stores); until Redis confirms
+that, the connection remembers it and skips it.
 """
 
 import logging
@@ -129,7 +130,8 @@ class Deliverer:
         connection.taken.add(entry.entry_id)
         if fresh:
             try:
-                self._hand_to(connection, entry, verify=verify)
+                if self._hand_to(connection, entry, verify=verify):
+                    return
             except ValueError:
                 # A node of another version may have left it: dropped, so that what is behind it arrives.
                 log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
@@ -141,13 +143,15 @@ class Deliverer:
             connection.confirming = True
             self._background.spawn(self._confirm(connection), "inbox-take")
 
-    def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
+    def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> bool:
+        """Returns whether somebody else takes the entry off: the session that begins with it."""
         if entry.message.startswith(FRAME):
             connection.send_raw(entry.message[len(FRAME) :])
         elif entry.message.startswith((TASK, ENDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
-            self._runner.accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+            order = TaskOrder.from_json(entry.message[len(TASK) :])
+            return self._runner.accept(connection, order, entry_id=entry.entry_id, verify=verify)
         elif entry.message.startswith(ENDED):
             session_id = entry.message[len(ENDED) :].decode()
             self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
@@ -156,6 +160,7 @@ class Deliverer:
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
         else:
             log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
+        return False
 
     async def _confirm(self, connection: Connection) -> None:
         """Remove from the inbox what the peer has, in batches; what it may not have stays for its next socket."""

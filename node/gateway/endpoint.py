@@ -13,6 +13,7 @@ from typing import Any
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
 from aip.codec import decode_client_frame
+from aip.files import FileFrame
 from aip.ids import now_ms
 from node.auth import Auth, origin_allowed
 from node.background import Background
@@ -21,6 +22,7 @@ from node.gateway.closing import Close
 from node.gateway.connection import Connection, Receive, Send
 from node.gateway.handlers import Handlers
 from node.gateway.leaving import Leaving
+from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
 from node.telemetry.metrics import Metrics
@@ -93,16 +95,18 @@ class Endpoint:
             log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
             await _deny(send, 503, b'{"detail":"Too many are connecting, try again later"}', place.retry_after_s)
             return
+        # An open socket needs nothing of its handshake, and the scope is emptied with it.
+        pulse = scope.get(PULSE)
         with place:
-            await self._hold(scope, receive, send, place)
+            await self._hold(pulse, receive, send, place)
 
-    async def _hold(self, scope: Any, receive: Receive, send: Send, place: Place) -> None:
+    async def _hold(self, pulse: Pulse | None, receive: Receive, send: Send, place: Place) -> None:
         await send({"type": "websocket.accept"})
         connection = Connection(
             send,
             metrics=self._metrics,
             queue_bound=self._send_queue_bytes,
-            pulse=scope.get(PULSE),
+            pulse=pulse,
             credential=self._auth.credential,
         )
         left_with = None
@@ -170,7 +174,10 @@ class Endpoint:
 
     async def _serve(self, connection: Connection, receive: Receive) -> int | None:
         """Returns the code that the peer closed the socket with."""
+        message: ClientMessage | FileFrame | None
         while True:
+            # An idle socket does not keep the last thing that was said over it.
+            frame = message = None
             frame, code = await _next_frame(receive)
             if frame is None:
                 return code

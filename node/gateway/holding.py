@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
+from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Delivery
 from node.gateway.hub import Hub
@@ -32,6 +33,8 @@ class Holding:
         self._hub = hub
         self._leaving = leaving
         self._node_id = node_id
+        # Whoever was heard before that, and not since, is noted as it is; 0 once the list was written anew.
+        self._noted_ms = 0
 
     async def claim_again(self) -> None:
         """Store every registration of this node anew: Redis lost them, or another node settled them."""
@@ -56,10 +59,16 @@ class Holding:
             await asyncio.gather(*(self._claim(c) for c in part if holders[c.client_id] != c.connection_id))
 
     async def note_signs_of_life(self) -> None:
-        """Store when each client was last heard."""
-        seen = {c.client_id: c.last_seen_ms for c in self._hub if c.delivery is not Delivery.NOT_YET}
-        if seen:
+        """Store when each client was last heard: of those that said something since the last time."""
+        since_ms, asked_ms = self._noted_ms, now_ms()
+        seen = {
+            c.client_id: c.last_seen_ms
+            for c in self._hub
+            if c.last_seen_ms >= since_ms and c.delivery is not Delivery.NOT_YET
+        }
+        if len(self._hub):
             await self._state.clients.note_seen(self._node_id, seen)
+        self._noted_ms = asked_ms
 
     def _registered(self) -> Iterator[list[Connection]]:
         """The registered sockets, in parts that travel together; those still registering do that by themselves."""
@@ -75,6 +84,8 @@ class Holding:
         async with self._hub.lock(connection.client_id):
             if self._hub.get(connection.client_id) is not connection:
                 return  # it left meanwhile: nothing may bring it back
+            # Lists it as heard when it registered.
+            self._noted_ms = 0
             registration = registration_of(connection, self._node_id)
             proof = Proof(new_token_hash=connection.token_hash, credential=connection.credential)
             try:

@@ -56,6 +56,7 @@ class Leaving:
             self._hub.remove(connection)
             connection.delivery = Delivery.NOT_YET
             self._under_way.add(connection.connection_id)
+            await self._runner.catch_up(connection)
             mine = self._runner.let_go(connection)
             away_s = 0.0 if connection.left_in_order else self._grace_s
             left = await self._store(connection, away_s)

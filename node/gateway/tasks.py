@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType, new_id
+from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
 from aip.ids import check_client_id, check_session_id, check_task_path
 from node.gateway.connection import Connection
 from node.sessions.dispatching import Attempt, Dispatcher
@@ -65,7 +65,11 @@ class TaskIntake:
         target_id = target_of(connection, message)
         if not message.request or not message.request.strip():
             raise ProtocolError("Empty task content", field="request")
-        session_id = check_session_id(message.session_id) if message.session_id else new_id()
+        if message.session_id:
+            attempt = Attempt.under(check_session_id(message.session_id))
+        else:
+            attempt = Attempt.fresh(target_id)
+        session_id = attempt.session_id
         task_name = check_task_path(message.task_name) if message.task_name else None
         metadata = dict(message.metadata or {})
         try:
@@ -79,7 +83,7 @@ class TaskIntake:
                 metadata=metadata,
                 owner=connection.client_id,
                 request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
-                attempt=Attempt.fresh(session_id),
+                attempt=attempt,
             )
         except SessionEnded:
             # A frame that took long, of a socket that its client has long given up: the task was sent again since.

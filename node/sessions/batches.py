@@ -123,7 +123,7 @@ class BatchRunner:
                 await asyncio.sleep(RETRY_S)
 
     async def _dispatch(self, task: BatchTask) -> Session:
-        attempt = Attempt.fresh()
+        attempt = Attempt.fresh(task.client_id)
         while True:
             try:
                 return await self._dispatcher.dispatch(

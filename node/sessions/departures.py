@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 DUE_MARGIN_S = 0.2
 UNDER_WAY = frozenset({SessionState.DISPATCHED, SessionState.RUNNING})
 CHUNK = 100
-# Longer than a dispatch takes to store the session, also at the second attempt.
-OVERTAKEN_S = 0.5
 
 
 class Departures:
@@ -71,10 +69,6 @@ class Departures:
         if await self._try_again(session_id):
             return
         ended = await self._cancel(session_id)
-        if ended is None:
-            # The task may have overtaken its session: they are stored side by side.
-            await asyncio.sleep(OVERTAKEN_S)
-            ended = await self._cancel(session_id)
         if ended is None or (isinstance(ended, SessionState) and ended in TERMINAL):
             # Not stored (any more); or it ended before, and whoever ended it died before noting that here.
             await self._settle(client_id, session_id)

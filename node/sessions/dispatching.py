@@ -3,6 +3,9 @@
 A dispatch leaves either a session that is on its way to its device, or nothing. Only when Redis goes away in its midst
 is the outcome unknown: then nothing is taken back, the caller is told which session to read, and the same `Attempt` may
 be repeated, since every step of it knows itself again.
+
+The usual way is two calls: the task's name is claimed, then the session is stored and its task posted in one. What the
+device can do is known from earlier dispatches (`Directory`); the second call checks that it still holds.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ from typing import Any
 
 from aip import ClientType, Command, new_id
 from aip.ids import now_ms
+from node.sessions.directory import Directory
 from node.sessions.loads import NodeLoads
 from node.sessions.orders import TaskOrder, commands_to_json
 from node.sessions.planners import Planner, Planners
@@ -21,8 +25,10 @@ from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable, TooManySessions
-from shared_state.inbox import Posted, SessionRef
+from shared_state.inbox import SessionRef
+from shared_state.keys import live_together, new_session_id
 from shared_state.sessions import Session
+from shared_state.starts import ANYONE, Believed
 
 __all__ = ["IMPATIENT", "Attempt", "Dispatcher", "Patience"]
 
@@ -51,9 +57,14 @@ class Attempt:
     given_id: bool
 
     @classmethod
-    def fresh(cls, session_id: str | None = None) -> "Attempt":
-        """A new attempt."""
-        return cls(session_id or new_id(), new_id(), now_ms(), given_id=session_id is not None)
+    def fresh(cls, client_id: str) -> "Attempt":
+        """A new attempt to send a task to `client_id`."""
+        return cls(new_session_id(client_id), new_id(), now_ms(), given_id=False)
+
+    @classmethod
+    def under(cls, session_id: str) -> "Attempt":
+        """A new attempt under a session id that a client chose."""
+        return cls(session_id, new_id(), now_ms(), given_id=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class Dispatcher:
         self._planners = planners
         self._loads = loads
         self._metrics = metrics
+        self._directory = Directory(state.clients)
 
     async def dispatch(
         self,
@@ -109,42 +121,50 @@ class Dispatcher:
         and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
         then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
-        attempt = attempt or Attempt.fresh()
+        attempt = attempt or Attempt.fresh(client_id)
         name = task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
         span_s = timeout_s + (patience.queue_for_s or 0.0)
         # The look-up and the claim travel together; both are awaited before anything is decided.
-        found, claimed = await asyncio.gather(
-            self._state.clients.find(client_id),
-            self._state.sessions.claim_task(name, attempt.session_id, token=attempt.token, span_s=span_s),
-            return_exceptions=True,
-        )
-        if isinstance(claimed, BaseException):
-            raise claimed
+        known = self._directory.known(client_id)
+        looking = None if known is not None else self._directory.look_up(client_id)
         try:
-            if isinstance(found, BaseException):
-                raise found
-            session = Session(
-                session_id=attempt.session_id,
-                client_id=client_id,
-                task_name=name,
-                request=request,
-                planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
-                owner=owner,
-                request_id=request_id,
-                created_ms=attempt.created_ms,
-                deadline_ms=attempt.created_ms + int(span_s * 1000),
-                timeout_s=timeout_s,
-                metadata=metadata,
-                commands=commands_to_json(commands),
-                response_id=attempt.token,
-                queue_until_ms=patience.until_ms(attempt.created_ms),
-                max_attempts=patience.max_attempts,
+            claimed = await self._state.sessions.claim_task(
+                name, attempt.session_id, token=attempt.token, span_s=span_s
             )
-            if patience.queue_for_s is not None:
-                # Before the session: whatever waits is looked at when it may wait no longer.
-                await self._state.due.add(DueKind.SESSION, session.session_id, patience.queue_for_s + DUE_MARGIN_S)
-            await self._send(session, given_id=attempt.given_id)
+        except BaseException:
+            if looking is not None:
+                looking.cancel()
+            raise
+        try:
+            while True:
+                found = known or (await (looking or self._directory.look_up(client_id)))
+                session = Session(
+                    session_id=attempt.session_id,
+                    client_id=client_id,
+                    task_name=name,
+                    request=request,
+                    planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
+                    owner=owner,
+                    request_id=request_id,
+                    created_ms=attempt.created_ms,
+                    deadline_ms=attempt.created_ms + int(span_s * 1000),
+                    timeout_s=timeout_s,
+                    metadata=metadata,
+                    commands=commands_to_json(commands),
+                    response_id=attempt.token,
+                    queue_until_ms=patience.until_ms(attempt.created_ms),
+                    max_attempts=patience.max_attempts,
+                )
+                if patience.queue_for_s is not None:
+                    # Before the session: whatever waits is looked at when it may wait no longer.
+                    await self._state.due.add(DueKind.SESSION, session.session_id, patience.queue_for_s + DUE_MARGIN_S)
+                believed = ANYONE if known is None or found is None else found.believed
+                if await self._send(session, believed, given_id=attempt.given_id):
+                    return session
+                # What was known of the device does not hold any more.
+                known = looking = None
+                self._directory.forget(client_id)
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
@@ -152,17 +172,20 @@ class Dispatcher:
             if isinstance(exc, TooManySessions):
                 limit = Limit.SESSIONS_PER_DEVICE if exc.of_device else Limit.SESSIONS_PER_NODE
                 self._metrics.refusals.labels(limit).inc()
+            if isinstance(exc, NotRegistered):
+                self._directory.forget(client_id)
             await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
             raise
-        return session
 
-    async def _send(self, session: Session, *, given_id: bool) -> None:
-        """Store the session and post its task; repeated once if the answer got lost, since both know themselves."""
+    async def _send(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
+        """Store the session and post its task; repeated once if the answer got lost, since both know themselves.
+
+        False if the device is not as it is believed to be; nothing is stored then.
+        """
         repeats = 1
         while True:
             try:
-                await self._store_and_post(session, given_id=given_id)
-                return
+                return await self._start(session, believed, given_id=given_id)
             except StateUnavailable as exc:
                 if repeats == 0:
                     raise _Unknown(
@@ -188,35 +211,22 @@ class Dispatcher:
         self._loads.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    async def _store_and_post(self, session: Session, *, given_id: bool) -> None:
-        order = TaskOrder.of(session)
+    async def _start(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
+        message = b"task\n" + TaskOrder.of(session).to_json()
+        # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
+        wait_s = _wait_s(session)
+        if not given_id and live_together(session.session_id, session.client_id):
+            posted = await self._state.starts.start(session, message, believed=believed, wait_s=wait_s, durable=True)
+            return posted is not None
+        # An id that a client chose may be somebody else's: nothing may be sent before that is known.
+        await self._state.sessions.create(session, durable=True)
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
-        message = b"task\n" + order.to_json()
-        if given_id:
-            # An id that a client chose may be somebody else's: nothing may be sent before that is known.
-            await self._state.sessions.create(session, durable=True)
-            await self._post(session, message, ref)
-            return
-        created, posted = await asyncio.gather(
-            self._state.sessions.create(session, durable=True),
-            self._post(session, message, ref),
-            return_exceptions=True,
-        )
-        if isinstance(created, BaseException):
-            raise created
-        if isinstance(posted, BaseException):
-            raise posted
-
-    async def _post(self, session: Session, message: bytes, ref: SessionRef) -> Posted:
         try:
-            # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
-            posted = await self._state.inbox.post(
-                session.client_id, message, session=ref, wait_s=_wait_s(session), durable=True
-            )
+            await self._state.inbox.post(session.client_id, message, session=ref, wait_s=wait_s, durable=True)
         except (NotRegistered, InboxFull, TooManySessions):
             await self._quietly(self._state.sessions.discard(session))
             raise
-        return posted
+        return True
 
     @staticmethod
     async def _quietly(call: Any) -> None:

@@ -8,7 +8,7 @@ raises fails that session and no other.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol
@@ -50,18 +50,24 @@ class Advance(Protocol):
         self,
         session: LocalSession,
         state: SessionState | None,
-        event: dict[str, Any],
+        event: dict[str, Any] | None,
         *,
         journal: Sequence[Mapping[str, Any]] = (),
         fields: Mapping[str, str] = ...,
     ) -> Awaitable[SessionState | None]: ...
 
 
+Note = Callable[[LocalSession, dict[str, Any]], Awaitable[None]]
+
+
 class Driver:
     """Runs planners."""
 
-    def __init__(self, advance: Advance, toolbelt: Toolbelt, secrets: ToolSecrets, metrics: Metrics) -> None:
+    def __init__(
+        self, advance: Advance, note: Note, toolbelt: Toolbelt, secrets: ToolSecrets, metrics: Metrics
+    ) -> None:
         self._advance = advance
+        self._note_behind = note
         self._toolbelt = toolbelt
         self._secrets = secrets
         self._metrics = metrics
@@ -174,11 +180,13 @@ class Driver:
             "results": [shortened(r) for r in results],
             "took_ms": int((time.monotonic() - started) * 1000),
         }
-        # A planner that has to think leaves time to be interrupted in; the others end, or go on, at once.
-        journal = [results_entry(results)] if session.planner.wants_tools else []
-        if await self._advance(session, None, event, journal=journal) is None:
-            return None
-        return results
+        if not session.planner.wants_tools:
+            # It ends, or goes on, at once: what came is stored with that.
+            await self._note_behind(session, event)
+            return None if session.over else results
+        # A planner that has to think leaves time to be interrupted in.
+        stored = await self._advance(session, None, event, journal=[results_entry(results)])
+        return None if stored is None else results
 
     async def _make(self, session: LocalSession, step: Act, response_id: str, names: AgentNames) -> list[Result]:
         """Send what is to be sent, one message for each run of calls to the same agent."""

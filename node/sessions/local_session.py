@@ -3,13 +3,17 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from aip import ClientMessage
+from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
+from shared_state.sessions import Behind
 
 __all__ = ["LocalSession", "Restored"]
+
+# While Redis is away, so many events of a session are kept.
+BEHIND_BOUND = 100
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class LocalSession:
     over: bool = False
     # A step is stored and its results are not: whoever took the session over now could not know them.
     in_step: bool = False
+    # What happened here and is not stored yet.
+    behind: Behind = field(default_factory=Behind)
 
     @property
     def session_id(self) -> str:
@@ -54,6 +60,32 @@ class LocalSession:
     def agent(self) -> AgentNames:
         """Which tool set of the device serves it."""
         return self.platform.names(self.order.metadata)
+
+    def task_message(self) -> ServerMessage:
+        """What hands the task to its device; the same id however often."""
+        order, names = self.order, self.agent
+        return ServerMessage(
+            type=ServerMessageType.TASK,
+            status=TaskStatus.CONTINUE,
+            user_request=order.request,
+            task_name=order.task_name,
+            session_id=order.session_id,
+            response_id=order.response_id,
+            agent_name=names.agent_name,
+            process_name=names.process_name,
+            root_name=names.root_name,
+        )
+
+    def take_behind(self) -> Behind:
+        """What is behind, which is stored now."""
+        behind, self.behind = self.behind, Behind()
+        return behind
+
+    def put_behind(self, behind: Behind) -> None:
+        """What was taken could not be stored: it is behind again, before what happened since."""
+        self.behind.stamps = {**self.behind.stamps, **behind.stamps}
+        self.behind.events = [*behind.events, *self.behind.events][:BEHIND_BOUND]
+        self.behind.entry_id = behind.entry_id or self.behind.entry_id
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """The place of the device's answer to `response_id`, made when it is first asked for.

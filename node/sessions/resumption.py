@@ -6,7 +6,6 @@ what was carried out. From the first step over the new connection on, older ones
 midst, what is left is resumed as soon as it is back.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -32,8 +31,6 @@ NOT_REPEATABLE = (
     "again: whether it was carried out is not known"
 )
 STARTED_ANEW = "The device was started anew while it worked on the task"
-# How long a session may be stored after its task was posted: Redis is asked a second time.
-UNSTORED_WAIT_S = 0.5
 
 
 class Resumption:
@@ -89,15 +86,13 @@ class Resumption:
 
     async def _fence(self, connection: Connection, session_id: str) -> SessionState | None:
         """Let no older connection make a step. The state; None if there is no session, or a newer one drives it."""
-        for wait_s in (UNSTORED_WAIT_S, 0.0):
-            try:
-                return await self._state.sessions.advance(session_id, None, generation=connection.generation)
-            except Fenced as exc:
-                log.info("not resumed", extra={"session_id": session_id, "reason": str(exc)})
-                return None
-            except SessionNotFound:
-                # The task may have overtaken its session: they live in different slots.
-                await asyncio.sleep(wait_s)
+        try:
+            return await self._state.sessions.advance(session_id, None, generation=connection.generation)
+        except Fenced as exc:
+            log.info("not resumed", extra={"session_id": session_id, "reason": str(exc)})
+            return None
+        except SessionNotFound:
+            pass
         # Its dispatch did not come to its end, and is not looked at with every registration from now on.
         log.info("not resumed", extra={"session_id": session_id, "reason": "it is not stored"})
         await self._state.inbox.settle(connection.client_id, session_id)

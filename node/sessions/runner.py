@@ -21,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
+from aip import ClientMessage, TaskStatus
 from aip.ids import now_ms
 from node.background import Background
 from node.gateway.connection import Connection
-from node.sessions.driver import Driver, response_ids, shortened
+from node.sessions.answers import outcome_of, progress_of
+from node.sessions.driver import Driver, response_ids
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
@@ -39,6 +40,7 @@ from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.inbox import SessionRef
+from shared_state.keys import live_together
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
@@ -77,8 +79,8 @@ class Runner:
         self._platform = platform
         self._planners = planners
         self._secrets = secrets
-        self._driver = Driver(self._advance, toolbelt, secrets, metrics)
-        self._steps = Steps(state, service, node_id)
+        self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
+        self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
         self._sessions = SessionTable()
 
     def __len__(self) -> int:
@@ -100,18 +102,27 @@ class Runner:
         return any(s.in_step for s in self._sessions.over(connection))
 
     # -- a task arrives ------------------------------------------------------------------------------------------
-    def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
+    def accept(self, connection: Connection, order: TaskOrder, *, entry_id: str = "", verify: bool) -> bool:
         """Hand a task to its device and begin its session.
 
-        With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile.
+        With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile. True if
+        the session takes the inbox entry `entry_id` off, with what it stores.
         """
         session = self._open(connection, order, Restored())
         if session is None:
-            return
-        if not verify:
-            self._send_task(session)
-        before, connection.task_sent = connection.task_sent, asyncio.Event()
-        self._background.spawn(self._begin(session, before, connection.task_sent, sent=not verify), "session-begin")
+            return False
+        takes = entry_id != "" and live_together(order.session_id, order.client_id)
+        entry_id = entry_id if takes else ""
+        before = connection.task_sent
+        if not verify and (before is None or before.is_set()):
+            session.connection.send(session.task_message())
+            self._steps.note_dispatched(session, entry_id)
+            if not session.planner.device_driven:
+                self._await_echo(session)
+            return takes
+        connection.task_sent = asyncio.Event()
+        self._background.spawn(self._begin(session, entry_id, before, connection.task_sent), "session-begin")
+        return takes
 
     def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
@@ -128,11 +139,11 @@ class Runner:
         if session.planner.device_driven:
             session.running = started
             if not started and connection.recognises_repeats:
-                self._send_task(session)
+                session.connection.send(session.task_message())
         elif started:
             self._start(session)
         else:
-            self._send_task(session)
+            session.connection.send(session.task_message())
             self._await_echo(session)
 
     def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
@@ -155,37 +166,20 @@ class Runner:
         session.deadline_timer = loop.call_later(max(left_s, 0.0), self._on_deadline, session)
         return session
 
-    def _send_task(self, session: LocalSession) -> None:
-        order = session.order
-        names = session.agent
-        session.connection.send(
-            ServerMessage(
-                type=ServerMessageType.TASK,
-                status=TaskStatus.CONTINUE,
-                user_request=order.request,
-                task_name=order.task_name,
-                session_id=order.session_id,
-                response_id=order.response_id,
-                agent_name=names.agent_name,
-                process_name=names.process_name,
-                root_name=names.root_name,
-            )
-        )
-
     async def _begin(
-        self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event, *, sent: bool
+        self, session: LocalSession, entry_id: str, before: asyncio.Event | None, sending: asyncio.Event
     ) -> None:
         try:
+            session.behind.entry_id = entry_id
             state = await self._advance(
                 session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
             )
-            if not sent and before is not None:
+            if before is not None:
                 # Sessions are looked up side by side, in a Redis Cluster on several servers; tasks keep their order.
                 await before.wait()
             if state is None or session.over:
                 return
-            if not sent:
-                self._send_task(session)
+            session.connection.send(session.task_message())
         finally:
             sending.set()
         if not session.planner.device_driven and not session.running:
@@ -203,7 +197,7 @@ class Runner:
         self,
         session: LocalSession,
         state: SessionState | None,
-        event: dict[str, Any],
+        event: dict[str, Any] | None,
         *,
         journal: Sequence[Mapping[str, Any]] = (),
         fields: Mapping[str, str] = MappingProxyType({}),
@@ -221,6 +215,10 @@ class Runner:
             await self.on_ended_elsewhere(session.session_id)
             return None
         return now
+
+    async def _store_late(self, session: LocalSession) -> None:
+        handed_over = "dispatched_ms" in session.behind.stamps
+        await self._advance(session, SessionState.DISPATCHED if handed_over else None, None)
 
     # -- server-driven -------------------------------------------------------------------------------------------
     def on_echo(self, connection: Connection, message: ClientMessage) -> bool:
@@ -274,24 +272,13 @@ class Runner:
             return
         state = None if session.running else SessionState.RUNNING
         session.running = True
-        event: dict[str, Any] = {"event": "progress"}
-        if message.action_results:
-            event["results"] = [shortened(self._secrets.scrub(r)) for r in message.action_results]
-        if message.messages:
-            event["messages"] = self._secrets.struck(message.messages)
-        self._background.spawn(self._advance(session, state, event), "session-progress")
+        event = progress_of(message, self._secrets)
+        # That it began is stored at once: it shows that the device took the task.
+        stored = self._steps.note(session, event) if state is None else self._advance(session, state, event)
+        self._background.spawn(stored, "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
-        completed = message.status is TaskStatus.COMPLETED
-        result = message.result
-        if result is None and message.action_results is not None:
-            result = [r.model_dump(exclude_none=True) for r in message.action_results]
-        error = None
-        if not completed:
-            failed = next((r.error for r in message.action_results or [] if r.error), None)
-            error = message.error or failed or "The device reported a failure"
-        result, error = self._secrets.struck(result), self._secrets.struck(error)
-        state = SessionState.COMPLETED if completed else SessionState.FAILED
+        state, result, error = outcome_of(message, self._secrets)
         # What a device ended by itself it need not be told.
         self._background.spawn(self._finish(session, state, result, error, tell_device=False), "session-finish")
 
@@ -311,6 +298,7 @@ class Runner:
     ) -> None:
         if session.over:
             return
+        behind = session.take_behind()
         self._forget(session)
         took_s = max(0.0, (now_ms() - session.order.created_ms) / 1000)
         self._metrics.session_seconds.labels(state.value).observe(took_s)
@@ -324,11 +312,13 @@ class Runner:
                 error=error,
                 generation=generation,
                 owned=bool(session.order.owner),
-                fresh=True,
+                client_id=session.order.client_id,
+                behind=behind,
             )
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
             return
+        session.connection.taken.discard(behind.entry_id)
         if isinstance(ended, SessionState):
             # Somebody else ended it first: the device hears of that end, not of ours.
             await self._tell_device_of_stored_end(session)
@@ -340,6 +330,8 @@ class Runner:
     def _forget(self, session: LocalSession) -> None:
         session.stop()
         self._sessions.remove(session)
+        if session.behind:
+            self._background.spawn(self._steps.flush([session]), "step-behind")
         if session.order.owner != session.connection.client_id:
             # Its echo, or another, may be on its way still; a task of the device's own has none.
             session.connection.ended_tasks.append(session.order.task_name)
@@ -391,6 +383,10 @@ class Runner:
             end = None
         nowhere = task_end(session.session_id, session.order.task_name, SessionState.CANCELLED, None, None)
         session.connection.send(end or nowhere)
+
+    async def catch_up(self, connection: Connection) -> None:
+        """Store what has happened over a socket that is gone, as far as Redis is there: others decide by it."""
+        await self._steps.flush(self._sessions.over(connection))
 
     def let_go(self, connection: Connection) -> list[str]:
         """The socket is gone, or another has taken its place: stop here what ran over it. Returns the session ids."""

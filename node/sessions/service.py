@@ -6,6 +6,7 @@ every call raises StateUnavailable; an end that must not be lost is repeated by 
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
-from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
+from shared_state.sessions import TERMINAL, Behind, Ended, EndIf, Session, SessionState
 
 __all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
 
@@ -31,8 +32,6 @@ RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
 # Whoever is told later than that may be told by another node. Sooner than the mark of a posted message expires.
 TOLD_WITHIN_S = 10.0
-# Longer than a dispatch takes to store a session, also at the second attempt.
-UNSTORED_FOR_S = 3.0
 # Whoever was told sooner than that is not told twice: the mark of the message stands.
 SURELY_TOLD_S = 30.0
 
@@ -74,17 +73,28 @@ class SessionService:
         end_id: str = "",
         stop_device: bool = False,
         owned: bool = True,
+        client_id: str = "",
+        behind: Behind | None = None,
     ) -> Ended | SessionState:
         """End a session, and tell whoever asked for it; with `stop_device` its device too.
 
-        `owned` is False where it is known that only REST asked for it: then there is nobody to be told.
+        `owned` is False where it is known that only REST asked for it: then there is nobody to be told. Whoever knows
+        its device says so with `client_id`, and may give what is `behind`: see `Sessions.end`.
         Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound, StateUnavailable, and
         Fenced if a connection newer than `generation` drives it; repeating with the same `end_id` is safe, and finishes
         what a failure left undone.
         """
         end_id = end_id or new_id()
         ending = self._state.sessions.end(
-            session_id, state, result=result, error=error, end_if=end_if, generation=generation, end_id=end_id
+            session_id,
+            state,
+            result=result,
+            error=error,
+            end_if=end_if,
+            generation=generation,
+            end_id=end_id,
+            client_id=client_id,
+            behind=behind,
         )
         if owned:
             # Should this node die after the end was stored, another one tells of it.
@@ -97,14 +107,17 @@ class SessionService:
                 if owned:
                     await self._forget_if_told(session_id)
             return ended
-        following = [self._state.inbox.settle(ended.client_id, session_id)]
+        following: list[Awaitable[None]] = []
+        if not ended.settled:
+            following.append(self._state.inbox.settle(ended.client_id, session_id))
         if ended.owner and ended.owner != ended.client_id:
             end = task_end(session_id, ended.task_name, state, result, error)
             following.append(self._tell_owner(ended.owner, session_id, end, end_id))
         if stop_device:
             # Through its inbox: a node that does not hear the bus just now reads it there.
             following.append(self._tell(ended.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}"))
-        await asyncio.gather(*following)
+        if following:
+            await asyncio.gather(*following)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended.labels(state.value).inc()
@@ -124,11 +137,11 @@ class SessionService:
         generation: int | None = None,
         stop_device: bool = False,
         owned: bool = True,
-        fresh: bool = False,
+        client_id: str = "",
+        behind: Behind | None = None,
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
 
-        With `fresh` it may not be stored yet: its task overtook it, and was carried out faster than it was stored.
         Raises Fenced as `end` does.
         """
         delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
@@ -144,10 +157,11 @@ class SessionService:
                     end_id=end_id,
                     stop_device=stop_device,
                     owned=owned,
+                    client_id=client_id,
+                    behind=behind,
                 )
             except SessionNotFound:
-                if not fresh or waited_s >= UNSTORED_FOR_S:
-                    return None
+                return None
             except StateUnavailable as exc:
                 if waited_s >= RETRY_FOR_S:
                     log.error("an end could not be stored", extra={"session_id": session_id, "reason": str(exc)})

@@ -1,18 +1,25 @@
-"""Stores the steps of the sessions that run on this node, before they are taken.
+"""Stores the steps of the sessions that run on this node.
 
-A step that moves a session on waits for Redis, however long: sent without being stored, it would be sent once more by
-whoever takes the session over, under another id. A mere event is given up when Redis is away.
+A step that commits the node to something (commands that are about to be sent) is stored before it is taken, and waits
+for Redis, however long: sent without being stored, it would be sent once more by whoever takes the session over, under
+another id. What merely happened (a task was handed to its device, results came) is noted *behind*: it travels with the
+next step or with the end, and is stored by itself if neither comes within `BEHIND_S`. A node that dies in that moment
+leaves a task that looks as if its device had never got it; it is handed over once more, under the same id.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from aip.ids import now_ms
+from node.background import Background
 from node.sessions.local_session import LocalSession
 from node.sessions.service import SessionService
 from shared_state import State
-from shared_state.errors import SessionNotFound, StateUnavailable
+from shared_state.errors import Fenced, SessionNotFound, StateUnavailable
+from shared_state.session_record import event_json
 from shared_state.sessions import TERMINAL, SessionState
 
 __all__ = ["Steps"]
@@ -21,34 +28,41 @@ log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 1.0
-# How long a session is waited for that its task overtook: longer than a dispatch takes to store it the second time.
-UNSTORED_PATIENCE_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+BEHIND_S = 0.01
+OnLate = Callable[[LocalSession], Coroutine[Any, Any, None]]
 
 
 class Steps:
-    """Writes to the sessions of this node."""
+    """Writes to the sessions of this node. `on_late` stores, with `store`, what is behind for too long."""
 
-    def __init__(self, state: State, service: SessionService, node_id: str) -> None:
+    def __init__(
+        self, state: State, service: SessionService, background: Background, node_id: str, *, on_late: OnLate
+    ) -> None:
         self._state = state
         self._service = service
+        self._background = background
+        self._on_late = on_late
         self._node_id = node_id
+        self._late: dict[str, LocalSession] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
+    # -- at once -----------------------------------------------------------------------------------------------------
     async def store(
         self,
         session: LocalSession,
         state: SessionState | None,
-        event: dict[str, Any],
+        event: dict[str, Any] | None,
         *,
         journal: Sequence[Mapping[str, Any]] = (),
-        fields: Mapping[str, str],
+        fields: Mapping[str, str] = MappingProxyType({}),
     ) -> SessionState | None:
-        """Store a step. Returns the state that stands, or None if the session was stopped here meanwhile.
+        """Store a step, and what is behind. Returns the state that stands, or None if the session was stopped here.
 
         Raises Fenced if a newer connection drives it, and SessionNotFound. Cancelling is safe: the step may be stored.
         """
-        patience = iter(UNSTORED_PATIENCE_S if state is SessionState.DISPATCHED else UNSTORED_PATIENCE_S[:1])
         delay_s = RETRY_BASE_S
         while not session.over:
+            behind = session.take_behind()
             try:
                 now = await self._state.sessions.advance(
                     session.session_id,
@@ -56,23 +70,79 @@ class Steps:
                     event=event,
                     generation=session.connection.generation,
                     journal=journal,
+                    behind=behind,
+                    client_id=session.order.client_id,
                     node_id=self._node_id,
                     **fields,
                 )
-            except SessionNotFound:
-                # The task may have overtaken its session: they live in different slots.
-                wait_s = next(patience, None)
-                if wait_s is None:
-                    raise
-                await asyncio.sleep(wait_s)
             except StateUnavailable as exc:
                 log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
+                session.put_behind(behind)
                 if state is None and not journal:
                     return SessionState.RUNNING
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_CAP_S)
             else:
-                if now not in TERMINAL and session.order.owner and session.order.metadata.get("progress") is True:
-                    await self._service.tell_progress(session.order, event)
+                session.connection.taken.discard(behind.entry_id)
+                if now not in TERMINAL and event is not None:
+                    await self._tell_progress(session, event)
                 return now
         return None
+
+    # -- behind ------------------------------------------------------------------------------------------------------
+    def note_dispatched(self, session: LocalSession, entry_id: str) -> None:
+        """The task was handed to its device; `entry_id` is to be taken off the inbox ('' if it is not ours to do)."""
+        at_ms = now_ms()
+        session.behind.stamps["dispatched_ms"] = at_ms
+        session.behind.entry_id = entry_id
+        self._note(session, at_ms, {"event": "dispatched", "node_id": self._node_id})
+
+    async def note(self, session: LocalSession, event: dict[str, Any]) -> None:
+        """Something happened. Waits only for progress to be told to whoever asked for it."""
+        self._note(session, now_ms(), event)
+        await self._tell_progress(session, event)
+
+    async def flush(self, sessions: Iterable[LocalSession]) -> None:
+        """Store what is behind of sessions that this node lets go. Best effort: gives up if Redis is away."""
+        await asyncio.gather(*(self._flush_one(s) for s in sessions if s.behind))
+
+    def _note(self, session: LocalSession, at_ms: int, event: dict[str, Any]) -> None:
+        session.behind.events.append((at_ms, event_json(event)))
+        self._late[session.session_id] = session
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._begin_flush)
+
+    def _begin_flush(self) -> None:
+        self._timer = None
+        late, self._late = self._late, {}
+        waiting = [s for s in late.values() if s.behind and not s.over]
+        # What its socket has not taken is not dispatched yet.
+        ready = [s for s in waiting if not s.connection.has_unsent]
+        for session in ready:
+            self._background.spawn(self._on_late(session), "step-behind")
+        if len(ready) < len(waiting):
+            self._late.update((s.session_id, s) for s in waiting if s.connection.has_unsent)
+            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._begin_flush)
+
+    async def _flush_one(self, session: LocalSession) -> None:
+        behind = session.take_behind()
+        state = SessionState.DISPATCHED if "dispatched_ms" in behind.stamps else None
+        try:
+            await self._state.sessions.advance(
+                session.session_id,
+                state,
+                generation=session.connection.generation,
+                behind=behind,
+                client_id=session.order.client_id,
+                node_id=self._node_id,
+            )
+        except StateUnavailable as exc:
+            log.warning("what happened is not stored", extra={"session_id": session.session_id, "reason": str(exc)})
+        except (Fenced, SessionNotFound) as exc:
+            log.info("what happened is not stored", extra={"session_id": session.session_id, "reason": str(exc)})
+        else:
+            session.connection.taken.discard(behind.entry_id)
+
+    async def _tell_progress(self, session: LocalSession, event: dict[str, Any]) -> None:
+        if session.order.owner and session.order.metadata.get("progress") is True:
+            await self._service.tell_progress(session.order, event)

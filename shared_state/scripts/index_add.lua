@@ -1,8 +1,13 @@
--- Add a member to an index in order of time, and drop what is over its bound.
+-- Add members to an index in order of time, and drop what is over its bound.
 -- KEYS  1 index
--- ARGV  1 member   2 bound   3 life, ms
--- reply how many it holds
-redis.call('ZADD', KEYS[1], 0, ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[2]))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return redis.call('ZCARD', KEYS[1])
+-- ARGV  1 bound   2 life, ms   3.. member, ...
+-- reply how many were added
+local scored = {}
+for i = 3, #ARGV do
+  scored[#scored + 1] = 0
+  scored[#scored + 1] = ARGV[i]
+end
+local added = redis.call('ZADD', KEYS[1], unpack(scored))
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[1]))
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return added

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shared_state.keys import Keys
 from tests.fault.devices import Agent, state_becomes
 from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
@@ -158,13 +159,13 @@ async def test_who_stays_away_too_long_is_settled_once_by_whichever_node_and_the
         assert galaxy.count("task_end") == 1
         steps = [s["event"] for s in (await cluster.c.session(session_id))["steps"]]
         assert steps.count("ended") == 1
-    assert not [k for k in cluster.redis.key_names("aip:client:*}") if "device" in k and "@" not in k]
+    assert not [k for k in cluster.redis.key_names("aip:client:*") if "device" in k and "@" not in k]
     assert cluster.redis.immortal_keys() == []
 
 
 def _waiting(cluster: Cluster, client_id: str) -> int:
     """How many messages are in a client's inbox."""
-    return cluster.redis.inbox_length(f"aip:client:{{{client_id}}}:inbox")
+    return cluster.redis.inbox_length(Keys().inbox(client_id))
 
 
 async def test_what_is_told_to_a_constellation_whose_cable_is_out_is_told_again_when_it_is_back(

@@ -6,6 +6,7 @@ import contextlib
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from shared_state.keys import Keys
 from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import vanishes
@@ -46,7 +47,7 @@ async def test_two_hundred_tasks_at_fifty_at_once_all_end_and_each_result_is_tha
     assert cluster.redis.immortal_keys() == []
 
     def waiting() -> list[str]:
-        keys = [f"aip:client:{{{device.client_id}}}:inbox" for device in devices]
+        keys = [Keys().inbox(device.client_id) for device in devices]
         return [key for key in keys if cluster.redis.inbox_length(key)]
 
     await vanishes(waiting, "every message was handed over")

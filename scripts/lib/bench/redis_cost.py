@@ -13,20 +13,20 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from lib.bootstrap import ROOT
 from lib.topologies import Server
+from shared_state.lua import script_names, script_source
 
 __all__ = ["RedisUse", "Watched", "key_kind", "memory_by_kind", "parse_use", "redis_use", "watching"]
 
 LINE_BYTES = 1 << 26
 SETTLE_S = 0.3
 SCAN_AT_ONCE = 1000
-SCRIPTS = ROOT / "shared_state" / "scripts"
 # +1700000000.000000 [0 127.0.0.1:50000] "EVALSHA" ...; [0 lua] for what a script calls
 _LINE = re.compile(rb"^\+[\d.]+ \[\d+ (\S+)\] ")
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _TAG = re.compile(r"\{(?!nodes)(node:)?[^}]*\}")
-_TAIL = re.compile(r"(:posted|:chunk|\{nodes\}:node):.*")
+# Ids behind a tag: of clients and sessions, and of nodes.
+_TAIL = re.compile(r"(?<=\{\}):.*|(?<=\{nodes\}:node):.*", re.DOTALL)
 # What this program asks itself.
 _OWN = frozenset({"monitor", "info", "ping", "scan", "memory"})
 
@@ -72,8 +72,8 @@ def redis_use(server: Server) -> RedisUse:
 
 
 def key_kind(key: str) -> str:
-    """The key with its ids left out: `aip:session:{x}:events` → `aip:session:{}:events`."""
-    return _TAIL.sub(r"\1:*", _TAG.sub(r"{\1}", key))
+    """The key with its ids left out: `aip:session:{7dd}:x` → `aip:session:{}`."""
+    return _TAIL.sub("", _TAG.sub(r"{\1}", key))
 
 
 def memory_by_kind(server: Server) -> dict[str, tuple[int, int]]:
@@ -92,8 +92,7 @@ def memory_by_kind(server: Server) -> dict[str, tuple[int, int]]:
 
 
 def _script_names() -> dict[str, str]:
-    files = SCRIPTS.glob("*.lua")
-    return {hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest(): file.stem for file in files}
+    return {hashlib.sha1(script_source(name), usedforsecurity=False).hexdigest(): name for name in script_names()}
 
 
 @dataclass

@@ -23,7 +23,7 @@ from lib.chaos.evidence import Complaint, Disagreement, KeyFinding, Reading
 from lib.chaos.ledger import TERMINAL, Ledger, Outcome, Task, digest_of
 from lib.chaos.tasks import EFFECTS_FILE, TaskMaker, body_of
 from lib.topologies import Topology
-from shared_state.keys import Keys
+from shared_state.keys import TAG_CHARS, Keys, new_session_id
 
 __all__ = ["Inspector", "complaints_in", "known_key"]
 
@@ -258,7 +258,10 @@ def _patterns() -> list[re.Pattern[str]]:
         if name.startswith(("_", "channel")):
             continue
         spelled = build(*[mark] * len(inspect.signature(build).parameters))
-        found.append(re.compile(re.escape(spelled).replace(mark, ".+"), re.DOTALL))
+        pattern = re.escape(spelled).replace(mark, ".+")
+        # What follows from an id: its tag, and its length.
+        pattern = pattern.replace(re.escape(new_session_id(mark)[-TAG_CHARS:]), ".+").replace(":1:", r":\d+:")
+        found.append(re.compile(pattern, re.DOTALL))
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 from lib.topologies import KINDS, Server, Topology, open_topology
 
+from shared_state.keys import Keys
 from tests.support.redis_server import require_redis
 
 __all__ = ["RedisServers", "chosen_kind", "needs_single_redis"]
@@ -113,7 +114,7 @@ class RedisServers:
 
     def registration(self, client_id: str) -> dict[str, str]:
         """A client's registration as stored, without its profile; empty if there is none."""
-        key = f"aip:client:{{{client_id}}}"
+        key = Keys().registration(client_id)
         stored = cast("dict[bytes, bytes]", self.topology.holder(key).client.hgetall(key))
         return {k.decode(): v.decode() for k, v in stored.items() if k != b"profile"}
 
@@ -128,7 +129,7 @@ class RedisServers:
         if self.topology.holder(leases).client.zscore(leases, node_id) is not None:
             found.append("its lease")
         for server in self.topology.primaries():
-            for key in server.client.scan_iter("aip:client:*}", count=1000):
+            for key in server.client.scan_iter("aip:client:*", count=1000):
                 if server.client.hget(key, "node_id") == node_id.encode():
                     found.append(key.decode())
         return found

@@ -1,6 +1,5 @@
 """Clients that are away: tasks accepted for them, tasks that wait for them, what ended while nobody was there."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -9,10 +8,9 @@ from node.app import Node
 from node.sessions.departures import Departures
 from shared_state.due import DueKind
 from shared_state.errors import StateUnavailable
-from shared_state.inbox import SessionRef
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, rest
-from tests.support.records import a_registration, a_session
+from tests.support.records import a_registration
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
 from tests.unit.node.test_resumption import GONE, OK, OURS, dispatch, next_of, state_is
@@ -266,33 +264,6 @@ async def test_a_task_that_is_tried_again_and_finds_no_device_times_out(node: No
 
 
 # -- what goes wrong in between --------------------------------------------------------------------------------------
-async def test_a_session_stored_after_its_device_had_left_ends_all_the_same(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is stored beside its task; the device left in between."""
-    session = a_session()
-    ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
-    registration = a_registration("device-1", node.node_id)
-    await node.state.clients.register(registration)
-    await node.state.inbox.post("device-1", b"task\n{}", session=ref)
-    left = await node.state.clients.leave("device-1", registration.connection_id)
-    genuine = node.state.sessions.end
-    looked = asyncio.Event()
-
-    async def end(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await genuine(*args, **kwargs)
-        finally:
-            looked.set()
-
-    monkeypatch.setattr(node.state.sessions, "end", end)
-    ending = asyncio.create_task(node._leaving._departures.end("device-1", left.sessions))
-    await looked.wait()
-    await node.state.sessions.create(session)
-    await ending
-    await state_is(node, session.session_id, SessionState.CANCELLED)
-
-
 async def test_redis_going_away_in_the_midst_of_a_departure_leaves_nobody_unsettled(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

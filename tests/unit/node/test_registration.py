@@ -183,7 +183,7 @@ async def test_an_empty_feature_word_survives_the_store_as_nothing(node: Node) -
 
 async def test_signs_of_life_list_nobody_who_has_left_meanwhile(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list is written in parts; a client that leaves in between must not be written back."""
-    monkeypatch.setattr("shared_state.clients.CHUNK", 1)
+    monkeypatch.setattr("shared_state.clients.SEEN_CHUNK", 1)
     devices = [Device(node, f"d{i:02}") for i in range(20)]
     for device in devices:
         await device.__aenter__()
@@ -194,6 +194,49 @@ async def test_signs_of_life_list_nobody_who_has_left_meanwhile(node: Node, monk
     assert await node.state.clients.online_ids() == [f"d{i:02}" for i in range(19)]
     for device in devices:
         await device.close()
+
+
+async def test_signs_of_life_are_noted_of_those_who_gave_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[dict[str, int]] = []
+    note_seen = node.state.clients.note_seen
+
+    async def noting(node_id: str, last_seen_ms: dict[str, int]) -> None:
+        await note_seen(node_id, last_seen_ms)
+        noted.append(last_seen_ms)
+
+    monkeypatch.setattr(node.state.clients, "note_seen", noting)
+    async with Device(node, "talks") as talks, Device(node, "listens"):
+        await node._holding.note_signs_of_life()
+        await asyncio.sleep(0.01)
+        await talks.ask(type="heartbeat")
+        await node._holding.note_signs_of_life()
+        await node._holding.claim_again()  # which lists everybody as of the registration
+        await node._holding.note_signs_of_life()
+        assert [set(part) for part in noted] == [{"talks", "listens"}, {"talks"}, {"talks", "listens"}]
+        held = node.hub.get("talks")
+        assert held is not None
+        assert (await node.state.clients.on_node(node.node_id))["talks"] == held.last_seen_ms
+
+
+async def test_signs_of_life_that_could_not_be_stored_are_stored_later(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(node_id: str, last_seen_ms: dict[str, int]) -> None:
+        raise StateUnavailable("Redis is away")
+
+    async with Device(node, "device-1") as device:
+        await node._holding.note_signs_of_life()
+        await asyncio.sleep(0.01)
+        await device.ask(type="heartbeat")
+        with monkeypatch.context() as patched:
+            patched.setattr(node.state.clients, "note_seen", away)
+            with pytest.raises(StateUnavailable):
+                await node._holding.note_signs_of_life()
+        await asyncio.sleep(0.01)
+        await node._holding.note_signs_of_life()
+        held = node.hub.get("device-1")
+        assert held is not None
+        assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}
 
 
 async def test_a_hostile_profile_registers_like_any_other(node: Node) -> None:

@@ -1,6 +1,5 @@
 """Sessions whose device breaks off and comes back, here or on another node: they go on, or end and say why."""
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -352,49 +351,28 @@ async def test_no_command_is_sent_that_is_not_in_the_journal(node: Node, monkeyp
         await state_is(node, sid, SessionState.COMPLETED)
 
 
-async def test_a_task_that_overtook_its_session_waits_for_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are stored side by side; where the one call broke, the dispatch repeats it a moment later."""
-    genuine = node.state.sessions.create
+@pytest.mark.parametrize("stored", [True, False], ids=["done", "not done"])
+async def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_session(
+    node: Node, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    genuine = node.state.starts.start
     tries: list[str] = []
 
-    async def create(session: Session, *, durable: bool = False) -> None:
+    async def start(session: Session, message: bytes, **rest: Any) -> Posted | None:
         tries.append(session.session_id)
+        posted = await genuine(session, message, **rest) if stored or len(tries) > 1 else None
         if len(tries) == 1:
             raise StateUnavailable("Redis cannot be reached")
-        await genuine(session, durable=durable)
+        return posted
 
-    monkeypatch.setattr(node.state.sessions, "create", create)
+    monkeypatch.setattr(node.state.starts, "start", start)
     async with Device(node, features=OURS) as device:
         sid = await dispatch(node)
         assert tries == [sid, sid]
         command, _ = await device.next_commands()
         device.answer(command, OK, OK)
         await state_is(node, sid, SessionState.COMPLETED)
-
-
-async def test_a_device_that_is_done_before_its_session_is_stored_is_believed(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A device that works on its own may answer while the call that stores the session is still on its way."""
-    genuine = node.state.sessions.create
-    answered = asyncio.Event()
-
-    async def create(session: Session, *, durable: bool = False) -> None:
-        await answered.wait()
-        # As long again as the node takes to look for the session once.
-        await asyncio.sleep(0.3)
-        await genuine(session, durable=durable)
-
-    monkeypatch.setattr(node.state.sessions, "create", create)
-    async with Device(node, features=("autonomous",)) as device, rest(node) as api:
-        dispatching = asyncio.create_task(api.post("/api/dispatch", json={"client_id": "device-1", "request": "x"}))
-        task = await device.receive()
-        device.send(
-            type="command_results", status="completed", session_id=task.session_id, prev_response_id=task.response_id
-        )
-        answered.set()
-        assert (await dispatching).status_code == 200
-        await state_is(node, task.session_id or "", SessionState.COMPLETED)
+        assert device.count("task") == 1
 
 
 async def test_whoever_asked_is_told_of_a_session_that_could_not_go_on_also_if_redis_breaks_off(

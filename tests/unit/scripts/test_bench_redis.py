@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lib.bench.redis_cost import SCRIPTS, RedisUse, Watched, key_kind, memory_by_kind, parse_use, redis_use, watching
+from lib.bench.redis_cost import RedisUse, Watched, key_kind, memory_by_kind, parse_use, redis_use, watching
 from lib.topologies import Server, Single, redis_program
 
 from shared_state.keys import Keys
+from shared_state.lua import script_names, script_source
 
 INFO = {
     "used_cpu_user": 1.5,
@@ -41,12 +42,12 @@ K = Keys()
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        (K.session_events("a-b"), "aip:session:{}:events"),
+        (K.session_events("a-b"), "aip:steps:{}"),
         (K.registration("device-1"), "aip:client:{}"),
-        (K.posted("d", "m-1"), "aip:client:{}:posted:*"),
-        (K.session_chunk("s", "t", 4), "aip:session:{}:chunk:*"),
+        (K.posted("d", "m-1"), "aip:posted:{}"),
+        (K.session_chunk("s", "t", 4), "aip:chunk:{}"),
         (K.node_clients("n.1"), "aip:{node:}:clients"),
-        (K.node_info("n.1"), "aip:{nodes}:node:*"),
+        (K.node_info("n.1"), "aip:{nodes}:node"),
         (K.leases(), "aip:{nodes}:leases"),
         (K.sessions(), "aip:sessions"),
     ],
@@ -56,19 +57,19 @@ def test_a_kind_is_a_key_without_its_ids(key: str, kind: str) -> None:
 
 
 def test_what_a_script_calls_is_counted_for_its_caller() -> None:
-    script = min(SCRIPTS.glob("*.lua"))
-    sha = hashlib.sha1(script.read_bytes(), usedforsecurity=False).hexdigest()
+    script = script_names()[0]
+    sha = hashlib.sha1(script_source(script), usedforsecurity=False).hexdigest()
     watched = Watched()
     for line in (
         b"+OK",
         b'+1.0 [0 127.0.0.1:5] "EVALSHA" "%b" "1" "aip:sessions" "m" "100" "5"' % sha.encode(),
         b'+1.0 [0 lua] "ZADD" "aip:sessions" "0" "m"',
         b'+1.0 [0 lua] "pexpire" "aip:sessions" "5"',
-        b'+1.0 [0 127.0.0.1:5] "HGET" "aip:client:{a \\"quoted\\" id}" "x"',
+        b'+1.0 [0 127.0.0.1:5] "HGET" "aip:client:{f00}:a \\"quoted\\" id" "x"',
         b'+1.0 [0 127.0.0.1:6] "INFO"',
     ):
         watched.note(line)
-    assert watched.sent == Counter({script.stem: 1, "hget": 1})
+    assert watched.sent == Counter({script: 1, "hget": 1})
     assert watched.in_scripts == Counter({"zadd": 1, "pexpire": 1})
     assert watched.by_key == Counter({"aip:sessions": 3, "aip:client:{}": 1})
 
@@ -88,7 +89,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 async def test_a_real_server_is_watched_to_the_last_command(server: Server) -> None:
     async with watching(server) as watched:
         for i in range(200):
-            await asyncio.to_thread(server.client.set, f"aip:session:{{{i}}}", "x")
+            await asyncio.to_thread(server.client.set, f"aip:session:{{{i}}}:{i}", "x")
         await asyncio.to_thread(server.ask, "EVAL", "return redis.call('GET', KEYS[1])", 1, "aip:sessions")
     assert watched.sent["set"] == 200
     assert watched.in_scripts == Counter({"get": 1})

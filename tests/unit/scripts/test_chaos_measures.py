@@ -154,7 +154,7 @@ def test_keys_of_the_cluster_are_known(key: str) -> None:
     assert known_key(key)
 
 
-@pytest.mark.parametrize("key", ["aip:stranger", "aip:client:{x", "other:client:{x}", ""])
+@pytest.mark.parametrize("key", ["aip:stranger", "aip:client:{x", "aip:client:{x}", "other:client:{x}", ""])
 def test_other_keys_are_not(key: str) -> None:
     assert not known_key(key)
 

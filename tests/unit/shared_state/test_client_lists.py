@@ -82,7 +82,7 @@ async def test_a_client_is_listed_before_its_registration_is_stored(
 
 
 async def test_a_list_longer_than_one_command_is_written_whole(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "CHUNK", 7)
+    monkeypatch.setattr(clients, "SEEN_CHUNK", 7)
     seen = {f"device-{i:03}": i for i in range(50)}
     await asyncio.gather(*(state.clients.register(a_registration(client_id, A)) for client_id in seen))
     await state.clients.note_seen(A, seen)
@@ -98,12 +98,48 @@ async def test_signs_of_life_list_nobody_who_has_left(state: State) -> None:
     assert await state.clients.on_node(B) == {}
 
 
+async def test_as_many_signs_of_life_as_travel_together_are_noted(state: State) -> None:
+    """A script can unpack only so much."""
+    names = {f"device-{i}": i for i in range(clients.SEEN_CHUNK)}
+    pairs = [x for pair in names.items() for x in pair]
+    await state.connection.command("HSET", state.keys.node_clients(A), *pairs)
+    later = {name: i + 1 for name, i in names.items()}
+    await state.clients.note_seen(A, later)
+    assert await state.clients.on_node(A) == later
+
+
+async def test_a_node_whose_clients_are_silent_keeps_its_list(state: State) -> None:
+    """They are held as long as they answer pings, also if they say nothing for a day."""
+    await state.clients.register(a_registration("device-1", A))
+    key = state.keys.node_clients(A)
+    await state.connection.command("EXPIRE", key, 5)
+    await state.clients.note_seen(A, {})
+    assert await state.connection.command("TTL", key) > 5
+
+
 async def test_a_listing_longer_than_one_batch_is_read_whole(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "CHUNK", 7)
     given = [a_registration(f"device-{i:03}", A, profile={"i": i}) for i in range(50)]
     await asyncio.gather(*(state.clients.register(r) for r in given))
     listed = await state.clients.online()
     assert [(r.client_id, r.profile) for r in listed] == [(r.client_id, r.profile) for r in given]
+
+
+async def test_a_detailed_listing_comes_in_parts_and_holds_everybody_once(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "CHUNK", 7)
+    monkeypatch.setattr(clients, "DETAILS_CHUNK", 3)
+    given = [a_registration(f"device-{i:03}", A if i % 2 else B) for i in range(50)]
+    await asyncio.gather(*(state.clients.register(r) for r in given))
+    # Those who moved a moment ago are on the lists of both nodes.
+    for moved in given:
+        await state.connection.command("HSET", state.keys.node_clients(A), moved.client_id, 1)
+    parts = [part async for part in state.clients.online_parts()]
+    assert max(len(part) for part in parts) <= 3
+    listed = [(r.client_id, r.node_id) for part in parts for r in part]
+    assert listed == [(r.client_id, r.node_id) for r in given]
+    assert await state.clients.online_ids() == [r.client_id for r in given]
 
 
 async def test_a_list_entry_without_a_registration_is_not_shown_in_detail(state: State) -> None:

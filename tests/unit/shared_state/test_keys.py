@@ -1,28 +1,31 @@
 """The spelling of every key and channel: what is in Redis can be read off this table."""
 
+from uuid import UUID
+
 import pytest
 from redis.crc import key_slot
 
-from shared_state.keys import Keys
+from shared_state.keys import Keys, live_together, new_session_id
 
 KEYS = Keys("aip")
+UUID_VERSION = 7
 
 SPELLED = [
     (KEYS.leases(), "aip:{nodes}:leases"),
     (KEYS.node_info("n1"), "aip:{nodes}:node:n1"),
     (KEYS.reaper(), "aip:{nodes}:reaper"),
     (KEYS.node_clients("n1"), "aip:{node:n1}:clients"),
-    (KEYS.registration("d1"), "aip:client:{d1}"),
-    (KEYS.inbox("d1"), "aip:client:{d1}:inbox"),
-    (KEYS.active("d1"), "aip:client:{d1}:active"),
-    (KEYS.posted("d1", "m1"), "aip:client:{d1}:posted:m1"),
-    (KEYS.client_sessions("d1"), "aip:client:{d1}:sessions"),
+    (KEYS.registration("d1"), "aip:client:{c66}:d1"),
+    (KEYS.inbox("d1"), "aip:inbox:{c66}:d1"),
+    (KEYS.active("d1"), "aip:active:{c66}:d1"),
+    (KEYS.posted("d1", "m1"), "aip:posted:{c66}:2:d1:m1"),
+    (KEYS.client_sessions("d1"), "aip:newest:{c66}:d1"),
     (KEYS.task("t1"), "aip:task:{t1}"),
-    (KEYS.session("s1"), "aip:session:{s1}"),
-    (KEYS.session_events("s1"), "aip:session:{s1}:events"),
-    (KEYS.session_files("s1"), "aip:session:{s1}:files"),
-    (KEYS.session_chunk("s1", "t1", 3), "aip:session:{s1}:chunk:t1:3"),
-    (KEYS.session_journal("s1"), "aip:session:{s1}:journal"),
+    (KEYS.session("s1"), "aip:session:{s1}:s1"),
+    (KEYS.session_events("s1"), "aip:steps:{s1}:s1"),
+    (KEYS.session_files("s1"), "aip:files:{s1}:s1"),
+    (KEYS.session_chunk("s1", "t1", 3), "aip:chunk:{s1}:3:2:t1:s1"),
+    (KEYS.session_journal("s1"), "aip:journal:{s1}:s1"),
     (KEYS.due(), "aip:due"),
     (KEYS.batch("b1"), "aip:batch:{b1}"),
     (KEYS.idempotency("k1"), "aip:idempotency:{k1}"),
@@ -71,12 +74,44 @@ def test_no_two_builders_give_the_same_key() -> None:
 def test_all_keys_of_a_client_share_a_slot() -> None:
     of_client = (KEYS.registration, KEYS.inbox, KEYS.active, KEYS.client_sessions)
     keys = [build("d1") for build in of_client] + [KEYS.posted("d1", "m")]
-    assert {key_slot(key.encode()) for key in keys} == {key_slot(b"d1")}
+    assert {key_slot(key.encode()) for key in keys} == {key_slot(b"c66")}
 
 
 def test_all_keys_of_a_session_share_a_slot() -> None:
     keys = (KEYS.session("s1"), KEYS.session_events("s1"), KEYS.session_files("s1"), KEYS.session_chunk("s1", "t", 0))
     assert {key_slot(key.encode()) for key in keys} == {key_slot(b"s1")}
+
+
+def test_a_session_that_the_cluster_names_lives_beside_its_client() -> None:
+    """One script begins it, one ends it, in any Redis Cluster."""
+    for client_id in ("d1", "device-7", "ä" * 256, "", "a:b"):
+        session_id = new_session_id(client_id)
+        assert UUID(session_id).version == UUID_VERSION
+        assert live_together(session_id, client_id)
+        slots = {key_slot(k.encode()) for k in (KEYS.session(session_id), KEYS.session_events(session_id))}
+        assert slots == {key_slot(KEYS.inbox(client_id).encode())}
+
+
+def test_ids_of_sessions_on_one_client_differ() -> None:
+    assert len({new_session_id("d1") for _ in range(10_000)}) == len(range(10_000))
+
+
+@pytest.mark.parametrize("session_id", ["s1", "galaxy@d1/1", "0" * 36, "c66"])
+def test_a_session_that_somebody_else_named_lives_where_its_name_says(session_id: str) -> None:
+    assert key_slot(KEYS.session(session_id).encode()) == key_slot(session_id.encode())
+
+
+def test_a_uuid_of_somebody_else_lives_where_its_end_says() -> None:
+    """That it ends like a client's tag is chance, and does no harm: all its keys are its own."""
+    assert KEYS.session("4be0643f-1d98-573b-97cd-ca98a65347dd") == (
+        "aip:session:{7dd}:4be0643f-1d98-573b-97cd-ca98a65347dd"
+    )
+    assert live_together("4be0643f-1d98-573b-97cd-ca98a6534c66", "d1")
+
+
+def test_marks_of_messages_of_clients_whose_names_end_alike_differ() -> None:
+    assert KEYS.posted("a", "b:c") != KEYS.posted("a:b", "c")
+    assert KEYS.session_chunk("s", "t:1", 1) != KEYS.session_chunk("1:s", "t", 1)
 
 
 def test_all_leases_share_a_slot() -> None:
@@ -86,7 +121,7 @@ def test_all_leases_share_a_slot() -> None:
 
 def test_clusters_with_different_prefixes_share_no_key() -> None:
     other = Keys("other")
-    assert other.session("s1") == "other:session:{s1}"
+    assert other.session("s1") == "other:session:{s1}:s1"
     assert other.channel("n1") == "other:node:n1"
 
 

@@ -13,13 +13,13 @@ from shared_state.batches import BatchItem
 from shared_state.connection import Connection
 from shared_state.due import DueKind
 from shared_state.idempotency import Answered
-from shared_state.sessions import SessionState
+from shared_state.keys import new_session_id
+from shared_state.lua import script_names, script_source
+from shared_state.sessions import Behind, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, end_session, ref_of
 
-SCRIPTS = sorted(
-    f.name.removesuffix(".lua") for f in files("shared_state.scripts").iterdir() if f.name.endswith(".lua")
-)
+SCRIPTS = script_names()
 
 
 def _text(name: str) -> str:
@@ -64,8 +64,9 @@ def test_every_key_and_argument_that_is_used_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_key_is_built_inside_a_script(name: str) -> None:
     """Only declared keys are touched: Redis Cluster routes by them."""
-    calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", _text(name))
-    assert calls or "redis.call('TIME')" in _text(name)
+    text = script_source(name).decode()
+    calls = re.findall(r"redis\.call\('(\w+)',\s*([^,)]+)", text)
+    assert calls or "redis.call('TIME')" in text
     for command, first in calls:
         if command == "PUBLISH":
             continue
@@ -90,6 +91,13 @@ async def _every_operation(state: State) -> None:
     await state.sessions.watch(session.session_id, "node-a", events=True)
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
     await state.sessions.requeue(session.session_id, 1)
+    beside = a_session(new_session_id("device-1"), client_id="device-1")
+    posted = await state.starts.start(beside, b"task")
+    assert posted is not None
+    behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")], entry_id=posted.entry_id)
+    await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind, client_id="device-1")
+    await state.sessions.end(beside.session_id, SessionState.COMPLETED, end_id="e", client_id="device-1")
+    await state.sessions.page(client_id=None, limit=1)
     await state.due.add(DueKind.CLIENT, "device-1", 0)
     await state.due.done((await state.due.claim())[0])
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
@@ -121,7 +129,7 @@ async def test_all_keys_that_one_call_gives_share_a_slot(backend: Backend, monke
     for name, calls in seen.items():
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, f"{name}: {keys}"
-            assert len(keys) == len(_documented(name, "KEYS")), name
+        assert max(len(keys) for keys in calls) == len(_documented(name, "KEYS")), name
 
 
 async def test_scripts_survive_a_script_flush(real_backend: Backend) -> None:

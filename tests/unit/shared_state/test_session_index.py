@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared_state import State, sessions
+from shared_state import State, session_index
 from shared_state.errors import SessionExists
 from shared_state.sessions import SessionState
 from tests.support.records import a_registration, a_session, end_session, ref_of
@@ -60,7 +60,7 @@ async def test_sessions_of_one_client_are_listed_apart(state: State) -> None:
 
 
 async def test_the_index_is_capped(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "INDEX_BOUND", 3)
+    monkeypatch.setattr(session_index, "INDEX_BOUND", 3)
     for i in range(5):
         await state.sessions.create(a_session(f"s{i}", created_ms=1_000 + i))
     assert await _listed(state) == ["s4", "s3", "s2"]

@@ -169,6 +169,7 @@ async def test_an_ended_session_lives_as_long_as_its_retention(backend: Backend)
     state = backend.state(result_ttl_s=100)
     session = a_session(deadline_ms=now_ms() + 1_000_000, created_ms=now_ms())
     await state.sessions.create(session)
+    await state.sessions.advance(session.session_id, S.DISPATCHED, event={"event": "dispatched"})
     keys = (state.keys.session(session.session_id), state.keys.session_events(session.session_id))
     for key in keys:
         assert 1_000_000 < await state.connection.command("PTTL", key) <= 1_100_000

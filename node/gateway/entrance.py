@@ -1,0 +1,36 @@
+"""The way in: sockets go straight to their endpoint, requests to REST.
+
+A socket stays for days, and every layer of a web framework that it came through would stay with it: a dozen suspended
+calls, and what each of them remembers. Whatever is no socket of `/ws` goes on to the framework, which refuses sockets.
+"""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from node.gateway.connection import Receive, Send
+from node.gateway.endpoint import PULSE
+from node.gateway.pulse import Pulse
+
+__all__ = ["Entrance"]
+
+PATH = "/ws"
+
+
+class Entrance:
+    """The outermost ASGI application of a node. uvicorn must be told that it speaks ASGI 3: it is no coroutine."""
+
+    __slots__ = ("_rest", "_sockets")
+
+    def __init__(self, sockets: ASGIApp, rest: ASGIApp) -> None:
+        self._sockets = sockets
+        self._rest = rest
+
+    def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
+        """Hand a socket, a request or the lifespan on."""
+        if scope["type"] != "websocket" or scope["path"] != PATH:
+            return self._rest(scope, receive, send)
+        # uvicorn's own object is behind `send` only out here.
+        scope[PULSE] = Pulse(getattr(send, "__self__", None))
+        return self._sockets(scope, receive, send)

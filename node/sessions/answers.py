@@ -1,0 +1,34 @@
+"""What a device that works on its own says of its work, as the session keeps it: nothing secret in it, nothing long."""
+
+from typing import Any
+
+from aip import ClientMessage, TaskStatus
+from node.sessions.driver import shortened
+from node.sessions.secrets import ToolSecrets
+from shared_state.sessions import SessionState
+
+__all__ = ["outcome_of", "progress_of"]
+
+
+def progress_of(message: ClientMessage, secrets: ToolSecrets) -> dict[str, Any]:
+    """The event that notes a report of progress."""
+    event: dict[str, Any] = {"event": "progress"}
+    if message.action_results:
+        event["results"] = [shortened(secrets.scrub(r)) for r in message.action_results]
+    if message.messages:
+        event["messages"] = secrets.struck(message.messages)
+    return event
+
+
+def outcome_of(message: ClientMessage, secrets: ToolSecrets) -> tuple[SessionState, Any, str | None]:
+    """State, result and error of the end that a device reports."""
+    completed = message.status is TaskStatus.COMPLETED
+    result = message.result
+    if result is None and message.action_results is not None:
+        result = [r.model_dump(exclude_none=True) for r in message.action_results]
+    error = None
+    if not completed:
+        failed = next((r.error for r in message.action_results or [] if r.error), None)
+        error = message.error or failed or "The device reported a failure"
+    state = SessionState.COMPLETED if completed else SessionState.FAILED
+    return state, secrets.struck(result), secrets.struck(error)

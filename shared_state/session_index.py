@@ -1,0 +1,77 @@
+"""The index of the cluster's newest sessions, in order of time: written behind, many at a time.
+
+It is one key that every dispatch of every node adds to, so a node gathers what it has to add for a moment
+(`FLUSH_AFTER_S`) and sends it in one call. Sessions do not need it to live, only to be listed: a node that dies in that
+moment, or finds Redis away, leaves its last sessions out of the list; each is still found by its id, its task's name,
+and its device. Bounded, here and in Redis.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from shared_state.connection import Connection
+from shared_state.errors import StateError
+from shared_state.keys import Keys
+
+__all__ = ["SessionIndex"]
+
+log = logging.getLogger(__name__)
+
+INDEX_BOUND = 100_000
+BATCH = 1_000
+FLUSH_AFTER_S = 0.02
+
+
+class SessionIndex:
+    """A buffer before the index. `add` begins a flush by itself; `close` writes what is left."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._redis = connection
+        self._key = keys.sessions()
+        self._waiting: list[str] = []
+        self._life_ms = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def add(self, place: str, life_ms: int) -> None:
+        """List a session for as long as it lives. Never waits."""
+        self._waiting.append(place)
+        self._life_ms = max(self._life_ms, life_ms)
+        if len(self._waiting) >= BATCH:
+            self._begin()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._begin)
+
+    async def remove(self, place: str) -> None:
+        """Take a session off the list. Raises StateUnavailable; safe to repeat."""
+        await self.flush()
+        await self._redis.command("ZREM", self._key, place)
+
+    async def flush(self) -> None:
+        """Write what waits. Never raises for Redis."""
+        self._begin()
+        if self._writing:
+            await asyncio.gather(*self._writing)
+
+    async def close(self) -> None:
+        """Write what waits, once."""
+        await self.flush()
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._waiting:
+            return
+        places, self._waiting = self._waiting, []
+        task = asyncio.get_running_loop().create_task(self._write(places), name="session-index")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write(self, places: list[str]) -> None:
+        arguments: list[Any] = [INDEX_BOUND, self._life_ms, *places]
+        try:
+            await self._redis.script("index_add", [self._key], arguments)
+        except StateError as exc:
+            log.warning("sessions are left out of the list", extra={"count": len(places), "reason": str(exc)})

@@ -1,0 +1,74 @@
+"""The start of a session: stored, and its task in the inbox of its device, in one call that does both or neither.
+
+For sessions whose ids the cluster made (`new_session_id`): they live in the slot of their device's inbox. A session
+whose id an orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and posted then (`Inbox.post`).
+"""
+
+from shared_state.connection import Connection
+from shared_state.inbox import ACTIVE_SLACK_S, CLIENT_SESSIONS_BOUND, INBOX_BOUND, INBOX_LIFE_S, Posted, told
+from shared_state.keys import Keys
+from shared_state.session_index import SessionIndex
+from shared_state.session_record import Session, place, stored_fields
+from shared_state.voice import Voice
+
+__all__ = ["ANYONE", "Believed", "Starts"]
+
+# What the caller takes a client to be: its generation, and its features as they are stored.
+Believed = tuple[str, str]
+ANYONE: Believed = ("", "")
+
+
+class Starts:
+    """Begins sessions."""
+
+    def __init__(
+        self, connection: Connection, keys: Keys, index: SessionIndex, *, result_ttl_s: int, max_sessions: int
+    ) -> None:
+        self._redis = connection
+        self._voice = Voice(connection, keys)
+        self._keys = keys
+        self._index = index
+        self._result_ttl_s = result_ttl_s
+        self._max_sessions = max_sessions
+
+    async def start(
+        self,
+        session: Session,
+        message: bytes,
+        *,
+        believed: Believed = ANYONE,
+        wait_s: float = 0.0,
+        durable: bool = False,
+    ) -> Posted | None:
+        """Store a session as `created` and leave its `message` for its device. None if the device is not as `believed`.
+
+        With `wait_s` the message waits for that long for a client that nobody knows, too. Safe to repeat. Raises
+        NotRegistered, InboxFull or TooManySessions, and then nothing is stored; or StateUnavailable. `durable`: as for
+        `Connection.command`.
+        """
+        k = self._keys
+        client_id, session_id = session.client_id, session.session_id
+        life_ms = int((session.span_s + self._result_ttl_s) * 1000)
+        reply = await self._redis.script(
+            "session_start",
+            [
+                k.registration(client_id),
+                k.inbox(client_id),
+                k.active(client_id),
+                k.client_sessions(client_id),
+                k.session(session_id),
+            ],
+            [
+                *(client_id, message, INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
+                *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), place(session)),
+                *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
+                *believed,
+                *stored_fields(session),
+            ],
+            durable=durable,
+        )
+        if reply[0] == -3:
+            return None
+        posted = await told(self._voice, reply, client_id, self._max_sessions)
+        self._index.add(place(session), life_ms)
+        return posted

@@ -20,7 +20,7 @@ from aip.ids import now_ms
 from node.api.context import Context
 from node.api.limits import Limits
 from node.api.middleware import Shell
-from node.api.router import application
+from node.api.router import application, internal_application
 from node.auth import Auth
 from node.background import Background
 from node.devices import DeviceNotes
@@ -37,7 +37,9 @@ from node.gateway.registrar import Registrar
 from node.gateway.takeover import Probes
 from node.gateway.tasks import TaskIntake
 from node.gateway.transfers import Transfers
+from node.internal import InternalPort
 from node.membership import Membership
+from node.overview import Overview, counts
 from node.reaper import Reaper
 from node.sessions.batches import BatchRunner
 from node.sessions.departures import Departures
@@ -52,7 +54,9 @@ from node.sessions.service import SessionService
 from node.sessions.toolbelt import Toolbelt
 from node.sessions.waiters import Waiters
 from node.settings import Settings
+from node.telemetry.lag import LoopLag
 from node.telemetry.metrics import Metrics, package_version
+from node.telemetry.readings import NodeCollector
 from shared_state import State
 
 __all__ = ["Node"]
@@ -82,6 +86,7 @@ class Node:
             min_replicas=settings.min_replicas,
             replica_wait_ms=settings.replica_wait_ms,
             observer=self.metrics.observe_redis,
+            on_said=self.metrics.frame_said,
         )
         self._started_ms = now_ms()
         self._waiters = Waiters()
@@ -162,6 +167,14 @@ class Node:
         auth = Auth(settings.api_key)
         tasks = TaskIntake(self.runner, self._dispatcher, self.service, self._planners, self.metrics, settings)
         handlers = Handlers(self.state, registrar, self.runner, tasks, devices)
+        admission = Admission(
+            self.metrics,
+            rate_per_s=settings.connect_rate_per_s,
+            burst=settings.connect_burst,
+            max_connections=settings.max_connections,
+            max_unregistered=settings.max_unregistered,
+            max_registering=settings.max_registering,
+        )
         self._endpoint = Endpoint(
             registrar,
             self._leaving,
@@ -170,14 +183,7 @@ class Node:
             auth,
             self.metrics,
             self._background,
-            Admission(
-                self.metrics,
-                rate_per_s=settings.connect_rate_per_s,
-                burst=settings.connect_burst,
-                max_connections=settings.max_connections,
-                max_unregistered=settings.max_unregistered,
-                max_registering=settings.max_registering,
-            ),
+            admission,
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
@@ -192,6 +198,22 @@ class Node:
             take_again=self._take_again,
         )
         self.limits = Limits(self.metrics, max_requests=settings.max_requests, max_waiters=settings.max_waiters)
+        streams = asyncio.Semaphore(settings.max_event_streams)
+        self.overview = Overview(
+            settings,
+            self.state,
+            self.bus,
+            self.hub,
+            self.runner,
+            self.limits,
+            admission,
+            self.membership,
+            self.drainer,
+            self._background,
+            streams,
+        )
+        NodeCollector(self.metrics.registry, self.overview.read)
+        self._lag = LoopLag(self.metrics.loop_lag.observe)
         context = Context(
             settings=settings,
             node_id=self.node_id,
@@ -206,17 +228,26 @@ class Node:
             batches=BatchRunner(self.state, self._dispatcher, self.service, self._background, self.node_id),
             devices=devices,
             metrics=self.metrics,
+            overview=self.overview,
             drainer=self.drainer,
             followers=self._followers,
             limits=self.limits,
-            streams=asyncio.Semaphore(settings.max_event_streams),
+            streams=streams,
         )
         rest = Shell(application(context, self._lifespan), auth, self.limits, self.metrics, lambda: self.drainer.active)
         self.app: ASGIApp = Entrance(self._endpoint, rest)
+        self._internal: InternalPort | None = None
+        if settings.metrics_port:
+            self._internal = InternalPort(
+                internal_application(context), host=settings.bind_host, port=settings.metrics_port
+            )
 
     # -- life ------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Join the cluster. Does not fail when Redis is away."""
+        """Join the cluster. Does not fail when Redis is away; raises OSError if the internal port is taken."""
+        if self._internal is not None:
+            await self._internal.start()
+        self._lag.start()
         await self.bus.start(on_frame=self._on_frame, on_gap=self._on_gap, wait_s=BUS_WAIT_S)
         await self.membership.start()
         self.state.events.start()
@@ -254,6 +285,9 @@ class Node:
         await self.bus.close()
         await self.membership.close()
         await self.state.close()
+        self._lag.close()
+        if self._internal is not None:
+            await self._internal.close()
         log.info("node stopped", extra={"node_id": self.node_id})
 
     @asynccontextmanager
@@ -272,30 +306,31 @@ class Node:
             "connections": len(self.hub),
             "sessions": len(self.runner),
             "draining": self.drainer.active,
+            **counts(self.hub, self.runner),
         }
 
     # -- the bus ---------------------------------------------------------------------------------------------------
     def _on_frame(self, kind: bytes, rest: bytes) -> None:
         if kind == b"inbox":
-            self.metrics.bus_frames.labels("inbox").inc()
+            self.metrics.frames_heard["inbox"].inc()
             self._deliverer.on_wakeup(rest)
         elif kind == b"ended":
-            self.metrics.bus_frames.labels("ended").inc()
+            self.metrics.frames_heard["ended"].inc()
             self._waiters.wake(rest.decode())
         elif kind == b"event":
-            self.metrics.bus_frames.labels("event").inc()
+            self.metrics.frames_heard["event"].inc()
             self._followers.wake(rest.decode())
         elif kind == b"probe":
-            self.metrics.bus_frames.labels("probe").inc()
+            self.metrics.frames_heard["probe"].inc()
             self._probes.on_probe(rest)
         elif kind == b"probed":
-            self.metrics.bus_frames.labels("probed").inc()
+            self.metrics.frames_heard["probed"].inc()
             self._probes.on_probed(rest)
         elif kind == b"evict":
-            self.metrics.bus_frames.labels("evict").inc()
+            self.metrics.frames_heard["evict"].inc()
             self._background.spawn(self._leaving.on_evict(rest), "evict")
         else:
-            self.metrics.bus_frames.labels("unknown").inc()
+            self.metrics.frames_heard["unknown"].inc()
 
     async def _on_gap(self) -> None:
         self.metrics.bus_gaps.inc()

@@ -79,6 +79,15 @@ class Membership:
         """Whether the lease stands, as far as this node can know."""
         return self._renewed_at is not None and time.monotonic() - self._renewed_at < self._state.nodes.lease_ttl_s
 
+    @property
+    def reports(self) -> bool:
+        """Whether this node speaks for the cluster: of the nodes alive at the last renewal, its id sorts first.
+
+        Nobody has to be asked for it. Where a node has come or gone, two nodes or none may do so until each has renewed
+        its lease once more.
+        """
+        return self.is_member and self._lease is not None and self._node_id == min(self._lease.live, default="")
+
     async def start(self) -> None:
         """Try to become a member, and go on being one in the background; Redis may be away at start."""
         await self._renew()
@@ -120,8 +129,10 @@ class Membership:
             lease = await self._state.nodes.renew(self._node_id, self._describe())
         except StateError as exc:
             self._held_since = None
+            self._metrics.lease_renewals["failed"].inc()
             log.warning("lease not renewed", extra={"reason": str(exc)})
             return
+        self._metrics.lease_renewals["renewed"].inc()
         if not lease.held or self._held_since is None:
             self._held_since = asked_at
         if not lease.held and self._renewed_at is not None:

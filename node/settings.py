@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[LogLevel, NoDecode] = Field("INFO", description="lowest level that is logged; OFF for none")
     local: bool = Field(False, description="listen on the loopback interface only")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of its own for /metrics, with /livez and /readyz; 0: with everything else"
+    )
 
     # The cluster.
     redis_url: str = Field(
@@ -184,6 +187,8 @@ class Settings(BaseSettings):
             raise ValueError("lease_renew_s must be at most half of lease_ttl_s, or one lost renewal ends the lease")
         if self.max_tcp_connections <= self.max_connections:
             raise ValueError("max_tcp_connections must be above max_connections, or no request gets through")
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError("metrics_port must not be port; 0 serves /metrics there")
         if self.session_timeout_s > self.max_session_timeout_s:
             raise ValueError("session_timeout_s must not be above max_session_timeout_s")
         return self

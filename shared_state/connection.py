@@ -14,7 +14,7 @@ URLs: see `shared_state.redis_url`.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
@@ -25,13 +25,14 @@ from shared_state.lua import script_source
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Replicas, Subscription, route_for
 
-__all__ = ["Connection", "Observer"]
+__all__ = ["MAX_WAITING", "Connection", "Observer", "OnSaid"]
 
 MAX_WAITING = 10_000
 # Per server: pipelines of ordinary calls, of durable ones, and a few sockets that are being opened or closed.
 MAX_SOCKETS = 2 * MAX_PIPELINES + 4
 
 Arg = str | bytes | int | float
+OnSaid = Callable[[str, int], None]
 
 
 class _Script:
@@ -46,7 +47,8 @@ class _Script:
 class Connection:
     """A bounded, pipelining, self-healing connection to one Redis, whatever it is made of.
 
-    `observer(seconds, failed)` is called after every pipeline, for metrics. No I/O happens before the first call.
+    `observer(seconds, failed)` is called after every pipeline, `on_said(kind, receivers)` after every frame to a node,
+    for metrics. No I/O happens before the first call.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Connection:
         min_replicas: int = 0,
         replica_wait_ms: int = 500,
         observer: Observer | None = None,
+        on_said: OnSaid | None = None,
     ) -> None:
         self.timeout_s = timeout_s
+        self.on_said = on_said
         self._observer = observer
         self._route = route_for(url, timeout_s=timeout_s, max_sockets=MAX_SOCKETS)
         self._replicas = Replicas(min_replicas, replica_wait_ms) if min_replicas else None
@@ -72,6 +76,11 @@ class Connection:
         """Whether a script can reach the channel of a node; in a Cluster the channel is in another slot."""
         return self._route.scripts_may_publish
 
+    @property
+    def waiting(self) -> int:
+        """How many calls are not on their way yet; `MAX_WAITING` of them at most."""
+        return sum([lane.waiting for lane in self._lanes.values()])
+
     # -- calls -----------------------------------------------------------------------------------------------------
     def command(self, *args: Arg, durable: bool = False) -> Awaitable[Any]:
         """Send one command; awaiting gives its reply in redis-py's shape.
@@ -84,7 +93,7 @@ class Connection:
         call = Call(args, loop.create_future(), loop.time())
         if self._closed:
             call.answer(StateUnavailable(CLOSED))
-        elif sum([lane.waiting for lane in self._lanes.values()]) >= MAX_WAITING:
+        elif self.waiting >= MAX_WAITING:
             call.answer(StateUnavailable("too many requests are waiting for Redis"))
         else:
             self._lane(self._route.lane(args), durable=durable and self._replicas is not None).put(call)

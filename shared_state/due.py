@@ -48,6 +48,17 @@ class Due:
         """Have it looked at `in_s` from now, instead of at any time given before. Safe to repeat."""
         await self._redis.script("due_add", [self._key], [f"{kind}:{item_id}", max(0, int(in_s * 1000)), SLACK_MS])
 
+    async def look(self) -> tuple[int, float]:
+        """How much there is, and for how many seconds the oldest of it has been due. Raises StateUnavailable."""
+        count = self._redis.command("ZCARD", self._key)
+        first = self._redis.command("ZRANGE", self._key, 0, 0, "WITHSCORES")
+        seconds, microseconds = await self._redis.command("TIME")
+        found = await first
+        # Redis answers with a flat list or, by another protocol, with pairs.
+        score = float(found[0][1] if isinstance(found[0], list | tuple) else found[1]) if found else None
+        overdue_s = 0.0 if score is None else int(seconds) + int(microseconds) / 1e6 - score / 1000
+        return int(await count), max(0.0, overdue_s)
+
     async def claim(self) -> list[DueItem]:
         """Up to 100 items that are due, for 10 s ours alone."""
         reply = await self._redis.script("due_claim", [self._key], [CLAIM_AT_MOST, CLAIM_MS])

@@ -170,6 +170,8 @@ async def told(voice: Voice, reply: list[Any], client_id: str, max_sessions: int
         # overtake each other, and come after the inbox was read for another reason. Also when it was posted
         # before: the wake-up of that time may not have been said.
         receivers = await voice.tell(node_id, "inbox", client_id, "", "")
+    elif node_id:
+        voice.note("inbox", receivers)
     return Posted(node_id, entry_id, receivers)
 
 

@@ -3,7 +3,7 @@
 from shared_state.batches import Batches
 from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
-from shared_state.connection import Connection, Observer
+from shared_state.connection import Connection, Observer, OnSaid
 from shared_state.due import Due
 from shared_state.events import Events
 from shared_state.files import Files
@@ -35,6 +35,7 @@ class State:
         min_replicas: int = 0,
         replica_wait_ms: int = 500,
         observer: Observer | None = None,
+        on_said: OnSaid | None = None,
     ) -> None:
         self.keys = Keys(prefix)
         self._embedded = redis_url.startswith("embedded:")
@@ -44,6 +45,7 @@ class State:
             min_replicas=min_replicas,
             replica_wait_ms=replica_wait_ms,
             observer=observer,
+            on_said=on_said,
         )
         self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)

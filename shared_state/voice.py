@@ -43,10 +43,19 @@ class Voice:
         frame = b"\n".join(f if isinstance(f, bytes) else f.encode() for f in (kind, *fields))
         for pause_s in PAUSES_S:
             try:
-                return await self._redis.publish(self._keys.channel(node_id), frame)
+                receivers = await self._redis.publish(self._keys.channel(node_id), frame)
+                break
             except StateUnavailable:
                 await asyncio.sleep(pause_s)
-        return await self._redis.publish(self._keys.channel(node_id), frame)
+        else:
+            receivers = await self._redis.publish(self._keys.channel(node_id), frame)
+        self.note(kind, receivers)
+        return receivers
+
+    def note(self, kind: str, receivers: int) -> None:
+        """A frame was said to a node, here or by a script: counted, for metrics."""
+        if self._redis.on_said is not None:
+            self._redis.on_said(kind, receivers)
 
     async def tell_all(self, node_ids: Iterable[str], kind: str, *fields: str | bytes) -> None:
         """Wake nodes that look for themselves sooner or later: one that cannot be told is left to do so."""

@@ -13,6 +13,7 @@ from node.devices import DeviceNotes
 from node.drain import Drainer
 from node.gateway.hub import Hub
 from node.membership import Membership
+from node.overview import Overview
 from node.sessions.batches import BatchRunner
 from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners
@@ -43,6 +44,7 @@ class Context:
     batches: BatchRunner
     devices: DeviceNotes
     metrics: Metrics
+    overview: Overview
     drainer: Drainer
     limits: Limits
     # Those who follow the events of a session, and how many of them the node bears.

@@ -3,7 +3,6 @@
 `/livez` never looks at Redis: an outage must not have every node restarted, and every device disconnected, together.
 """
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -76,6 +75,8 @@ def _own_trouble(context: Context) -> str | None:
     return None
 
 
-async def metrics(context: Context, request: Request) -> Response:  # noqa: ARG001
+async def metrics(context: Context, request: Request) -> Response:
     """`GET /metrics`."""
-    return Response(context.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    await context.overview.refresh()
+    body, content_type = context.metrics.expose_to(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})

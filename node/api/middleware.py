@@ -55,7 +55,7 @@ class Shell:
             route = getattr(scope.get("route"), "path", "none")
             # A peer chooses the method too: only those that somebody serves become labels.
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self._metrics.http_seconds.labels(method, route, str(status)).observe(time.perf_counter() - started)
+            self._metrics.request(method, route, status, time.perf_counter() - started, None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         if scope["path"] not in OPEN_PATHS and not self._auth.allows(scope["headers"]):

@@ -4,6 +4,7 @@ The page is one file without anything fetched from elsewhere: it works on a clos
 """
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -20,16 +21,16 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _KEY = "ApiKey"
 
 
-def document() -> dict[str, Any]:
+def document(operations: Sequence[Operation] = ROUTES) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    models = {m for op in ROUTES for m in (op.gives, op.takes) if m is not None} | {ErrorAnswer}
+    models = {m for op in operations for m in (op.gives, op.takes) if m is not None} | {ErrorAnswer}
     ordered = sorted(models, key=lambda m: m.__name__)
     _, schemas = models_json_schema(
-        [(m, "validation" if m in {op.takes for op in ROUTES} else "serialization") for m in ordered],
+        [(m, "validation" if m in {op.takes for op in operations} else "serialization") for m in ordered],
         ref_template="#/components/schemas/{model}",
     )
     paths: dict[str, Any] = {}
-    for op in ROUTES:
+    for op in operations:
         path = _PATH_PARAMETER.sub(r"{\1}", op.path)
         paths.setdefault(path, {})[op.method.lower()] = _operation(op)
     return {

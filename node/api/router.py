@@ -17,14 +17,16 @@ from node.api.openapi import document, page
 from node.api.routes import ROUTES, Handler
 from shared_state.errors import StateError
 
-__all__ = ["application"]
+__all__ = ["application", "internal_application"]
 
 log = logging.getLogger(__name__)
+
+METRICS = "/metrics"
+INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 
 def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
     """REST from the table, and the documents about it."""
-    openapi = orjson.dumps(document())
     docs = page()
 
     async def openapi_json(request: Request) -> Response:  # noqa: ARG001
@@ -36,13 +38,24 @@ def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
     async def home(request: Request) -> Response:  # noqa: ARG001
         return RedirectResponse("docs")
 
-    routes = [Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES]
+    # With a port of their own, metrics are nothing that the world could ask for.
+    served = [op for op in ROUTES if op.path != METRICS or not context.settings.metrics_port]
+    openapi = orjson.dumps(document(served))
+    routes = [Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in served]
     routes += [
         Route("/openapi.json", openapi_json),
         Route("/docs", docs_page),
         Route("/", home),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
+
+
+def internal_application(context: Context) -> Starlette:
+    """What only the inside of the cluster asks for: metrics, and the probes."""
+    routes = [
+        Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in ROUTES if op.path in INTERNAL
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_routed})
 
 
 def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
@@ -54,7 +67,7 @@ def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitab
         except StateError as exc:
             return failure(from_state(exc))
         except Exception:
-            log.exception("a request failed", extra={"request_id": request.state.request_id})
+            log.exception("a request failed", extra={"request_id": getattr(request.state, "request_id", "")})
             return failure(ApiError(500, "Internal error"))
 
     return endpoint

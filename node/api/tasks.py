@@ -62,7 +62,7 @@ async def dispatch(context: Context, request: Request) -> Response:
         outcome = _OUTCOMES.get(type(exc), "error")
         raise from_state(exc) from exc
     finally:
-        context.metrics.dispatches.labels(outcome).inc()
+        context.metrics.dispatched[outcome].inc()
     headers = {REPLAYED_HEADER: "true"} if replayed else {}
     return Response(answered.body, answered.status, headers=headers, media_type="application/json")
 

@@ -59,6 +59,11 @@ class Admission:
         # Registrations that are being stored; others wait their turn, which `max_unregistered` bounds.
         self.registering = asyncio.Semaphore(max_registering)
 
+    @property
+    def unregistered(self) -> int:
+        """Sockets that have not registered yet."""
+        return self._unregistered
+
     def enter(self) -> "Place | TurnedAway":
         """A place for one more socket, to be used as a context, or why there is none."""
         limit = self._limit()

@@ -141,6 +141,11 @@ class Connection:
         """Whether something that was queued has not been written into the socket yet."""
         return self._outbox is not None
 
+    @property
+    def queued_bytes(self) -> int:
+        """How much is not sent yet."""
+        return self._bytes
+
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property
     def held(self) -> bool:
@@ -169,7 +174,7 @@ class Connection:
             message.response_id = new_id()
         if message.timestamp is None:
             message.timestamp = utc_now()
-        self._metrics.ws_messages.labels("out", message.type.value).inc()
+        self._metrics.messages_out[message.type].inc()
         self.send_raw(encode(message))
 
     def send_error(self, error: str, *, session_id: str | None = None, request_id: str | None = None) -> None:
@@ -195,6 +200,7 @@ class Connection:
         if binary is not None:
             self._outbox.append((binary, len(binary)))
             self._bytes += len(binary)
+        self._metrics.sent_bytes.inc(len(frame) + len(binary or b""))
         if self._bytes > self._queue_bound:
             log.warning("slow consumer", extra={"client_id": self.client_id, "queued_bytes": self._bytes})
             self._outbox.clear()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from typing import Any
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
@@ -148,7 +149,7 @@ class Endpoint:
             message = decode_client(frame)
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")
-            self._metrics.ws_messages.labels("in", message.type.value).inc()
+            self._metrics.messages_in[message.type].inc()
             async with asyncio.timeout(self._register_timeout_s), self._admission.registering:
                 await self._registrar.register(connection, message)
         except ProtocolError as exc:
@@ -181,22 +182,24 @@ class Endpoint:
             frame, code = await _next_frame(receive)
             if frame is None:
                 return code
-            connection.last_seen_ms = now_ms()
+            came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
+            self._metrics.received_bytes.inc(_size(frame))
             if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
-                self._metrics.ws_messages.labels("in", "binary").inc()
+                self._metrics.messages_in["binary"].inc()
                 await self._transfers.on_binary(connection, frame)
                 continue
             try:
                 message = decode_client_frame(frame)
             except ProtocolError as exc:
-                self._metrics.ws_messages.labels("in", "invalid").inc()
+                self._metrics.messages_in["invalid"].inc()
                 connection.send_error(str(exc))
                 continue
             if not isinstance(message, ClientMessage):
-                self._metrics.ws_messages.labels("in", message.type).inc()
+                self._metrics.messages_in[message.type].inc()
                 await self._transfers.on_header(connection, message)
+                self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
                 continue
-            self._metrics.ws_messages.labels("in", message.type.value).inc()
+            self._metrics.messages_in[message.type].inc()
             try:
                 await self._handlers.handle(connection, message)
             except StateUnavailable as exc:
@@ -204,6 +207,11 @@ class Endpoint:
             except Exception:
                 log.exception("a message could not be handled", extra={"client_id": connection.client_id})
                 connection.send_error("The message could not be handled", session_id=message.session_id)
+            self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
+
+
+def _size(frame: bytes | str) -> int:
+    return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
 
 
 async def _next_frame(receive: Receive) -> tuple[bytes | str | None, int | None]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+from aip import ClientType
 from node.gateway.connection import Connection
 from node.telemetry.metrics import Metrics
 
@@ -22,6 +23,7 @@ class Hub:
         self._connections: dict[str, Connection] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._metrics = metrics
+        self.counts = dict.fromkeys(ClientType, 0)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -39,7 +41,8 @@ class Hub:
         if replaced is not None:
             self.remove(replaced)
         self._connections[connection.client_id] = connection
-        self._metrics.connections.labels(connection.client_type.value).inc()
+        self._metrics.connections[connection.client_type].inc()
+        self.counts[connection.client_type] += 1
         return replaced
 
     def remove(self, connection: Connection) -> bool:
@@ -47,7 +50,8 @@ class Hub:
         if self._connections.get(connection.client_id) is not connection:
             return False
         del self._connections[connection.client_id]
-        self._metrics.connections.labels(connection.client_type.value).dec()
+        self._metrics.connections[connection.client_type].dec()
+        self.counts[connection.client_type] -= 1
         return True
 
     @asynccontextmanager

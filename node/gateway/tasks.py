@@ -96,7 +96,7 @@ class TaskIntake:
             self._accept(connection, session_id)
 
     def _accept(self, connection: Connection, session_id: str) -> None:
-        self._metrics.dispatches.labels("accepted").inc()
+        self._metrics.dispatched["accepted"].inc()
         connection.send(ServerMessage(type=ServerMessageType.HEARTBEAT, session_id=session_id))
 
     async def _refuse(
@@ -109,10 +109,10 @@ class TaskIntake:
                 return
             why = SessionExists(f"Session '{session_id}' is in use")
         if isinstance(why, SessionExists):
-            self._metrics.dispatches.labels("session_exists").inc()
+            self._metrics.dispatched["session_exists"].inc()
             connection.send_error(str(why), session_id=session_id)
             return
-        self._metrics.dispatches.labels("refused").inc()
+        self._metrics.dispatched["refused"].inc()
         error = f"Target device '{target_id}' is not connected" if isinstance(why, NotRegistered) else str(why)
         connection.send(task_end(session_id, task_name, SessionState.FAILED, None, error))
 

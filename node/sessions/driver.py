@@ -141,7 +141,8 @@ class Driver:
         step = await planner.next(task)
         task.tokens += step.tokens
         if planner.wants_tools or step.tokens.total:
-            self._metrics.llm_calls.labels("finish" if isinstance(step, Finish) else "act").inc()
+            self._metrics.llm_calls.labels(_outcome(step)).inc()
+            self._metrics.llm_seconds.observe(time.monotonic() - started)
             self._metrics.llm_tokens.labels("prompt").inc(step.tokens.prompt)
             self._metrics.llm_tokens.labels("completion").inc(step.tokens.completion)
             event = {
@@ -285,6 +286,13 @@ def _at(value: Any, path: str) -> str | None:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value if isinstance(value, str) else None
+
+
+def _outcome(step: Act | Finish) -> str:
+    """How an answer of a model is counted. Without any tokens there was none: that is what its error says."""
+    if isinstance(step, Act):
+        return "act"
+    return "error" if step.error and not step.tokens.total else "finish"
 
 
 def _spent(tokens: Tokens) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
+from node.sessions.stages import Stages
+from node.telemetry.metrics import Metrics
 from shared_state.sessions import Behind
 
 __all__ = ["LocalSession", "Restored"]
@@ -37,6 +39,7 @@ class LocalSession:
     connection: Connection
     planner: Planner
     platform: Platform
+    metrics: InitVar[Metrics]
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -50,6 +53,11 @@ class LocalSession:
     in_step: bool = False
     # What happened here and is not stored yet.
     behind: Behind = field(default_factory=Behind)
+    stages: Stages = field(init=False)
+
+    def __post_init__(self, metrics: Metrics) -> None:
+        """It has come nowhere yet."""
+        self.stages = Stages(metrics, self.order)
 
     @property
     def session_id(self) -> str:
@@ -64,6 +72,7 @@ class LocalSession:
     def task_message(self) -> ServerMessage:
         """What hands the task to its device; the same id however often."""
         order, names = self.order, self.agent
+        self.stages.delivered()
         return ServerMessage(
             type=ServerMessageType.TASK,
             status=TaskStatus.CONTINUE,
@@ -87,6 +96,16 @@ class LocalSession:
         self.behind.events = [*behind.events, *self.behind.events][:BEHIND_BOUND]
         self.behind.entry_id = behind.entry_id or self.behind.entry_id
 
+    def echo(self) -> None:
+        """Its device has repeated the task."""
+        self.echoed = True
+        self.stages.acknowledged()
+
+    def begin(self) -> None:
+        """Its work has begun. Safe to repeat."""
+        self.running = True
+        self.stages.began()
+
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """The place of the device's answer to `response_id`, made when it is first asked for.
 
@@ -99,6 +118,7 @@ class LocalSession:
 
     def answer(self, message: ClientMessage) -> bool:
         """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
+        self.stages.acknowledged()
         future = self.pending.get(message.prev_response_id or "")
         if future is None or future.done():
             return False

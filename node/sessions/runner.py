@@ -82,6 +82,7 @@ class Runner:
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
         self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
         self._sessions = SessionTable()
+        self.counts = self._sessions.counts
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -158,7 +159,7 @@ class Runner:
             )
             return None
         platform = platform_named(self._platform or connection.platform)
-        session = LocalSession(order, connection, planner, platform, restored=restored)
+        session = LocalSession(order, connection, planner, platform, self._metrics, restored=restored)
         self._sessions.add(session)
         # Of the time until the deadline a part may have been for waiting.
         left_s = min((order.deadline_ms - now_ms()) / 1000, order.timeout_s)
@@ -226,7 +227,7 @@ class Runner:
         session = self._sessions.echoed_by(connection, message)
         if session is None:
             return message.session_id is None and message.task_name in connection.ended_tasks
-        session.echoed = True
+        session.echo()
         if session.echo_timer is not None:
             session.echo_timer.cancel()
             self._start(session)
@@ -234,7 +235,7 @@ class Runner:
 
     def _start(self, session: LocalSession) -> None:
         if not session.running and not session.over:
-            session.running = True
+            session.begin()
             session.driver = self._background.spawn(self._drive(session), "session-drive")
 
     async def _drive(self, session: LocalSession) -> None:
@@ -271,13 +272,14 @@ class Runner:
             self._finish_soon(session, message)
             return
         state = None if session.running else SessionState.RUNNING
-        session.running = True
+        session.begin()
         event = progress_of(message, self._secrets)
         # That it began is stored at once: it shows that the device took the task.
         stored = self._steps.note(session, event) if state is None else self._advance(session, state, event)
         self._background.spawn(stored, "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
+        session.stages.acknowledged()
         state, result, error = outcome_of(message, self._secrets)
         # What a device ended by itself it need not be told.
         self._background.spawn(self._finish(session, state, result, error, tell_device=False), "session-finish")
@@ -300,8 +302,7 @@ class Runner:
             return
         behind = session.take_behind()
         self._forget(session)
-        took_s = max(0.0, (now_ms() - session.order.created_ms) / 1000)
-        self._metrics.session_seconds.labels(state.value).observe(took_s)
+        session.stages.ended(state.value)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:

@@ -120,7 +120,7 @@ class SessionService:
             await asyncio.gather(*following)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
-        self._metrics.sessions_ended.labels(state.value).inc()
+        self._metrics.sessions_ended[state].inc()
         self._state.events.append(
             "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error
         )

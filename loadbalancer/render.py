@@ -1,4 +1,4 @@
-"""Fills in `nginx.conf.tmpl`: which nodes, where to listen, where its files go.
+"""Fills in `nginx.conf.tmpl`: which nodes, where to listen, what is limited, where its files go.
 
 Pure text in, text out; nginx itself is neither needed nor started. Every value that reaches the configuration
 is checked first, so that no argument can add a directive of its own; `RenderError` names the wrong one.
@@ -7,32 +7,35 @@ is checked first, so that no argument can add a directive of its own; `RenderErr
 """
 
 import argparse
-import ipaddress
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["DEFAULT_BODY_LIMIT_BYTES", "RenderError", "render"]
+from loadbalancer.values import RenderError, address, line, lines, networks, number, path, port_of, user_name
+
+__all__ = ["DEFAULT_BODY_LIMIT_BYTES", "DEFAULT_FILE_LIMIT_BYTES", "RenderError", "render"]
 
 TEMPLATE = Path(__file__).with_name("nginx.conf.tmpl")
 # The node's own limit for a REST body. Frames on a WebSocket are the node's business alone.
 DEFAULT_BODY_LIMIT_BYTES = 2 * 1024 * 1024
 # The node's own limit for a file of a session.
 DEFAULT_FILE_LIMIT_BYTES = 100 * 1024 * 1024
+DEFAULT_DRAIN_SECONDS = 3600
+# Whoever runs on the machine of nginx.
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+HTTPS_PORT = 443
+MOST_TRIES = 3
 
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])"
-_ADDRESS = re.compile(rf"({_HOST}|\*):([0-9]{{1,5}})")
-_ZONE = "aip_addresses"
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 # `@{name}` in the template: nginx's own variables begin with a dollar, its named locations with a bare `@`.
 _PLACE = re.compile(r"@\{([a-z_]+)\}")
-# In a quoted nginx string these end it, escape, or begin a variable.
-_UNSAFE_IN_PATH = re.compile(r'["$\\\x00-\x1f\x7f]')
-
-
-class RenderError(ValueError):
-    """An argument that cannot be written into a configuration; the text names it."""
+# Forward secrecy and authenticated encryption only; what TLS 1.3 has is all of that kind.
+_CIPHERS = ":".join(
+    f"ECDHE-{key}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for key in ("ECDSA", "RSA")
+)
+_HSTS_SECONDS = 2 * 365 * 86_400
 
 
 def render(
@@ -46,142 +49,218 @@ def render(
     worker_processes: int | None = None,
     worker_connections: int = 16_384,
     connections_per_address: int = 0,
-    drain_seconds: int = 300,
+    requests_per_second: int = 0,
+    request_burst: int | None = None,
+    unlimited: Sequence[str] = (),
+    drain_seconds: int = DEFAULT_DRAIN_SECONDS,
     access_log: str | None = None,
     error_log: str | None = None,
     tls: tuple[Path, Path] | None = None,
+    redirect_listen: str | None = None,
+    admin_listen: str | None = None,
+    admin_from: Sequence[str] = LOOPBACK,
     trusted_proxies: Sequence[str] = (),
 ) -> str:
     """The configuration for `nginx -c` as text.
 
-    `nodes` and `listen` are `host:port`; `run_dir` receives the pid file, the temporary files and, unless
-    `access_log` or `error_log` say otherwise ("off" for no access log), the logs. `user` is for a master that
-    root starts; None leaves the choice to nginx. `connections_per_address` 0 is no limit. `tls` is the
-    certificate chain and its key. `trusted_proxies` are networks whose X-Forwarded-For is believed.
-    Raises RenderError.
+    `nodes`, `listen`, `redirect_listen` (plain HTTP, sent on to `listen`) and `admin_listen` are `host:port`;
+    `run_dir` receives the pid file, the temporary files and, unless `access_log` or `error_log` say otherwise ("off"
+    for no access log), the logs. `user` is for a master that root starts; None leaves the choice to nginx.
+    `connections_per_address` and `requests_per_second`, for each address, are no limits if 0; `request_burst` is ten
+    seconds' worth unless given; addresses in the networks of `unlimited` have none. `drain_seconds`: how long the
+    workers of before a reload keep their sockets; 0 is until the last is closed. `tls` is the certificate chain and
+    its key. `admin_from` are the networks that `admin_listen` answers. `trusted_proxies` are networks whose
+    X-Forwarded-For and X-Forwarded-Proto are believed. Raises RenderError.
     """
     if not nodes:
         raise RenderError("nodes: at least one is needed")
     if len(set(nodes)) != len(nodes):
         raise RenderError("nodes: the same address is given twice")
-    base = _path("run_dir", run_dir)
-    error = _path("error_log", error_log or run_dir / "nginx-error.log")
+    servers = [address("node", node) for node in nodes]
+    public = address("listen", listen, wildcard=True)
+    base = path("run_dir", run_dir)
+    error = f'"{path("error_log", error_log or run_dir / "nginx-error.log")}"'
     access = "off"
     if access_log != "off":
-        access = f'"{_path("access_log", access_log or run_dir / "nginx-access.log")}" aip_json'
-        access += " buffer=64k flush=1s"
-    limit = _number("connections_per_address", connections_per_address, least=0)
-    connections = _number("worker_connections", worker_connections, least=16)
-    workers = "auto" if worker_processes is None else _number("worker_processes", worker_processes, least=1)
+        access = f'"{path("access_log", access_log or run_dir / "nginx-access.log")}" aip_json buffer=64k flush=1s'
+    if redirect_listen is not None and tls is None:
+        raise RenderError("redirect_listen: without tls there is nothing to be sent on to")
+    connections = number("worker_connections", worker_connections, least=16)
+    drain = number("drain_seconds", drain_seconds, least=0)
+    zones, limits = _limits(
+        number("connections_per_address", connections_per_address, least=0),
+        number("requests_per_second", requests_per_second, least=0),
+        number("request_burst", 10 * requests_per_second if request_burst is None else request_burst, least=0),
+        networks("unlimited", unlimited),
+    )
+    real_ip_maps, real_ip, scheme = _real_ip(networks("trusted_proxies", trusted_proxies))
     values: dict[str, object] = {
-        "user": "" if user is None else f"user {_matching('user', user, _USER)};\n",
-        "worker_processes": workers,
+        "user": "" if user is None else line(f"user {user_name('user', user)}", depth=0),
+        "worker_processes": "auto"
+        if worker_processes is None
+        else number("worker_processes", worker_processes, least=1),
         "worker_connections": connections,
         # A proxied connection is two sockets; the rest is for logs, listeners and temporary files.
         "open_files": 2 * connections + 1024,
-        "drain_seconds": _number("drain_seconds", drain_seconds, least=1),
+        "shutdown_timeout": "# After a reload the old workers keep their sockets for this long, then close them.\n"
+        + line(f"worker_shutdown_timeout {drain}s", depth=0)
+        if drain
+        else "# After a reload the old workers keep their sockets until the last of them is closed.\n",
         "run_dir": base,
         "access_log": access,
-        "error_log": f'"{error}"',
-        "body_limit_bytes": _number("body_limit_bytes", body_limit_bytes, least=1),
-        "file_limit_bytes": _number("file_limit_bytes", file_limit_bytes, least=1),
-        "listen": _address("listen", listen, wildcard=True) + (" ssl" if tls else "") + " backlog=4096",
-        "servers": "\n".join(f"        server {_address('node', node)} max_fails=3 fail_timeout=5s;" for node in nodes),
-        # No node is left out for refusing: while a herd reconnects all of them do, and a balancer that has given
-        # everybody up says 502 and knows no Retry-After. One that is down refuses the connection, which is quick.
-        "socket_servers": "\n".join(f"        server {node} max_fails=0;" for node in nodes),
-        "limit_zone": _line(f"limit_conn_zone $binary_remote_addr zone={_ZONE}:10m", depth=1) if limit else "",
-        "limit": _lines(f"limit_conn {_ZONE} {limit}", "limit_conn_status 429") if limit else "",
+        "error_log": error,
+        "body_limit_bytes": number("body_limit_bytes", body_limit_bytes, least=1),
+        "file_limit_bytes": number("file_limit_bytes", file_limit_bytes, least=1),
+        "listen": public + (" ssl" if tls else "") + " backlog=4096",
+        "servers": "\n".join(f"        server {node} max_fails=1 fail_timeout=5s;" for node in servers),
+        "last_servers": "\n".join(f"        server {node} max_fails=0 backup;" for node in servers),
+        "tries": min(MOST_TRIES, len(servers)),
+        # No node is left out for refusing a socket: while a herd reconnects all of them do, and the one that has
+        # room is the one with the fewest sockets, which is asked first. One that is down refuses, which is quick.
+        "socket_servers": "\n".join(f"        server {node} max_fails=0;" for node in servers),
+        "limit_zones": zones,
+        "limits": limits,
         "tls": _tls(*tls) if tls else "",
-        "real_ip": _real_ip(trusted_proxies),
+        "tls_protocol": "$ssl_protocol" if tls else "",
+        "strict_transport": line(f'add_header Strict-Transport-Security "max-age={_HSTS_SECONDS}" always', depth=1)
+        if tls
+        else "",
+        "redirect": _redirect(address("redirect_listen", redirect_listen, wildcard=True), port_of(public))
+        if redirect_listen
+        else "",
+        "admin": _admin(
+            address("admin_listen", admin_listen, wildcard=True), networks("admin_from", admin_from), servers, error
+        )
+        if admin_listen
+        else "",
+        "real_ip_maps": real_ip_maps,
+        "real_ip": real_ip,
+        "scheme": scheme,
     }
     return _PLACE.sub(lambda place: str(values[place[1]]), TEMPLATE.read_text(encoding="utf-8"))
 
 
+def _limits(connections: int, requests: int, burst: int, unlimited: list[str]) -> tuple[str, str]:
+    """What each address may have: the zones, and what the server says of them."""
+    if not connections and not requests:
+        return "", ""
+    # A request whose key is empty is not counted.
+    zones = [
+        _block("geo $aip_is_limited", ["default 1", *(f"{network} 0" for network in unlimited)]),
+        _block("map $aip_is_limited $aip_address", ['default ""', "1 $binary_remote_addr"]),
+    ]
+    limits = []
+    if connections:
+        zones.append(line("limit_conn_zone $aip_address zone=aip_connections:10m", depth=1))
+        limits += [f"limit_conn aip_connections {connections}", "limit_conn_status 429"]
+    if requests:
+        zones.append(line(f"limit_req_zone $aip_address zone=aip_requests:10m rate={requests}r/s", depth=1))
+        limits += [f"limit_req zone=aip_requests burst={burst} nodelay", "limit_req_status 429"]
+    return "".join(zones), lines(limits, depth=2)
+
+
 def _tls(certificate: Path, key: Path) -> str:
-    return _lines(
-        f'ssl_certificate "{_path("tls certificate", certificate)}"',
-        f'ssl_certificate_key "{_path("tls key", key)}"',
-        "ssl_protocols TLSv1.2 TLSv1.3",
-        "ssl_session_cache shared:aip_tls:10m",
-        "ssl_session_timeout 1d",
-        "ssl_session_tickets off",
+    return lines(
+        (
+            f'ssl_certificate "{path("tls certificate", certificate)}"',
+            f'ssl_certificate_key "{path("tls key", key)}"',
+            "ssl_protocols TLSv1.2 TLSv1.3",
+            f"ssl_ciphers {_CIPHERS}",
+            "ssl_prefer_server_ciphers off",
+            "ssl_session_cache shared:aip_tls:10m",
+            "ssl_session_timeout 1d",
+            "ssl_session_tickets off",
+        ),
+        depth=2,
     )
 
 
-def _real_ip(trusted: Sequence[str]) -> str:
+def _redirect(listen: str, port: int) -> str:
+    """A server for plain HTTP that sends everybody to `port` of the same name; 308 keeps method and body."""
+    where = "https://$host" + ("" if port == HTTPS_PORT else f":{port}")
+    return _server([f"listen {listen} backlog=4096", f"return 308 {where}$request_uri"])
+
+
+def _admin(listen: str, allowed: list[str], nodes: list[str], error_log: str) -> str:
+    """A server for operators: nginx's own counts, and every node by its address, whatever it serves."""
+    said = "default_type application/json"
+    places = [
+        "        location = /status {\n            stub_status;\n        }\n",
+        "        location @not_allowed {\n"
+        + lines([said, """return 403 '{"detail":"not from this address"}'"""], depth=3)
+        + "        }\n",
+        "        location / {\n"
+        + lines([said, """return 404 '{"detail":"there are /status and /nodes/HOST:PORT/..."}'"""], depth=3)
+        + "        }\n",
+        *(
+            f'        location ^~ "/nodes/{node}/" {{\n'
+            + lines([f"error_log {error_log} emerg", f"proxy_pass http://{node}/"], depth=3)
+            + "        }\n"
+            for node in nodes
+        ),
+    ]
+    rules = [f"allow {network}" for network in allowed]
+    return _server([f"listen {listen}", *rules, "deny all", "error_page 403 @not_allowed"], "".join(places))
+
+
+def _server(directives: Sequence[str], places: str = "") -> str:
+    return f"\n    server {{\n{lines(directives, depth=2)}{places}    }}\n"
+
+
+def _real_ip(trusted: list[str]) -> tuple[str, str, str]:
+    """Behind other proxies: the maps, what the server says of them, and the scheme that the client used."""
     if not trusted:
-        return ""
-    try:
-        networks = [ipaddress.ip_network(item) for item in trusted]
-    except ValueError as exc:
-        raise RenderError(f"trusted_proxies: {exc}") from None
-    return _lines(
-        *(f"set_real_ip_from {network}" for network in networks),
-        "real_ip_header X-Forwarded-For",
-        "real_ip_recursive on",
+        return "", "", "$scheme"
+    maps = _block("geo $realip_remote_addr $aip_is_proxy", ["default 0", *(f"{network} 1" for network in trusted)])
+    maps += _block(
+        'map "$aip_is_proxy $http_x_forwarded_proto" $aip_scheme',
+        ["default $scheme", '"1 http" http', '"1 https" https'],
     )
+    found = lines(
+        (
+            *(f"set_real_ip_from {network}" for network in trusted),
+            "real_ip_header X-Forwarded-For",
+            "real_ip_recursive on",
+        ),
+        depth=2,
+    )
+    return maps, found, "$aip_scheme"
 
 
-def _lines(*directives: str) -> str:
-    return "".join(_line(directive, depth=2) for directive in directives)
-
-
-def _line(directive: str, *, depth: int) -> str:
-    return f"{'    ' * depth}{directive};\n"
-
-
-def _matching(name: str, value: str, pattern: re.Pattern[str]) -> str:
-    if not pattern.fullmatch(value):
-        raise RenderError(f"{name}: {value!r} is not allowed")
-    return value
-
-
-def _address(name: str, value: str, *, wildcard: bool = False) -> str:
-    match = _ADDRESS.fullmatch(value)
-    if not match or not 1 <= int(match[2]) <= 65_535 or (match[1] == "*" and not wildcard):
-        raise RenderError(f"{name}: {value!r} is not host:port")
-    return value
-
-
-def _path(name: str, value: Path | str) -> str:
-    text = str(value)
-    if not text.startswith("/"):
-        raise RenderError(f"{name}: {text!r} is not an absolute path")
-    if _UNSAFE_IN_PATH.search(text):
-        raise RenderError(f"{name}: {text!r} contains a character that nginx cannot take in a path")
-    return text
-
-
-def _number(name: str, value: int, *, least: int) -> int:
-    if value < least:
-        raise RenderError(f"{name}: {value} is less than {least}")
-    return value
+def _block(head: str, directives: Sequence[str]) -> str:
+    return f"    {head} {{\n{lines(directives, depth=2)}    }}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: prints the configuration, or writes it to `--output`."""
     parser = argparse.ArgumentParser(prog="python -m loadbalancer.render", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
-    parser.add_argument("--node", required=True, action="append", metavar="HOST:PORT", dest="nodes")
-    parser.add_argument("--run-dir", type=Path, default=Path("/run/aip-nginx"), help="default: %(default)s")
-    parser.add_argument("--user", help="user of the worker processes, when started by root")
-    parser.add_argument("--body-limit-bytes", type=int, default=DEFAULT_BODY_LIMIT_BYTES)
-    parser.add_argument("--file-limit-bytes", type=int, default=DEFAULT_FILE_LIMIT_BYTES)
-    parser.add_argument("--worker-processes", type=int, help="default: one per processor")
-    parser.add_argument("--worker-connections", type=int, default=16_384, help="default: %(default)s")
-    parser.add_argument("--connections-per-address", type=int, default=0, help="default: no limit")
-    parser.add_argument("--drain-seconds", type=int, default=300, help="default: %(default)s")
-    parser.add_argument("--access-log", help="a file, /dev/stdout, or off (default: in the run directory)")
-    parser.add_argument("--error-log", help="a file or /dev/stderr (default: in the run directory)")
-    parser.add_argument("--tls", nargs=2, type=Path, metavar=("CERTIFICATE", "KEY"))
-    parser.add_argument("--trusted-proxy", action="append", default=[], metavar="NETWORK")
-    parser.add_argument("--output", type=Path, help="default: standard output")
+    add = parser.add_argument
+    add("--listen", required=True, metavar="HOST:PORT")
+    add("--node", required=True, action="append", metavar="HOST:PORT", dest="nodes")
+    add("--run-dir", type=Path, default=Path("/run/aip-nginx"), help="default: %(default)s")
+    add("--user", help="user of the worker processes, when started by root")
+    add("--body-limit-bytes", type=int, default=DEFAULT_BODY_LIMIT_BYTES, help="as the nodes' AIP_MAX_BODY_BYTES")
+    add("--file-limit-bytes", type=int, default=DEFAULT_FILE_LIMIT_BYTES, help="as the nodes' AIP_MAX_FILE_BYTES")
+    add("--worker-processes", type=int, help="default: one per processor")
+    add("--worker-connections", type=int, default=16_384, help="default: %(default)s")
+    add("--connections-per-address", type=int, default=0, help="default: no limit")
+    add("--requests-per-second", type=int, default=0, help="of one address; default: no limit")
+    add("--request-burst", type=int, help="default: ten seconds' worth")
+    add("--unlimited", action="append", default=[], metavar="NETWORK", help="addresses without these limits")
+    add("--drain-seconds", type=int, default=DEFAULT_DRAIN_SECONDS, help="default: %(default)s; 0: for ever")
+    add("--access-log", help="a file, /dev/stdout, or off (default: in the run directory)")
+    add("--error-log", help="a file or /dev/stderr (default: in the run directory)")
+    add("--tls", nargs=2, type=Path, metavar=("CERTIFICATE", "KEY"))
+    add("--redirect-listen", metavar="HOST:PORT", help="plain HTTP here is sent on to --listen; with --tls")
+    add("--admin-listen", metavar="HOST:PORT", help="for operators: /status and /nodes/HOST:PORT/…")
+    add("--admin-from", action="append", metavar="NETWORK", help="who may ask it; default: this machine")
+    add("--trusted-proxy", action="append", default=[], metavar="NETWORK", dest="trusted_proxies")
+    add("--output", type=Path, help="default: standard output")
     options = vars(parser.parse_args(argv))
     output: Path | None = options.pop("output")
     options["tls"] = tuple(options["tls"]) if options["tls"] else None
-    options["trusted_proxies"] = options.pop("trusted_proxy")
+    options["admin_from"] = options["admin_from"] or LOOPBACK
     try:
         text = render(**options)
     except RenderError as exc:

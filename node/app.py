@@ -76,7 +76,7 @@ class Node:
         self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
         self.metrics = Metrics()
         self.state = State(
-            settings.redis_url,
+            settings.full_redis_url,
             prefix=settings.key_prefix,
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,
@@ -184,6 +184,7 @@ class Node:
             self.metrics,
             self._background,
             admission,
+            is_member=lambda: self.membership.is_member,
             allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
@@ -58,6 +59,7 @@ class Endpoint:
         background: Background,
         admission: Admission,
         *,
+        is_member: Callable[[], bool],
         allowed_origins: frozenset[str],
         register_timeout_s: float,
         send_queue_bytes: int,
@@ -70,6 +72,7 @@ class Endpoint:
         self._metrics = metrics
         self._background = background
         self._admission = admission
+        self._is_member = is_member
         self._allowed_origins = allowed_origins
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
@@ -90,6 +93,12 @@ class Endpoint:
             # Behind a balancer the next node is asked at once; without one, this node may be back then.
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
             await _deny(send, 503, b'{"detail":"The node is shutting down"}', retry_after_s)
+            return
+        if not self._is_member():
+            # It could register nobody. Refused now, a newcomer is offered to the other nodes; refused after the upgrade
+            # it would come back through the balancer to the node with the fewest sockets: most likely this one.
+            retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
+            await _deny(send, 503, b'{"detail":"The node has lost the cluster"}', retry_after_s)
             return
         place = self._admission.enter()
         if isinstance(place, TurnedAway):

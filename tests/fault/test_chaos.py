@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.harness.nginx import nginx_binary
 from tests.integration.harness.processes import ROOT, clean_environment
-from tests.integration.test_nginx import nginx_binary
 from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration

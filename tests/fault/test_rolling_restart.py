@@ -8,7 +8,7 @@ from lib.rolling.restart import Outcome, rolling_restart
 from lib.servers import Servers
 from lib.topologies import free_ports, redis_program
 
-from tests.integration.test_nginx import nginx_binary
+from tests.integration.harness.nginx import nginx_binary
 from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration

@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.harness.cluster import Cluster, Fleet
 from tests.integration.harness.guests import Guests
+from tests.integration.harness.nginx import Front, Servers, nginx_binary
 from tests.integration.harness.processes import Process
 from tests.integration.harness.redis_servers import RedisServers
 from tests.support.redis_server import require_redis
@@ -17,6 +18,7 @@ SHARED_SETTINGS = {"register_timeout_s": 4, "max_frame_bytes": 8 * 1024 * 1024}
 
 MakeFleet = Callable[..., Fleet]
 MakeCluster = Callable[..., Cluster]
+MakeFront = Callable[..., Front]
 
 _log_starts = pytest.StashKey[dict[Path, int]]()
 
@@ -107,3 +109,32 @@ async def guests() -> AsyncIterator[Guests]:
     everybody = Guests()
     yield everybody
     await everybody.leave()
+
+
+@pytest.fixture(scope="session")
+def small_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """What stands behind nginx where no node is needed."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield servers
+    servers.dispose()
+
+
+@pytest.fixture
+def make_front(tmp_path: Path, small_servers: Servers) -> Iterator[MakeFront]:
+    """Puts nginx, configured with the given options of `render`, in front of two small servers."""
+    nginx_binary()
+    fronts: list[Front] = []
+
+    def make(**options: object) -> Front:
+        fronts.append(Front(tmp_path, small_servers, **options))
+        return fronts[-1]
+
+    yield make
+    for front in fronts:
+        front.dispose()
+
+
+@pytest.fixture
+def front(make_front: MakeFront) -> Front:
+    """nginx without any options, in front of two small servers."""
+    return make_front()

@@ -3,16 +3,18 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, Node, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import SLACK, eventually
 from tests.integration.harness.redis_servers import RedisServers
+from tests.integration.harness.ufo import UfoDevice
 
 pytestmark = pytest.mark.integration
 
@@ -331,7 +333,15 @@ async def first_task_runs(guests: Guests, node: Node) -> None:
         return (await node.get("/api/clients")).status_code == 200
 
     await eventually(reaches_redis, "the node reaches Redis", within_s=RECOVERS_S)
-    device = await guests.device(node)
+
+    async def registered() -> UfoDevice | None:
+        # Until it holds a lease it refuses sockets before their upgrade.
+        with suppress(InvalidStatus):
+            return await guests.device(node)
+        return None
+
+    device = await eventually(registered, "the node takes a device", within_s=RECOVERS_S)
+    assert device is not None
 
     async def taken() -> str:
         answer = await node.try_dispatch(device.client_id, ECHO)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from loadbalancer.render import RenderError, main, render
+from node.api.middleware import _GIVEN_ID
 
 NODES = ["127.0.0.1:5001", "127.0.0.1:5002"]
 LISTEN = "127.0.0.1:5000"
 RUN_DIR = Path("/run/aip nginx")
+TLS = (Path("/etc/c.pem"), Path("/etc/k.pem"))
 
 
 def directives(text: str) -> list[str]:
@@ -18,10 +20,11 @@ def directives(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def test_every_node_is_a_server_of_the_upstream() -> None:
+def test_every_node_is_a_server_of_both_upstreams_and_never_all_of_them_are_left_out() -> None:
     servers = [line for line in directives(render(NODES, LISTEN, RUN_DIR)) if line.startswith("server 127")]
-    requests = [f"server {node} max_fails=3 fail_timeout=5s;" for node in NODES]
-    assert servers == [*requests, *(f"server {node} max_fails=0;" for node in NODES)]
+    requests = [f"server {node} max_fails=1 fail_timeout=5s;" for node in NODES]
+    when_all_failed = [f"server {node} max_fails=0 backup;" for node in NODES]
+    assert servers == [*requests, *when_all_failed, *(f"server {node} max_fails=0;" for node in NODES)]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
@@ -58,12 +61,22 @@ def test_errors_about_requests_are_not_logged_with_their_first_line() -> None:
 
 
 def test_a_post_is_never_passed_on() -> None:
-    text = render(NODES, LISTEN, RUN_DIR)
-    sockets = text.index("location = /ws")
-    passing = {text.index(line) > sockets: line for line in directives(text) if line.startswith("proxy_next_upstream ")}
-    # The second is of /ws alone, which takes no POST.
-    assert passing == {False: "proxy_next_upstream error timeout;", True: "proxy_next_upstream error timeout http_503;"}
-    assert "non_idempotent" not in "".join(directives(text))
+    lines = directives(render(NODES, LISTEN, RUN_DIR))
+    assert [line for line in lines if line.startswith("proxy_next_upstream ")] == [
+        "proxy_next_upstream error timeout http_503;"
+    ]
+    assert "non_idempotent" not in "".join(lines)
+
+
+def test_the_id_of_a_request_is_kept_here_if_a_node_would_keep_it() -> None:
+    """Otherwise the caller and this log would know a request by one name, and the node by another."""
+    assert f'"~^{_GIVEN_ID.pattern.decode()}$" $http_x_request_id;' in directives(render(NODES, LISTEN, RUN_DIR))
+
+
+def test_headers_are_added_at_one_level_only() -> None:
+    """A level that adds one of its own would lose all the others."""
+    text = render(NODES, LISTEN, RUN_DIR, tls=TLS, redirect_listen="*:80", admin_listen="127.0.0.1:5080")
+    assert not [line for line in text.splitlines() if re.match(r" {8,}(add_header|proxy_set_header)", line)]
 
 
 def test_files_have_a_limit_of_their_own() -> None:
@@ -81,25 +94,74 @@ def test_the_user_is_only_named_when_given() -> None:
     assert "user www-data;\nworker_processes 3;" in render(NODES, LISTEN, RUN_DIR, user="www-data", worker_processes=3)
 
 
-def test_a_limit_of_connections_per_address_is_optional() -> None:
-    assert "limit_conn" not in render(NODES, LISTEN, RUN_DIR)
+def test_limits_of_an_address_are_optional() -> None:
+    assert "limit_conn " not in render(NODES, LISTEN, RUN_DIR)
+    assert "limit_req " not in render(NODES, LISTEN, RUN_DIR)
     lines = directives(render(NODES, LISTEN, RUN_DIR, connections_per_address=50))
-    assert "limit_conn aip_addresses 50;" in lines
-    assert "limit_conn_zone $binary_remote_addr zone=aip_addresses:10m;" in lines
+    assert "limit_conn aip_connections 50;" in lines
+    assert "limit_conn_zone $aip_address zone=aip_connections:10m;" in lines
+    assert not [line for line in lines if line.startswith("limit_req")]
+    lines = directives(render(NODES, LISTEN, RUN_DIR, requests_per_second=20, unlimited=["10.1.0.0/16"]))
+    assert "limit_req_zone $aip_address zone=aip_requests:10m rate=20r/s;" in lines
+    assert "limit_req zone=aip_requests burst=200 nodelay;" in lines
+    assert "10.1.0.0/16 0;" in lines
+    assert "burst=7 nodelay" in render(NODES, LISTEN, RUN_DIR, requests_per_second=20, request_burst=7)
 
 
-def test_tls_is_optional() -> None:
+def test_tls_is_optional_and_modern() -> None:
     assert "ssl" not in render(NODES, LISTEN, RUN_DIR)
-    lines = directives(render(NODES, LISTEN, RUN_DIR, tls=(Path("/etc/c.pem"), Path("/etc/k.pem"))))
+    assert "Strict-Transport" not in render(NODES, LISTEN, RUN_DIR)
+    text = render(NODES, LISTEN, RUN_DIR, tls=TLS)
+    lines = directives(text)
     assert f"listen {LISTEN} ssl backlog=4096;" in lines
     assert 'ssl_certificate "/etc/c.pem";' in lines
     assert 'ssl_certificate_key "/etc/k.pem";' in lines
+    assert "ssl_protocols TLSv1.2 TLSv1.3;" in lines
+    ciphers = re.search(r"ssl_ciphers (\S+);", text)
+    assert ciphers
+    assert all(re.fullmatch(r"ECDHE-\w+-(AES\d+-GCM-SHA\d+|CHACHA20-POLY1305)", c) for c in ciphers[1].split(":"))
+    assert "Strict-Transport-Security" in text
 
 
-def test_an_address_in_a_header_is_only_believed_from_a_trusted_proxy() -> None:
-    assert "set_real_ip_from" not in render(NODES, LISTEN, RUN_DIR)
+def test_plain_http_is_sent_on_only_where_there_is_tls() -> None:
+    text = render(NODES, "*:443", RUN_DIR, tls=TLS, redirect_listen="*:80")
+    assert "listen *:80 backlog=4096;" in directives(text)
+    assert "return 308 https://$host$request_uri;" in directives(text)
+    text = render(NODES, "*:8443", RUN_DIR, tls=TLS, redirect_listen="*:80")
+    assert "return 308 https://$host:8443$request_uri;" in directives(text)
+    with pytest.raises(RenderError, match="redirect_listen"):
+        render(NODES, LISTEN, RUN_DIR, redirect_listen="*:80")
+
+
+def test_the_server_for_operators_is_optional_and_answers_this_machine_only_unless_told_otherwise() -> None:
+    assert "stub_status" not in render(NODES, LISTEN, RUN_DIR)
+    lines = directives(render(NODES, LISTEN, RUN_DIR, admin_listen="*:5080"))
+    assert [line for line in lines if line.startswith(("allow", "deny"))] == [
+        "allow 127.0.0.0/8;",
+        "allow ::1/128;",
+        "deny all;",
+    ]
+    assert [line for line in lines if line.startswith("proxy_pass http://127")] == [
+        f"proxy_pass http://{node}/;" for node in NODES
+    ]
+    lines = directives(render(NODES, LISTEN, RUN_DIR, admin_listen="*:5080", admin_from=["10.0.0.0/8"]))
+    assert [line for line in lines if line.startswith(("allow", "deny"))] == ["allow 10.0.0.0/8;", "deny all;"]
+
+
+def test_sockets_of_before_a_reload_are_kept_for_a_while_or_for_ever() -> None:
+    assert "worker_shutdown_timeout 3600s;" in directives(render(NODES, LISTEN, RUN_DIR))
+    lines = directives(render(NODES, LISTEN, RUN_DIR, drain_seconds=0))
+    assert not [line for line in lines if line.startswith("worker_shutdown_timeout")]
+
+
+def test_what_a_header_says_of_the_client_is_only_believed_from_a_trusted_proxy() -> None:
+    text = render(NODES, LISTEN, RUN_DIR)
+    assert "set_real_ip_from" not in text
+    assert "proxy_set_header X-Forwarded-Proto $scheme;" in directives(text)
     lines = directives(render(NODES, LISTEN, RUN_DIR, trusted_proxies=["10.0.0.0/8"]))
     assert "set_real_ip_from 10.0.0.0/8;" in lines
+    assert "10.0.0.0/8 1;" in lines
+    assert "proxy_set_header X-Forwarded-Proto $aip_scheme;" in lines
 
 
 @pytest.mark.parametrize(
@@ -142,7 +204,11 @@ def test_names_and_both_kinds_of_address_are_accepted(node: str) -> None:
         ("worker_processes", 0),
         ("worker_connections", 1),
         ("connections_per_address", -1),
-        ("drain_seconds", 0),
+        ("requests_per_second", -1),
+        ("request_burst", -1),
+        ("unlimited", ["everybody"]),
+        ("drain_seconds", -1),
+        ("admin_listen", "5080; allow all"),
         ("tls", (Path("c.pem"), Path("/k.pem"))),
         ("trusted_proxies", ["10.0.0.0/8; deny all"]),
     ],

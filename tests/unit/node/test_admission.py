@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from node.gateway.admission import Admission, Place, TurnedAway
+from node.membership import Membership
 from node.telemetry.metrics import Limit, Metrics
 from shared_state.clients import Clients
 from tests.support.asgi import Device, Socket
@@ -133,3 +134,17 @@ async def test_only_so_many_registrations_are_stored_at_a_time(
         assert (await socket.receive()).type == "heartbeat"
         await socket.close()
     assert most == 3
+
+
+async def test_a_node_without_a_lease_refuses_sockets_before_their_upgrade(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A balancer offers a refused upgrade to the next node; what is closed after it, only the client can try again."""
+    node = await make_node()
+    with monkeypatch.context() as lapsed:
+        lapsed.setattr(Membership, "is_member", property(lambda _: False))
+        async with Socket(node) as socket:
+            assert socket.denied_with == 503
+            assert 1 <= int(socket.denied_headers["retry-after"]) <= 5
+    async with Device(node, "device-1"):
+        assert len(node.hub) == 1

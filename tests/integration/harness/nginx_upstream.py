@@ -30,6 +30,9 @@ def build(name: str, journal: Path) -> Starlette:
 
     async def echo(request: Request) -> Response:
         body = await request.body()
+        if journal.with_suffix(f".unready-{name}").exists():
+            note(f"refused {request.method}", dict(request.headers))
+            return JSONResponse({"detail": name}, status_code=503, headers={"Retry-After": "3"})
         note(f"{request.method} {request.url.path}", dict(request.headers))
         return JSONResponse({"name": name, "headers": dict(request.headers), "bytes": len(body)})
 

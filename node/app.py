@@ -76,7 +76,7 @@ class Node:
         self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
         self.metrics = Metrics()
         self.state = State(
-            settings.redis_url,
+            settings.full_redis_url,
             prefix=settings.key_prefix,
             lease_ttl_s=settings.lease_ttl_s,
             result_ttl_s=settings.result_ttl_s,

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared_state.redis_url import with_passwords
+
 __all__ = ["Settings", "unknown_variables"]
 
 ENV_PREFIX = "AIP_"
@@ -53,6 +55,10 @@ class Settings(BaseSettings):
         description="redis://, unix://, redis+sentinel://, redis+cluster:// (rediss: TLS), or embedded:// for one node "
         "without any Redis",
     )
+    redis_password: SecretStr | None = Field(
+        None, description="password of the servers, where it is not part of redis_url"
+    )
+    redis_sentinel_password: SecretStr | None = Field(None, description="password of the sentinels, likewise")
     node_id: str = Field(
         default_factory=lambda: re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node",
         description="name of this node; a random suffix makes it unique per start",
@@ -169,12 +175,12 @@ class Settings(BaseSettings):
             raise ValueError("may hold only letters, digits, '.', '_' and '-', 64 at most")
         return value
 
-    @field_validator("api_key")
+    @field_validator("api_key", "redis_password", "redis_sentinel_password")
     @classmethod
     def _not_blank(cls, value: SecretStr | None) -> SecretStr | None:
         # An empty variable must not switch the guard off without a word, nor guard with an empty key.
         if value is not None and not value.get_secret_value().strip():
-            raise ValueError("must not be empty; leave it out to run without a key")
+            raise ValueError("must not be empty; leave it out to do without")
         return value
 
     @model_validator(mode="after")
@@ -192,6 +198,15 @@ class Settings(BaseSettings):
         if self.session_timeout_s > self.max_session_timeout_s:
             raise ValueError("session_timeout_s must not be above max_session_timeout_s")
         return self
+
+    @property
+    def full_redis_url(self) -> str:
+        """`redis_url` with the passwords that came apart from it: for no log. Raises ValueError."""
+        password, sentinel = (
+            None if secret is None else secret.get_secret_value()
+            for secret in (self.redis_password, self.redis_sentinel_password)
+        )
+        return with_passwords(self.redis_url, password, sentinel)
 
     @property
     def bind_host(self) -> str:

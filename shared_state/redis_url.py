@@ -25,9 +25,9 @@ A parameter that is not listed is refused: a misspelt one would be off without a
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-__all__ = ["Address", "Target", "parse_redis_url"]
+__all__ = ["Address", "Target", "parse_redis_url", "with_passwords"]
 
 Address = tuple[str, int]
 Kind = Literal["single", "sentinel", "cluster", "embedded"]
@@ -101,6 +101,24 @@ def parse_redis_url(url: str) -> Target:
         options=options | _database(path[0] if path else given.get("db", "")),
         sentinel_options=_sentinel_options(given, tls=tls) if kind == "sentinel" else {},
     )
+
+
+def with_passwords(url: str, password: str | None, sentinel_password: str | None) -> str:
+    """`url` with passwords that came apart from it, as from a secret, where they need no percent-encoding.
+
+    Raises ValueError if the URL has that password already, or knows of none.
+    """
+    for name, given in (("password", password), ("sentinel_password", sentinel_password)):
+        if given is None:
+            continue
+        target = parse_redis_url(url)
+        options = target.sentinel_options if name == "sentinel_password" else target.options
+        if target.kind == "embedded" or (name == "sentinel_password" and target.kind != "sentinel"):
+            raise ValueError(f"redis_{name}: a redis_url of this kind has none")
+        if options.get("password"):
+            raise ValueError(f"redis_{name}: the redis_url has one already")
+        url += f"{'&' if '?' in url else '?'}{name}={quote(given, safe='')}"
+    return url
 
 
 def _parameters(parts: SplitResult, kind: Kind) -> dict[str, str]:

@@ -82,7 +82,7 @@ def _groups(arguments: list[str]) -> list[list[Stage]]:
     accepted = (0, NO_TESTS_COLLECTED) if arguments else (0,)
     groups = [
         *alone,
-        [Stage("unit tests", [*pytest, "tests/unit", "-n", "auto", *arguments], accepted)],
+        [Stage("unit tests", [*pytest, "tests/unit", "tests/helm", "-n", "auto", *arguments], accepted)],
         [
             Stage("fault tests", [*pytest, "tests/fault", *arguments], accepted),
             Stage("integration tests", [*pytest, "tests/integration", *arguments], accepted),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared_state.redis_url import parse_redis_url
+from shared_state.redis_url import parse_redis_url, with_passwords
 
 
 def test_one_server_with_its_port_its_database_and_its_user() -> None:
@@ -72,3 +72,33 @@ def test_no_password_is_shown() -> None:
         assert "hunter2" not in str(refused.value)
     shown = repr(parse_redis_url("redis+sentinel://u:hunter2@s/main?sentinel_password=hunter2"))
     assert "hunter2" not in shown
+
+
+AWKWARD = "p@ss/w?r&d=#%+ :ü"
+
+
+def test_passwords_that_come_apart_need_no_encoding() -> None:
+    url = with_passwords("redis+sentinel://aip@s1,s2/main?sentinel_username=watch", AWKWARD, "other+1")
+    target = parse_redis_url(url)
+    assert target.options == {"username": "aip", "password": AWKWARD, "db": 0}
+    assert target.sentinel_options == {"username": "watch", "password": "other+1"}
+    assert parse_redis_url(with_passwords("redis+cluster://a,b", AWKWARD, None)).options["password"] == AWKWARD
+    assert with_passwords("redis://h", None, None) == "redis://h"
+
+
+@pytest.mark.parametrize(
+    ("url", "passwords", "complaint"),
+    [
+        ("redis://:one@h", ("two", None), "redis_password: the redis_url has one already"),
+        ("redis+sentinel://s/main?sentinel_password=one", (None, "two"), "redis_sentinel_password: the redis_url has"),
+        ("redis://h", (None, "two"), "redis_sentinel_password: a redis_url of this kind has none"),
+        ("embedded://", ("two", None), "redis_password: a redis_url of this kind has none"),
+    ],
+)
+def test_a_password_that_goes_nowhere_is_refused(
+    url: str, passwords: tuple[str | None, str | None], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match="redis_") as refused:
+        with_passwords(url, *passwords)
+    assert complaint in str(refused.value)
+    assert "two" not in str(refused.value)

@@ -80,6 +80,12 @@ def test_every_panel_answers_for_all_nodes_and_for_each(run: Observed) -> None:
         assert [asked.complaint for asked in answers if asked.complaint] == [], instance
 
 
+def test_no_panel_is_dead_on_an_idle_cluster(run: Observed) -> None:
+    """Before anything was done only durations are unknown: nothing has lasted any time yet."""
+    answers = [asked for asked in ask_everything(run.prometheus, run.since) if asked.complaint]
+    assert [asked.complaint for asked in answers if "histogram_quantile" not in asked.promql] == []
+
+
 def test_panels_show_what_was_done(run: Observed) -> None:
     shown = {
         asked.panel.title

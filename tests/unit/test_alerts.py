@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ def run(*arguments: str | Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def tried() -> dict[str, list[bool]]:
-    """For each alert, whether each of its cases fires."""
-    found: dict[str, list[bool]] = {name: [] for name in ALERTS}
+def cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every case with the alert that it tries, which is one."""
     for path in CASES:
         for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for expected in case["alert_rule_test"]:
-                found[expected["alertname"]].append(bool(expected["exp_alerts"]))
-    return found
+            (name,) = {expected["alertname"] for expected in case["alert_rule_test"]}
+            yield name, case
+
+
+def fires(case: dict[str, Any]) -> bool:
+    """Whether the alert fires in the end."""
+    return bool(case["alert_rule_test"][-1]["exp_alerts"])
 
 
 def test_the_rules_are_right() -> None:
@@ -53,15 +57,24 @@ def test_alerts_fire_when_they_should_and_are_silent_when_they_should(path: Path
 
 
 def test_every_alert_has_a_case_that_fires_and_one_that_stays_silent() -> None:
-    assert {name: cases for name, cases in tried().items() if set(cases) != {True, False}} == {}
+    tried: dict[str, set[bool]] = {name: set() for name in ALERTS}
+    for name, case in cases():
+        tried[name].add(fires(case))
+    assert {name: found for name, found in tried.items() if found != {True, False}} == {}
+
+
+def test_an_alert_that_waits_is_silent_until_it_has_waited() -> None:
+    for name, case in cases():
+        if fires(case) and "for" in ALERTS[name]:
+            first, *_ = case["alert_rule_test"]
+            assert first["exp_alerts"] == [], case["name"]
 
 
 def test_cases_are_named_after_what_they_try() -> None:
-    for path in CASES:
-        for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            (expected,) = case["alert_rule_test"]
-            does = "fires" if expected["exp_alerts"] else "is silent"
-            assert case["name"].startswith(f"{expected['alertname']} {does}: ")
+    names = [case["name"] for _, case in cases()]
+    assert len(set(names)) == len(names)
+    for name, case in cases():
+        assert case["name"].startswith(f"{name} {'fires' if fires(case) else 'is silent'}: ")
 
 
 def test_there_are_alerts_and_records() -> None:

@@ -1,4 +1,4 @@
-"""Dashboards as Grafana takes them: JSON of its schema 41 (Grafana 12), importable as it is or by the sidecar.
+"""Dashboards as Grafana takes them: JSON of its schema 42 (Grafana 12 and 13), importable as it is or by the sidecar.
 
 Variables: the data source, then cluster, namespace, job and instance, each offering what the ones before it leave. The
 first two may be missing from a Prometheus outside of Kubernetes, and then match everything. `All` of the jobs means
@@ -14,7 +14,7 @@ __all__ = ["TAG", "VARIABLES", "as_json", "grafana"]
 
 Json = dict[str, Any]
 
-SCHEMA = 41
+SCHEMA = 42
 TAG = "aip-cluster"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # In order; the selector that narrows each down, and whether `All` may match a label that is not there.
@@ -37,7 +37,11 @@ def grafana(dashboard: Dashboard) -> Json:
     link = {
         "type": "dashboards",
         "title": "AIP Cluster",
+        "tooltip": "The other dashboards",
+        "icon": "external link",
+        "url": "",
         "tags": [TAG],
+        "targetBlank": False,
         "asDropdown": True,
         "includeVars": True,
         "keepTime": True,
@@ -72,7 +76,6 @@ def _variable(name: str, series: str, may_be_missing: bool) -> Json:
         "label": name.capitalize(),
         "type": "query",
         "datasource": SOURCE,
-        "definition": query,
         "query": {"query": query, "refId": name},
         "refresh": 2,
         "sort": 1,

@@ -281,17 +281,19 @@ class Clients:
         await self._redis.command("DEL", self._keys.node_clients(node_id))
 
     async def on_node(self, node_id: str) -> dict[str, int]:
-        """Clients of `node_id`, each with the time of its last sign of life in ms.
+        """Clients of `node_id`, each with the time of its last sign of life in ms: all of them, as of one moment.
 
-        Who is on the list from the beginning of the call to its end is found; who comes or goes meanwhile may be.
+        Nobody may be missed here: whoever settles a dead node drops its list afterwards.
         """
-        found: dict[str, int] = {}
-        async for part in self._listed(node_id):
-            found.update(part)
-        return found
+        reply = await self._redis.command("HGETALL", self._keys.node_clients(node_id))
+        return {k.decode(): int(v) for k, v in reply.items()}
 
     async def _listed(self, node_id: str) -> AsyncIterator[dict[str, int]]:
-        """The list of a node, read in parts: neither Redis nor this node is busy with it for long."""
+        """The same in parts, for listings: neither Redis nor this node is busy with it for long.
+
+        Who comes or goes meanwhile may be there or not, and if another server takes over meanwhile, some are left out:
+        a place in the list means something to the server that gave it only.
+        """
         cursor = 0
         while True:
             key = self._keys.node_clients(node_id)
@@ -337,10 +339,12 @@ class Clients:
 
     async def online_parts(self) -> AsyncIterator[list[Registration]]:
         """The same in parts of a few dozen, so that nobody has to have all profiles at once."""
-        seen = {node_id: await self.on_node(node_id) for node_id in await self._nodes.live()}
+        seen: dict[str, dict[str, int]] = {}
+        for node_id in await self._nodes.live():
+            seen[node_id] = {c: ms async for listed in self._listed(node_id) for c, ms in listed.items()}
         runs: list[list[str]] = []
-        for listed in seen.values():
-            async for ids in slices(list(listed), CHUNK):
+        for clients in seen.values():
+            async for ids in slices(list(clients), CHUNK):
                 runs.append(sorted(ids))
         last = ""
         async for part in slices(await merged(runs), DETAILS_CHUNK):

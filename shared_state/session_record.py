@@ -53,9 +53,10 @@ class EndIf(StrEnum):
 TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """A session as stored. Times are ms since the epoch; `owner` is the client that asked, '' for REST.
+    """A session as stored; not to be changed. Times are ms since the epoch; `owner` is the client that asked, ''
+    for REST.
 
     `commands` (as JSON) is forgotten with the end. A task that may wait for its device does so until `queue_until_ms`;
     it is handed over `max_attempts` times at most, as long as the device does not take it.

@@ -52,7 +52,7 @@ class Shell:
         try:
             await self._answer(scope, receive, send_with_id, request_id)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = scope.get("aip.route") or getattr(scope.get("route"), "path", None) or "none"
             # A peer chooses the method too: only those that somebody serves become labels.
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.request(method, route, status, time.perf_counter() - started, None)

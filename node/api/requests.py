@@ -5,47 +5,74 @@ from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message
 
 from aip import ProtocolError
 from aip.codec import loads
 from node.api.errors import ApiError
+from node.begun import Begun, begin
 
 __all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
 
 DIGITS = 12
+JSON = b"application/json"
 
 _M = TypeVar("_M", bound=BaseModel)
 
 
 async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[str, object]:
     """The body as a JSON object. Raises ApiError 400, 408 if it is not there in time, 413 or 415."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    kind = declared = b""
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            kind = value
+        elif name == b"content-length":
+            declared = value
+    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
         raise ApiError(415, "Content-Type must be application/json")
-    too_large = ApiError(413, f"The body is larger than {max_bytes} bytes")
-    declared = request.headers.get("content-length", "")
+    too_large = f"The body is larger than {max_bytes} bytes"
     if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
-    body = bytearray()
+        raise ApiError(413, too_large)
+    # Usually the body came with the head.
+    message, begun = begin(request.receive())
+    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
+        body = message["body"]
+        if len(body) > max_bytes:
+            raise ApiError(413, too_large)
+    else:
+        body = await _read(request, message, begun, max_bytes, timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise too_large
-    except TimeoutError:
-        # What may come yet is nobody's any more.
-        raise ApiError(408, f"The body was not there within {timeout_s:g} s", headers={"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise ApiError(400, "The body ended early") from None
-    try:
-        data = loads(bytes(body))
+        data = loads(body)
     except ProtocolError as exc:
         raise ApiError(400, str(exc).replace("frame", "body")) from None
     if not isinstance(data, dict):
         raise ApiError(400, "The body must be a JSON object")
     return data
+
+
+async def _read(
+    request: Request, message: Message | None, begun: Begun[Message] | None, max_bytes: int, timeout_s: float
+) -> bytes:
+    """A body of which not all is there yet: its first message is, or is waited for by `begun`."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if message is None:
+                    message = await (begun or request.receive())
+                    begun = None
+                if message["type"] != "http.request":
+                    raise ApiError(400, "The body ended early")
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    raise ApiError(413, f"The body is larger than {max_bytes} bytes")
+                if not message.get("more_body"):
+                    return bytes(body)
+                message = None
+    except TimeoutError:
+        # What may come yet is nobody's any more.
+        raise ApiError(408, f"The body was not there within {timeout_s:g} s", headers={"Connection": "close"}) from None
 
 
 def validate(model: type[_M], data: dict[str, object]) -> _M:

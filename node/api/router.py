@@ -1,7 +1,7 @@
 """From the table of routes to an ASGI application in which nothing fails without a plain answer."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from starlette.applications import Starlette
@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from node.api.context import Context
 from node.api.errors import ApiError, failure, from_state
@@ -21,11 +21,13 @@ __all__ = ["application", "internal_application"]
 
 log = logging.getLogger(__name__)
 
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
 METRICS = "/metrics"
 INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 
-def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
+def application(context: Context, lifespan: Lifespan[Starlette]) -> ASGIApp:
     """REST from the table, and the documents about it."""
     docs = page()
 
@@ -47,7 +49,31 @@ def application(context: Context, lifespan: Lifespan[Starlette]) -> Starlette:
         Route("/docs", docs_page),
         Route("/", home),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
+    starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
+    return Exact(starlette, {(op.method, op.path): _endpoint(op.handler, context) for op in served})
+
+
+class Exact:
+    """Requests whose path is written out in the table go straight to their handler.
+
+    Starlette tries one pattern after another, and wraps what it finds in three layers that catch what a handler here
+    never raises: a third of what a dispatch costs. All else is Starlette's: parameters in paths, other methods, what is
+    not there.
+    """
+
+    def __init__(self, rest: ASGIApp, endpoints: Mapping[tuple[str, str], _Endpoint]) -> None:
+        self._rest = rest
+        self._endpoints = {key: endpoint for key, endpoint in endpoints.items() if "{" not in key[1]}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._rest(scope, receive, send)
+            return
+        scope["aip.route"] = scope["path"]
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def internal_application(context: Context) -> Starlette:

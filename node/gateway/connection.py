@@ -1,7 +1,8 @@
 """One registered socket: who it is, and the bounded queue of what is still to be sent to it.
 
-Sending never waits: frames go into a queue that one short-lived task empties, so that a slow reader delays nobody. A
-queue over its bound closes the socket with its own code, and the client's messages wait in its inbox.
+Sending never waits: a frame is written at once, or, if the peer does not read, goes into a queue that one short-lived
+task empties, so that a slow reader delays nobody. A queue over its bound closes the socket with its own code, and the
+client's messages wait in its inbox.
 The identity given at registration holds for the socket's life.
 """
 
@@ -12,8 +13,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
 from typing import Any
 
+import orjson
+
 from aip import ClientType, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
 from aip.ids import now_ms
+from node.begun import Begun, begin
 from node.gateway.closing import Close
 from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
@@ -189,9 +193,18 @@ class Connection:
             )
         )
 
+    def send_fields(self, kind: ServerMessageType, fields: dict[str, Any]) -> None:
+        """As `send`, of fields that are none of them null; `kind` is their type."""
+        self._metrics.messages_out[kind].inc()
+        self.send_raw(orjson.dumps(fields))
+
     def send_raw(self, frame: bytes, *, binary: bytes | None = None) -> None:
         """Queue bytes that are a message already, and a binary frame right behind it. Never waits, never raises."""
         if self.closing is not None:
+            return
+        if self._outbox is None and binary is None and len(frame) <= self._queue_bound:
+            self._metrics.sent_bytes.inc(len(frame))
+            self._send_at_once(frame)
             return
         if self._outbox is None:
             self._outbox = deque()
@@ -207,6 +220,18 @@ class Connection:
             self.close(Close.SLOW_CONSUMER)
         elif self._flusher is None:
             self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")
+
+    def _send_at_once(self, frame: bytes) -> None:
+        """Nothing is queued: write it into the socket, and queue only what is left if the peer does not read."""
+        try:
+            _, begun = begin(self._send({"type": "websocket.send", "text": frame.decode()}))
+        except (OSError, RuntimeError):
+            self.closing = self.closing or Close.UNAVAILABLE
+            return
+        if begun is not None:
+            self._outbox = deque()
+            self._bytes = len(frame)
+            self._flusher = asyncio.get_running_loop().create_task(self._flush(begun, len(frame)), name="ws-flush")
 
     def close(self, why: Close) -> None:
         """Close the socket after what is queued. The receive loop then sees the disconnect. Safe to repeat."""
@@ -230,8 +255,11 @@ class Connection:
         if self._flusher is not None:
             self._flusher.cancel()
 
-    async def _flush(self) -> None:
+    async def _flush(self, begun: Begun[None] | None = None, size: int = 0) -> None:
         try:
+            if begun is not None:
+                await begun
+                self._bytes -= size
             while self._outbox:
                 frame, size = self._outbox.popleft()
                 kind = "bytes" if isinstance(frame, bytes) else "text"

@@ -60,7 +60,9 @@ class Holding:
 
     async def note_signs_of_life(self) -> None:
         """Store when each client was last heard: of those that said something since the last time."""
-        since_ms, asked_ms = self._noted_ms, now_ms()
+        asked_ms = now_ms()
+        # A clock that was set back says nothing about who was heard since.
+        since_ms = self._noted_ms if self._noted_ms <= asked_ms else 0
         seen = {
             c.client_id: c.last_seen_ms
             for c in self._hub

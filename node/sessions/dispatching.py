@@ -18,7 +18,7 @@ from aip import ClientType, Command, new_id
 from aip.ids import now_ms
 from node.sessions.directory import Directory
 from node.sessions.loads import NodeLoads
-from node.sessions.orders import TaskOrder, commands_to_json
+from node.sessions.orders import commands_to_json, order_json
 from node.sessions.planners import Planner, Planners
 from node.telemetry.metrics import Limit, Metrics
 from shared_state import State
@@ -212,7 +212,7 @@ class Dispatcher:
         return self._planners.choose(planner, commands=commands, features=found.features)
 
     async def _start(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
-        message = b"task\n" + TaskOrder.of(session).to_json()
+        message = b"task\n" + order_json(session)
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
         if not given_id and live_together(session.session_id, session.client_id):

@@ -2,8 +2,9 @@
 
 import asyncio
 from dataclasses import InitVar, dataclass, field
+from typing import Any
 
-from aip import ClientMessage, ServerMessage, ServerMessageType, TaskStatus
+from aip import ClientMessage, ServerMessageType, utc_now
 from node.gateway.connection import Connection
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
@@ -69,21 +70,26 @@ class LocalSession:
         """Which tool set of the device serves it."""
         return self.platform.names(self.order.metadata)
 
-    def task_message(self) -> ServerMessage:
-        """What hands the task to its device; the same id however often."""
+    def hand_over(self) -> None:
+        """Send the task to its device, under the same id however often."""
         order, names = self.order, self.agent
         self.stages.delivered()
-        return ServerMessage(
-            type=ServerMessageType.TASK,
-            status=TaskStatus.CONTINUE,
-            user_request=order.request,
-            task_name=order.task_name,
-            session_id=order.session_id,
-            response_id=order.response_id,
-            agent_name=names.agent_name,
-            process_name=names.process_name,
-            root_name=names.root_name,
-        )
+        fields: dict[str, Any] = {
+            "type": "task",
+            "status": "continue",
+            "user_request": order.request,
+            "task_name": order.task_name,
+            "session_id": order.session_id,
+            "response_id": order.response_id,
+            "timestamp": utc_now(),
+        }
+        if names.agent_name is not None:
+            fields["agent_name"] = names.agent_name
+        if names.process_name is not None:
+            fields["process_name"] = names.process_name
+        if names.root_name is not None:
+            fields["root_name"] = names.root_name
+        self.connection.send_fields(ServerMessageType.TASK, fields)
 
     def take_behind(self) -> Behind:
         """What is behind, which is stored now."""

@@ -116,7 +116,7 @@ class Runner:
         entry_id = entry_id if takes else ""
         before = connection.task_sent
         if not verify and (before is None or before.is_set()):
-            session.connection.send(session.task_message())
+            session.hand_over()
             self._steps.note_dispatched(session, entry_id)
             if not session.planner.device_driven:
                 self._await_echo(session)
@@ -140,11 +140,11 @@ class Runner:
         if session.planner.device_driven:
             session.running = started
             if not started and connection.recognises_repeats:
-                session.connection.send(session.task_message())
+                session.hand_over()
         elif started:
             self._start(session)
         else:
-            session.connection.send(session.task_message())
+            session.hand_over()
             self._await_echo(session)
 
     def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
@@ -180,7 +180,7 @@ class Runner:
                 await before.wait()
             if state is None or session.over:
                 return
-            session.connection.send(session.task_message())
+            session.hand_over()
         finally:
             sending.set()
         if not session.planner.device_driven and not session.running:

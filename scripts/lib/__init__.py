@@ -3,5 +3,5 @@
 It runs before anything is installed, on the machine's own Python. Imports go down this list, never up:
 `up`, `down`, `gate` (the commands) - `cluster`, `demo` - `bootstrap`, `servers` - `processes`, `web`, `outcome`.
 Apart from these, and only inside the environment: `topologies`, Redis servers for tests and for breaking things;
-`rolling`, `bench`, `scaling`, each a command of its own.
+`rolling`, `bench`, `scaling`, `dashboards`, each a command of its own.
 """

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from aip.ids import now_ms
 from node.app import Node
 from shared_state.errors import StateUnavailable
 from tests.support.asgi import Device, Socket, SocketClosed
@@ -216,6 +217,21 @@ async def test_signs_of_life_are_noted_of_those_who_gave_one(node: Node, monkeyp
         held = node.hub.get("talks")
         assert held is not None
         assert (await node.state.clients.on_node(node.node_id))["talks"] == held.last_seen_ms
+
+
+async def test_signs_of_life_are_noted_after_the_clock_was_set_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Device(node, "device-1") as device:
+        with monkeypatch.context() as patched:
+            patched.setattr("node.gateway.holding.now_ms", lambda: now_ms() + 3_600_000)
+            await node._holding.note_signs_of_life()
+        await asyncio.sleep(0.01)
+        await device.ask(type="heartbeat")
+        await node._holding.note_signs_of_life()
+        held = node.hub.get("device-1")
+        assert held is not None
+        assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}
 
 
 async def test_signs_of_life_that_could_not_be_stored_are_stored_later(

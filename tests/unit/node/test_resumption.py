@@ -6,7 +6,7 @@ import pytest
 
 from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
-from node.sessions.orders import TaskOrder
+from node.sessions.orders import order_json
 from node.sessions.resumption import NOT_REPEATABLE, STARTED_ANEW
 from shared_state.errors import Fenced, StateUnavailable
 from shared_state.inbox import Entry, Posted
@@ -233,7 +233,7 @@ async def test_a_task_that_was_left_in_the_inbox_after_it_was_begun_is_not_begun
 async def _leave_in_inbox(node: Node, session_id: str) -> None:
     session = await node.state.sessions.find(session_id)
     assert session is not None
-    await node.state.inbox.post("device-1", b"task\n" + TaskOrder.of(session).to_json())
+    await node.state.inbox.post("device-1", b"task\n" + order_json(session))
 
 
 async def test_what_an_older_connection_still_drives_is_fenced_before_its_journal_is_read(

@@ -113,6 +113,8 @@ class Contestant:
             finally:
                 # Nothing that they could lose is wanted any more.
                 stop([child.process for child in children], hurry=lambda: True)
+                for child in children:
+                    child.handle.wait()
                 redis.dispose()
 
     def _described(self, programs: Sequence[Program], children: Sequence[Child], redis: Server) -> Running:

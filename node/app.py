@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -51,12 +52,15 @@ from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService
+from node.sessions.stages import Stages
 from node.sessions.toolbelt import Toolbelt
+from node.sessions.traced import TracedDispatcher
 from node.sessions.waiters import Waiters
 from node.settings import Settings
 from node.telemetry.lag import LoopLag
 from node.telemetry.metrics import Metrics, package_version
 from node.telemetry.readings import NodeCollector
+from node.telemetry.tracing import tracing_for
 from shared_state import State
 
 __all__ = ["Node"]
@@ -75,6 +79,7 @@ class Node:
         # Unique per start: what an earlier process of this name held is void, whatever it held.
         self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
         self.metrics = Metrics()
+        self.tracing = tracing_for(settings, self.node_id)
         self.state = State(
             settings.full_redis_url,
             prefix=settings.key_prefix,
@@ -107,7 +112,10 @@ class Node:
             own_sessions=lambda: len(self.runner),
             most=settings.max_sessions_per_node,
         )
-        self._dispatcher = Dispatcher(self.state, self._planners, loads, self.metrics)
+        if self.tracing is None:
+            self._dispatcher = Dispatcher(self.state, self._planners, loads, self.metrics)
+        else:
+            self._dispatcher = TracedDispatcher(self.state, self._planners, loads, self.metrics, self.tracing)
         self.service = SessionService(self.state, self.metrics, self._waiters, self.node_id)
         secrets_of_tools = ToolSecrets(settings.tool_secrets)
         self.runner = Runner(
@@ -121,6 +129,7 @@ class Node:
             node_id=self.node_id,
             echo_wait_s=settings.echo_wait_s,
             platform=settings.platform,
+            stages=partial(Stages, self.metrics, self.tracing),
         )
         transfers = Transfers(self.state, self.runner, max_file_bytes=settings.max_file_bytes)
         grace_s = settings.reconnect_grace_s
@@ -235,7 +244,14 @@ class Node:
             limits=self.limits,
             streams=streams,
         )
-        rest = Shell(application(context, self._lifespan), auth, self.limits, self.metrics, lambda: self.drainer.active)
+        rest = Shell(
+            application(context, self._lifespan),
+            auth,
+            self.limits,
+            self.metrics,
+            self.tracing,
+            lambda: self.drainer.active,
+        )
         self.app: ASGIApp = Entrance(self._endpoint, rest)
         self._internal: InternalPort | None = None
         if settings.metrics_port:
@@ -286,6 +302,8 @@ class Node:
         await self.bus.close()
         await self.membership.close()
         await self.state.close()
+        if self.tracing is not None:
+            await self.tracing.close()
         self._lag.close()
         if self._internal is not None:
             await self._internal.close()

@@ -160,7 +160,11 @@ class Settings(BaseSettings):
     max_requests: int = Field(1000, gt=0, description="most REST requests that are worked on at a time")
     max_waiters: int = Field(5000, gt=0, description="most REST requests that wait for a result at a time")
 
-    # Logs.
+    # Logs and traces.
+    trace_endpoint: str | None = Field(
+        None,
+        description="collector of traces (OTLP/HTTP), as http://collector:4318; as OTEL_EXPORTER_OTLP_ENDPOINT does",
+    )
     log_format: Literal["text", "json"] = Field("text", description="one line of text, or one JSON object, per record")
 
     @field_validator("log_level", mode="before")

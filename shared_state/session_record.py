@@ -89,6 +89,8 @@ class Session:
     queue_until_ms: int | None = None
     attempts: int = 1
     max_attempts: int = 1
+    # Where its dispatch stands in a trace (W3C's traceparent), '' if it is in none.
+    trace: str = ""
 
     @property
     def span_s(self) -> float:
@@ -188,6 +190,8 @@ def stored_fields(session: Session) -> list[str | bytes | int | float]:
         fields += ["queue_until_ms", session.queue_until_ms]
     if session.max_attempts > 1:
         fields += ["max_attempts", session.max_attempts]
+    if session.trace:
+        fields += ["trace", session.trace]
     return fields
 
 
@@ -226,4 +230,5 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         queue_until_ms=ms(b"queue_until_ms"),
         attempts=ms(b"attempts") or 1,
         max_attempts=ms(b"max_attempts") or 1,
+        trace=text(b"trace"),
     )

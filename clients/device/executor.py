@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -41,6 +41,7 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_REMEMBERED = 512
 MAX_WAITING = 64
 CLOSE_S = 2.0
+TRACEPARENT = "traceparent"
 
 
 class Tools(Protocol):
@@ -238,6 +239,7 @@ class Executor:
                         action_results=results,
                         request_id=new_id(),
                         timestamp=utc_now(),
+                        metadata=_trace_of(message),
                     )
                 )
                 reason = f"the answer would be larger than {self._max_answer_bytes} bytes"
@@ -251,6 +253,12 @@ class Executor:
                 return frame
             failure = {"status": ResultStatus.FAILURE, "result": None, "error": f"the result cannot be sent: {reason}"}
             results[worst] = results[worst].model_copy(update=failure)
+
+
+def _trace_of(message: ServerMessage) -> dict[str, Any] | None:
+    """Where the command stands in a trace, for the answer to stand there too: W3C's `traceparent`."""
+    traceparent = (message.metadata or {}).get(TRACEPARENT)
+    return {TRACEPARENT: traceparent} if isinstance(traceparent, str) else None
 
 
 def _unrun(message: ServerMessage, reason: str) -> list[Result]:

@@ -21,6 +21,7 @@ from node.sessions.loads import NodeLoads
 from node.sessions.orders import commands_to_json, order_json
 from node.sessions.planners import Planner, Planners
 from node.telemetry.metrics import Limit, Metrics
+from node.telemetry.trace import current_traceparent
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
@@ -155,6 +156,7 @@ class Dispatcher:
                     response_id=attempt.token,
                     queue_until_ms=patience.until_ms(attempt.created_ms),
                     max_attempts=patience.max_attempts,
+                    trace=current_traceparent(),
                 )
                 if patience.queue_for_s is not None:
                     # Before the session: whatever waits is looked at when it may wait no longer.

@@ -74,6 +74,7 @@ class Driver:
 
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
+        session.stages.enter()
         order, restored = session.order, session.restored
         names = session.agent
         task = Task(
@@ -220,6 +221,7 @@ class Driver:
                 session_id=session.session_id,
                 task_name=session.order.task_name,
                 response_id=response_id,
+                metadata=session.stages.carried,
                 actions=commands,
                 agent_name=names.agent_name,
                 process_name=names.process_name,

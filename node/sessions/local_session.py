@@ -1,7 +1,7 @@
 """A session as the node that runs it holds it in memory: everything here can be lost with the node."""
 
 import asyncio
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from aip import ClientMessage, ServerMessageType, utc_now
@@ -10,7 +10,6 @@ from node.sessions.orders import TaskOrder
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
 from node.sessions.stages import Stages
-from node.telemetry.metrics import Metrics
 from shared_state.sessions import Behind
 
 __all__ = ["LocalSession", "Restored"]
@@ -40,7 +39,7 @@ class LocalSession:
     connection: Connection
     planner: Planner
     platform: Platform
-    metrics: InitVar[Metrics]
+    stages: Stages
     deadline_timer: asyncio.TimerHandle | None = None
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
@@ -54,11 +53,6 @@ class LocalSession:
     in_step: bool = False
     # What happened here and is not stored yet.
     behind: Behind = field(default_factory=Behind)
-    stages: Stages = field(init=False)
-
-    def __post_init__(self, metrics: Metrics) -> None:
-        """It has come nowhere yet."""
-        self.stages = Stages(metrics, self.order)
 
     @property
     def session_id(self) -> str:
@@ -89,7 +83,19 @@ class LocalSession:
             fields["process_name"] = names.process_name
         if names.root_name is not None:
             fields["root_name"] = names.root_name
+        if self.stages.carried is not None:
+            fields["metadata"] = self.stages.carried
         self.connection.send_fields(ServerMessageType.TASK, fields)
+
+    def echo(self, message: ClientMessage) -> None:
+        """Its device has repeated the task."""
+        self.echoed = True
+        self.stages.acknowledged(message)
+
+    def begin(self) -> None:
+        """Its work has begun. Safe to repeat."""
+        self.running = True
+        self.stages.began()
 
     def take_behind(self) -> Behind:
         """What is behind, which is stored now."""
@@ -101,16 +107,6 @@ class LocalSession:
         self.behind.stamps = {**self.behind.stamps, **behind.stamps}
         self.behind.events = [*behind.events, *self.behind.events][:BEHIND_BOUND]
         self.behind.entry_id = behind.entry_id or self.behind.entry_id
-
-    def echo(self) -> None:
-        """Its device has repeated the task."""
-        self.echoed = True
-        self.stages.acknowledged()
-
-    def begin(self) -> None:
-        """Its work has begun. Safe to repeat."""
-        self.running = True
-        self.stages.began()
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """The place of the device's answer to `response_id`, made when it is first asked for.
@@ -124,7 +120,7 @@ class LocalSession:
 
     def answer(self, message: ClientMessage) -> bool:
         """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
-        self.stages.acknowledged()
+        self.stages.acknowledged(message)
         future = self.pending.get(message.prev_response_id or "")
         if future is None or future.done():
             return False
@@ -134,6 +130,7 @@ class LocalSession:
     def stop(self) -> None:
         """End all that this node does for it: timers, the planner's task, waiting for answers."""
         self.over = True
+        self.stages.left()
         for timer in (self.deadline_timer, self.echo_timer):
             if timer is not None:
                 timer.cancel()

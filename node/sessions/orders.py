@@ -31,6 +31,8 @@ class TaskOrder:
     # Of the TASK message, the same however often it is sent: a device that recognises it takes the task once.
     response_id: str = ""
     created_ms: int = 0
+    # Where the dispatch stands in its trace (W3C's traceparent), '' if it is in none.
+    trace: str = ""
 
     @classmethod
     def of(cls, session: Session) -> "TaskOrder":
@@ -48,6 +50,7 @@ class TaskOrder:
             metadata=session.metadata,
             response_id=session.response_id,
             created_ms=session.created_ms,
+            trace=session.trace,
         )
 
     @classmethod
@@ -82,6 +85,8 @@ def order_json(session: Session) -> bytes:
     }
     if session.metadata:
         fields["metadata"] = session.metadata
+    if session.trace:
+        fields["trace"] = session.trace
     if session.commands:
         fields["commands"] = orjson.Fragment(session.commands)
     return orjson.dumps(fields)

@@ -17,7 +17,7 @@ If Redis is away a session waits with its next step, and its end is stored once 
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +33,7 @@ from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService, task_end
+from node.sessions.stages import Stages
 from node.sessions.steps import Steps
 from node.sessions.table import SessionTable
 from node.sessions.toolbelt import Toolbelt
@@ -69,6 +70,7 @@ class Runner:
         node_id: str,
         echo_wait_s: float,
         platform: str | None,
+        stages: Callable[[TaskOrder], Stages],
     ) -> None:
         self._state = state
         self._service = service
@@ -83,6 +85,7 @@ class Runner:
         self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
         self._sessions = SessionTable()
         self.counts = self._sessions.counts
+        self._stages = stages
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -159,7 +162,7 @@ class Runner:
             )
             return None
         platform = platform_named(self._platform or connection.platform)
-        session = LocalSession(order, connection, planner, platform, self._metrics, restored=restored)
+        session = LocalSession(order, connection, planner, platform, self._stages(order), restored=restored)
         self._sessions.add(session)
         # Of the time until the deadline a part may have been for waiting.
         left_s = min((order.deadline_ms - now_ms()) / 1000, order.timeout_s)
@@ -227,7 +230,7 @@ class Runner:
         session = self._sessions.echoed_by(connection, message)
         if session is None:
             return message.session_id is None and message.task_name in connection.ended_tasks
-        session.echo()
+        session.echo(message)
         if session.echo_timer is not None:
             session.echo_timer.cancel()
             self._start(session)
@@ -265,6 +268,7 @@ class Runner:
         if session is None:
             self._metrics.dropped_results.inc()
         elif message.status in {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR}:
+            session.stages.acknowledged(message)
             self._finish_soon(session, message)
 
     def _on_device_driven(self, session: LocalSession, message: ClientMessage) -> None:
@@ -279,7 +283,6 @@ class Runner:
         self._background.spawn(stored, "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
-        session.stages.acknowledged()
         state, result, error = outcome_of(message, self._secrets)
         # What a device ended by itself it need not be told.
         self._background.spawn(self._finish(session, state, result, error, tell_device=False), "session-finish")
@@ -301,8 +304,8 @@ class Runner:
         if session.over:
             return
         behind = session.take_behind()
-        self._forget(session)
         session.stages.ended(state.value)
+        self._forget(session)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:

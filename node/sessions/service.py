@@ -16,6 +16,7 @@ from aip.ids import now_ms
 from node.sessions.orders import TaskOrder
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
+from node.telemetry.trace import carried, facts
 from shared_state import State
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
@@ -48,6 +49,7 @@ def task_end(session_id: str, task_name: str, state: SessionState, result: Any, 
         error=None if completed else error or f"Task {state.value}",
         response_id=new_id(),
         timestamp=utc_now(),
+        metadata=carried(),
     )
 
 
@@ -122,7 +124,7 @@ class SessionService:
             await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended[state].inc()
         self._state.events.append(
-            "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error
+            "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error, **facts()
         )
         return ended
 

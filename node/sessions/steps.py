@@ -95,7 +95,7 @@ class Steps:
         at_ms = now_ms()
         session.behind.stamps["dispatched_ms"] = at_ms
         session.behind.entry_id = entry_id
-        self._note(session, at_ms, {"event": "dispatched", "node_id": self._node_id})
+        self._note(session, at_ms, {"event": "dispatched", "node_id": self._node_id, **session.stages.facts})
 
     async def note(self, session: LocalSession, event: dict[str, Any]) -> None:
         """Something happened. Waits only for progress to be told to whoever asked for it."""

@@ -1,7 +1,8 @@
 """Logs: one record, one line, to standard error; text for people, JSON for machines.
 
 Facts travel in `extra` and come out as `key=value` or as JSON fields. Line breaks in values are escaped, so that no id
-can forge a line, and the value of `token` in any URL is replaced before anything is written.
+can forge a line, and the value of `token` in any URL is replaced before anything is written. What is said while working
+for a trace names it: `trace_id`.
 """
 
 import json
@@ -10,6 +11,8 @@ import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from node.telemetry.trace import facts
 
 __all__ = ["configure"]
 
@@ -22,7 +25,7 @@ def _redact(text: str) -> str:
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+    return {**facts(), **{k: v for k, v in record.__dict__.items() if k not in _STANDARD}}
 
 
 class _Text(logging.Formatter):

@@ -120,6 +120,27 @@ async def test_a_tool_is_told_the_session_and_the_agent_of_its_command() -> None
     assert bench.tools.origins == [Origin("s", "LinuxAgent")]
 
 
+@pytest.mark.parametrize(
+    ("came", "goes"),
+    [
+        ({"traceparent": "00-a-b-01", "other": 1}, {"traceparent": "00-a-b-01"}),
+        ({"traceparent": 5}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+async def test_an_answer_stands_where_its_command_stands_in_a_trace(
+    came: dict[str, Any] | None, goes: dict[str, Any] | None
+) -> None:
+    bench = Bench()
+    message = command("r1", "ok")
+    message.metadata = came
+    bench.executor.submit(message)
+    (answer,) = await bench.answered()
+    assert answer.get("metadata") == goes
+    await bench.executor.close()
+
+
 async def test_after_a_failure_the_rest_are_skipped_and_say_so() -> None:
     bench = Bench()
     bench.submit("r1", "ok", "fail", "ok", "ok")

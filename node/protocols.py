@@ -68,6 +68,45 @@ class Config(uvicorn.Config):
         self.bounds = bounds
 
 
+class _Cork:
+    """What an answer is written to: its head waits for what follows in the same turn of the loop, to travel with it."""
+
+    __slots__ = ("_began", "_flush_soon", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._began = False
+        self._flush_soon: asyncio.Handle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """The head first, then whatever follows."""
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
+            self._flush_soon = None
+            self._transport.write(self._head + data)
+        elif self._began:
+            self._transport.write(data)
+        else:
+            self._began, self._head = True, data
+            self._flush_soon = self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close, behind what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
+            self._flush_soon = None
+            self._transport.write(self._head)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """HTTP with a deadline and a bound for the head of each request."""
 
@@ -120,6 +159,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._settle()
         self._in_head = False
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.transport is self.transport:
+            self.cycle.transport = cast(asyncio.Transport, _Cork(self.transport, self.loop))
 
     def on_response_complete(self) -> None:
         """Answered: the next request is owed, and the rest of a body that was answered before its end."""

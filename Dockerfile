@@ -5,8 +5,8 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-# What a node can use beside its own packages: a model as planner, a single node without any Redis.
-ARG EXTRAS=llm,embedded
+# What a node can use beside its own packages: a model as planner, a single node without any Redis, traces.
+ARG EXTRAS=llm,embedded,otel
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY pyproject.toml README.md LICENSE ./

@@ -11,6 +11,7 @@ handshake, queues with room for many), is given up here: see `node.mailbox`.
 """
 
 import asyncio
+import struct
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from node.gateway.closing import Close
 from node.mailbox import Gate, Mailbox
@@ -32,6 +34,12 @@ HEAD_BYTES = 64 * 1024
 SLICE_BYTES = 8 * 1024
 # Time for the close frame to arrive: closing with data unread resets the connection.
 CLOSE_LINGER_S = 2.0
+# A text message in one unmasked frame: its first byte, and the sizes from which on the length takes 2 or 8 bytes more.
+FINAL_TEXT = 0x81
+SHORT_FRAME = 126
+MEDIUM_FRAME = 65_536
+_MEDIUM_HEAD = struct.Struct("!BBH")
+_LONG_HEAD = struct.Struct("!BBQ")
 
 
 @dataclass(slots=True)
@@ -58,6 +66,45 @@ class Config(uvicorn.Config):
     def __init__(self, app: Any, bounds: Bounds, **options: Any) -> None:
         super().__init__(app, http=HttpProtocol, ws=WebSocketProtocol, **options)
         self.bounds = bounds
+
+
+class _Cork:
+    """What an answer is written to: its head waits for what follows in the same turn of the loop, to travel with it."""
+
+    __slots__ = ("_began", "_flush_soon", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self._began = False
+        self._flush_soon: asyncio.Handle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """The head first, then whatever follows."""
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
+            self._flush_soon = None
+            self._transport.write(self._head + data)
+        elif self._began:
+            self._transport.write(data)
+        else:
+            self._began, self._head = True, data
+            self._flush_soon = self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close, behind what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._flush_soon is not None:
+            self._flush_soon.cancel()
+            self._flush_soon = None
+            self._transport.write(self._head)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -112,6 +159,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._settle()
         self._in_head = False
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.transport is self.transport:
+            self.cycle.transport = cast(asyncio.Transport, _Cork(self.transport, self.loop))
 
     def on_response_complete(self) -> None:
         """Answered: the next request is owed, and the rest of a body that was answered before its end."""
@@ -223,6 +272,25 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if pause_s > 0:
                 self._hold(data[start + SLICE_BYTES :], pause_s)
                 return
+
+    def write_text(self, payload: bytes) -> bool:
+        """Send a text message as one frame (RFC 6455, section 5.2); False, and nothing sent, if that cannot be now.
+
+        A message that is sent changes nothing in the state of the protocol: it need not pass through it.
+        """
+        if not self.handshake_complete or self.close_sent or self.disconnected or not self.writable.is_set():
+            return False
+        if self.conn.state is not State.OPEN or self.transport.is_closing():
+            return False
+        size = len(payload)
+        if size < SHORT_FRAME:
+            head = bytes((FINAL_TEXT, size))
+        elif size < MEDIUM_FRAME:
+            head = _MEDIUM_HEAD.pack(FINAL_TEXT, SHORT_FRAME, size)
+        else:
+            head = _LONG_HEAD.pack(FINAL_TEXT, SHORT_FRAME + 1, size)
+        self.transport.write(head + payload)
+        return True
 
     def handle_text(self, event: Frame) -> None:
         """A message, or its first fragment."""

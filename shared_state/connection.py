@@ -78,7 +78,7 @@ class Connection:
 
     @property
     def waiting(self) -> int:
-        """How many calls are not on their way yet; `MAX_WAITING` of them at most."""
+        """How many calls are not on their way yet; at most `MAX_WAITING` of them to each server."""
         return sum([lane.waiting for lane in self._lanes.values()])
 
     # -- calls -----------------------------------------------------------------------------------------------------
@@ -93,10 +93,12 @@ class Connection:
         call = Call(args, loop.create_future(), loop.time())
         if self._closed:
             call.answer(StateUnavailable(CLOSED))
-        elif self.waiting >= MAX_WAITING:
-            call.answer(StateUnavailable("too many requests are waiting for Redis"))
         else:
-            self._lane(self._route.lane(args), durable=durable and self._replicas is not None).put(call)
+            lane = self._lane(self._route.lane(args), durable=durable and self._replicas is not None)
+            if lane.waiting >= MAX_WAITING:
+                call.answer(StateUnavailable("too many requests are waiting for Redis"))
+            else:
+                lane.put(call)
         return call.future
 
     def script(

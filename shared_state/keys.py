@@ -32,6 +32,7 @@ all of it otherwise.
 | `aip:events` | stream | the cluster's newest events | a day after the last one |
 """
 
+from functools import lru_cache
 from zlib import crc32
 
 from aip import new_id
@@ -42,6 +43,7 @@ TAG_CHARS = 3
 UUID_CHARS = 36
 
 
+@lru_cache(maxsize=8192)
 def _of_client(client_id: str) -> str:
     return f"{crc32(client_id.encode()) & 0xFFF:03x}"
 

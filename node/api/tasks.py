@@ -1,5 +1,6 @@
 """Tasks over REST, in UFO's shapes: dispatch one, once if it carries an `Idempotency-Key`; read its result."""
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -8,8 +9,8 @@ from aip.ids import check_client_id, check_task_name
 from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
 from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
-from node.api.requests import dump, read_json, seconds, validate
-from node.api.schemas import DispatchAnswer, DispatchRequest, TaskResultAnswer
+from node.api.requests import read_json, seconds, validate
+from node.api.schemas import DispatchRequest, TaskResultAnswer
 from node.sessions.dispatching import Attempt, Patience
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import (
@@ -94,7 +95,15 @@ async def _dispatch(
 
 
 def _dispatched(s: Session) -> bytes:
-    return dump(DispatchAnswer(session_id=s.session_id, task_name=s.task_name, client_id=s.client_id))
+    # As `DispatchAnswer`.
+    return orjson.dumps(
+        {
+            "status": "dispatched",
+            "session_id": s.session_id,
+            "task_name": s.task_name,
+            "client_id": s.client_id,
+        }
+    )
 
 
 def _read(data: dict[str, object], context: Context) -> DispatchRequest:

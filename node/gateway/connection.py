@@ -204,7 +204,8 @@ class Connection:
             return
         if self._outbox is None and binary is None and len(frame) <= self._queue_bound:
             self._metrics.sent_bytes.inc(len(frame))
-            self._send_at_once(frame)
+            if not self.pulse.write(frame):
+                self._send_at_once(frame)
             return
         if self._outbox is None:
             self._outbox = deque()

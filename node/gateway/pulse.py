@@ -1,4 +1,4 @@
-"""Is anybody there? A WebSocket ping to one socket, now, whatever its keep-alive period.
+"""What ASGI cannot do with a WebSocket: a ping, now, whatever its keep-alive period; a message without a detour.
 
 uvicorn's protocol object sends the pings of the keep-alive and matches the pongs; an application cannot send its own.
 So the ping that is due anyway is sent now, and the pong is seen by what the protocol object remembers. Where there is
@@ -16,7 +16,7 @@ LOOK_EVERY_S = 0.02
 class Pulse:
     """The pulse of one socket; `protocol` is uvicorn's object, if there is one."""
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_protocol", "_write")
 
     def __init__(self, protocol: Any = None) -> None:
         known = all(
@@ -24,6 +24,11 @@ class Pulse:
             for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
         )
         self._protocol = protocol if known else None
+        self._write = getattr(protocol, "write_text", None)
+
+    def write(self, frame: bytes) -> bool:
+        """Write a text message; False, and nothing written, where only ASGI can do it, or would have to wait."""
+        return self._write is not None and bool(self._write(frame))
 
     def cut(self) -> None:
         """End the connection without a word."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 1.0
-BEHIND_S = 0.01
+BEHIND_S = 0.05
 OnLate = Callable[[LocalSession], Coroutine[Any, Any, None]]
 
 

@@ -62,6 +62,10 @@ class Subscription:
                 # RuntimeError is what uvloop raises for a socket that was cut a moment ago.
                 failure = StateUnavailable(f"the subscription broke ({type(exc).__name__})")
                 break
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # `asyncio.wait_for` of Python 3.11, which the embedded backend uses, can lose a cancellation:
+                # whoever cancelled would wait for ever. The message is lost with it, as it would have been otherwise.
+                raise asyncio.CancelledError
             if reply is None:
                 continue
             kind = reply[0]

@@ -199,7 +199,11 @@ async def test_a_constellation_that_is_back_in_time_gets_what_ended_meanwhile_on
     session_id = await galaxy.task(command("echo"))
     asked = await device.expect("command")
     await (galaxy.abort() if how == "cut" else galaxy.close())
-    await asyncio.sleep(0.3)
+
+    async def noticed() -> bool:
+        return await cluster.b.holder_of(galaxy.client_id) in {"", None}
+
+    await eventually(noticed, "its node knows that it has gone")
     await device.answer(asked)
     await state_becomes(cluster.b, session_id, "completed")
     back = await guests.constellation(cluster.b, device.client_id, name=galaxy.name)

@@ -33,7 +33,8 @@ async def serves(node: Node, guests: Guests) -> None:
 # -- a herd ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("limited", [True, False], ids=["limited", "without the limit"])
 async def test_a_herd_is_let_in_bit_by_bit_and_probes_never_fail(own_cluster: MakeCluster, limited: bool) -> None:
-    cluster = own_cluster(1, connect_rate_per_s=400 if limited else 0, connect_burst=300)
+    # So few that the herd comes faster, however slowly a busy machine lets it come.
+    cluster = own_cluster(1, connect_rate_per_s=150 if limited else 0, connect_burst=300)
     herd = Herd(cluster.a, HERD)
     try:
         async with probed(cluster.a) as failures:
@@ -133,15 +134,16 @@ async def test_a_head_that_comes_byte_by_byte_does_not_get_more_time(own_cluster
 
 
 async def test_on_a_connection_that_is_used_again_the_next_head_has_its_own_deadline(own_cluster: MakeCluster) -> None:
-    cluster = own_cluster(1, head_timeout_s=1)
+    cluster = own_cluster(1, head_timeout_s=3)
     async with Raw(cluster.a) as again:
+        # Together longer than one head may take; each far from it.
         for _ in range(3):
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.1)
             await again.say("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b" 200 " in await again.head()
             assert await again.reader.readline() == b"ok\n"
         await again.say("GET /livez HTTP/1.1\r\nHos")
-        assert await again.is_cut(within_s=6)
+        assert await again.is_cut(within_s=8)
 
 
 async def test_a_head_without_end_is_refused(own_cluster: MakeCluster) -> None:
@@ -319,13 +321,16 @@ async def test_one_node_is_given_only_so_many_tasks_at_a_time(own_cluster: MakeC
     elsewhere = await guests.device(cluster.b)
 
     async def full(node: Node) -> bool:
-        answers = [await node.try_dispatch(d.client_id, HANG) for d in devices]
-        found = [a for a in answers if a.status_code == 429]
-        assert all("max_sessions_per_node" in a.json()["detail"] for a in found)
-        return bool(found)
+        for device in devices:
+            answer = await node.try_dispatch(device.client_id, HANG)
+            if answer.status_code == 429:
+                assert "max_sessions_per_node" in answer.json()["detail"]
+                return True
+            # What a node has accepted and not heard of yet may come on top: so it has heard of each.
+            await device.expect("command", session_id=answer.json()["session_id"])
+        return False
 
     await eventually(lambda: full(cluster.a), "the node is full, seen from itself", within_s=30)
-    running = await metric(cluster.a, 'aip_dispatches_total{outcome="accepted"}')
-    assert 20 <= running <= 24, "what it has accepted and not heard of yet may come on top"
+    assert await metric(cluster.a, 'aip_dispatches_total{outcome="accepted"}') == 20
     await eventually(lambda: full(cluster.b), "the node is full, seen from the other", within_s=30)
     assert (await cluster.a.try_dispatch(elsewhere.client_id, HANG)).status_code == 200

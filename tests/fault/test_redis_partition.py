@@ -9,7 +9,7 @@ import pytest
 from tests.fault.measures import ECHO
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.guests import Guests
-from tests.integration.harness.patience import eventually
+from tests.integration.harness.patience import SLACK, eventually, vanishes
 from tests.integration.harness.proxy import BlackHole
 from tests.integration.harness.redis_servers import needs_single_redis
 
@@ -34,6 +34,8 @@ async def test_a_node_without_redis_answers_in_time_and_its_devices_have_one_own
         devices = [await guests.device(node) for _ in range(3)]
         elsewhere = await guests.device(cluster.a)
 
+        cut = await node.node_id()
+
         hole.open_hole()
         for _ in range(2):
             began = time.monotonic()
@@ -41,14 +43,14 @@ async def test_a_node_without_redis_answers_in_time_and_its_devices_have_one_own
                 node.get("/readyz"), *(node.try_dispatch(elsewhere.client_id, ECHO) for _ in range(30))
             )
             print(f"30 dispatches without Redis: answered within {time.monotonic() - began:.1f} s")
-            assert time.monotonic() - began < ANSWERS_S
+            assert time.monotonic() - began < ANSWERS_S * SLACK
             assert {a.status_code for a in answers} == {503}
             assert (await node.get("/livez")).status_code == 200
         assert (await cluster.a.done((await cluster.a.dispatch(elsewhere.client_id, ECHO))["task_name"]))["state"] == (
             "completed"
         )
         # The lease runs out, and the other node settles what this one held.
-        await asyncio.sleep(6)
+        await vanishes(lambda: cluster.redis.mentions(cut), "the node that was cut off is taken for dead", within_s=20)
         hole.close_hole()
 
         await cluster.all_ready(within_s=20)

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_it_says_how_it_is_and_what_it_is() -> None:
     assert json.loads(_only("ENTRYPOINT")) == ["aip-node"]
     settings = rendered({}).named("ConfigMap", "-settings")["data"]
     assert set(_only("EXPOSE").split()) == {settings["AIP_PORT"], settings["AIP_METRICS_PORT"]}
+
+
+def test_it_has_what_a_node_can_use_and_nothing_of_a_device() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extras,) = [rest.removeprefix("EXTRAS=") for name, rest in BUILD if name == "ARG" and rest.startswith("EXTRAS=")]
+    assert set(extras.split(",")) == set(project["optional-dependencies"]) - {"device", "test", "bench"}
 
 
 def test_what_is_copied_is_what_the_builder_is_sent() -> None:

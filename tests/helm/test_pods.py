@@ -1,12 +1,15 @@
 """How pods run: restricted, probed without harm, found by who looks for them, and drained before they stop."""
 
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
-from lib.chart.rendering import Release, rendered, values_of
+from lib.chart.rendering import CHART, Release, rendered, values_of
 
 from node.settings import Settings
 from tests.helm.conftest import CASES
-from tests.helm.objects import Json, labels_of
+from tests.helm.objects import Json, labels_of, pod_specs
 
 Containers = list[tuple[str, dict[str, Any]]]
 
@@ -155,6 +158,18 @@ def test_nodes_start_anew_when_what_they_were_told_has_changed() -> None:
         deployment = rendered({"settings": {"connect_rate_per_s": value}}).named("Deployment", "-node")
         checksums.add(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/settings"])
     assert len(checksums) == 2
+
+
+def test_a_new_version_of_the_chart_alone_starts_nobody_anew(tmp_path: Path) -> None:
+    """Its nodes would make every device move, its Redis would be away."""
+    newer = tmp_path / "chart"
+    shutil.copytree(CHART, newer)
+    text = (newer / "Chart.yaml").read_text(encoding="utf-8")
+    (newer / "Chart.yaml").write_text(re.sub(r"(?m)^version: .*$", "version: 9.9.9", text), encoding="utf-8")
+    releases = [rendered({}, chart=chart).documents for chart in (CHART, newer)]
+    assert ["9.9.9" in str(release) for release in releases] == [False, True]
+    before, after = ([pod for _, pod in pod_specs(d for d in r if d["kind"] != "Pod")] for r in releases)
+    assert before == after
 
 
 def test_with_autoscaling_nobody_else_says_how_many() -> None:

@@ -49,6 +49,15 @@ def test_a_boolean_and_an_empty_text_reach_the_node() -> None:
     assert (told["AIP_LLM_STREAM"], told["AIP_ALLOWED_ORIGINS"]) == ("true", "")
 
 
+def test_a_node_believes_what_nginx_says_of_clients_only_where_nobody_else_gets_in() -> None:
+    def believed(values: dict[str, Any]) -> list[str]:
+        return [v["value"] for v in _node(rendered(values))["env"] if v["name"] == "FORWARDED_ALLOW_IPS"]
+
+    assert believed({}) == ["*"]
+    assert believed({"networkPolicy": {"enabled": False}}) == []
+    assert believed({"nginx": {"enabled": False}}) == []
+
+
 # -- Redis -----------------------------------------------------------------------------------------------------------
 def test_the_address_of_redis_is_one_without_a_password(release: Release) -> None:
     url = _told(release).get("AIP_REDIS_URL")
@@ -101,8 +110,9 @@ def test_the_bundled_redis_evicts_nothing_and_keeps_what_it_has() -> None:
     (claim,) = release.named("StatefulSet", "-redis")["spec"]["volumeClaimTemplates"]
     container = release.named("StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"][0]
     assert {"name": claim["metadata"]["name"], "mountPath": "/data"} in container["volumeMounts"]
-    used = {v["valueFrom"]["secretKeyRef"]["key"] for v in [*container["env"], *_node(release)["env"][1:]]}
-    assert used == {"redis-password"}
+    for variables in (container["env"], _node(release)["env"]):
+        used = [v["valueFrom"]["secretKeyRef"] for v in variables if "secretKeyRef" in v.get("valueFrom", {})]
+        assert used == [{"name": "aip-redis", "key": "redis-password"}]
 
 
 # -- secrets ---------------------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of the test's own."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=50)
+    # A node closes a connection that was idle for five seconds: at that very moment it must not be used again.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=4.0)
     async with httpx.AsyncClient(timeout=45.0, limits=limits, trust_env=False, verify=False) as client:  # noqa: S501
         yield client
 

@@ -109,7 +109,7 @@ async def test_a_session_that_others_ended_while_its_node_was_frozen_ends_at_its
 
 async def test_what_a_stop_could_not_settle_is_left_to_the_others(own_cluster: MakeCluster, guests: Guests) -> None:
     """Redis is silent while the node stops: its lease must stay behind, so that its sessions are found."""
-    cluster = own_cluster(2)
+    cluster = own_cluster(2, drain_deadline_s=2, shutdown_timeout_s=4, redis_timeout_s=1)
     device = await guests.device(cluster.a, answers=False)
     answer = await cluster.b.dispatch(device.client_id, command("echo", text="x"))
     await device.expect("command")

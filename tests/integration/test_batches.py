@@ -314,7 +314,7 @@ async def test_a_node_that_is_stopped_in_order_leaves_nothing_that_waits(
 ) -> None:
     cluster = own_cluster(2)
     device = await guests.device(cluster.b, answers=False)
-    tasks = [task(device.client_id, command("echo"), timeout_s=10) for _ in range(3)]
+    tasks = [task(device.client_id, command("echo"), timeout_s=5) for _ in range(3)]
     started = await start(cluster.a, tasks=tasks, window=1)
     await device.expect("command")
     await eventually(lambda: _noted(cluster.b, started["batch_id"]), "the first item has its session", within_s=20)

@@ -85,4 +85,7 @@ async def test_after_a_node_that_was_killed_while_it_dispatched_the_repetition_i
             assert post.result().json()["session_id"] == made[key]
     listed = {s["session_id"] for s in await cluster.b.sessions_of(device.client_id)}
     assert listed == set(made.values())
+    # Accepted is not delivered yet.
+    await eventually(lambda: device.count("task") >= len(keys), "every task has arrived")
+    await device.still_served()
     assert device.count("task") == len(keys)

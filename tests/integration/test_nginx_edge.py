@@ -84,6 +84,7 @@ def test_connections_of_one_address_can_be_limited(make_front: MakeFront) -> Non
         refused = get(f"{front.url}{ECHO}")
     assert refused.status_code == 429
     assert refused.json() == {"detail": "too many connections from this address"}
+    assert refused.headers.get_list("retry-after") == ["1"]
     assert front.nginx.line(ECHO)["limited"] == "connections"
 
 
@@ -97,6 +98,7 @@ def test_requests_of_one_address_can_be_limited_but_for_addresses_that_are_known
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert refused[0].json() == {"detail": "too many requests from this address"}
+    assert {answer.headers.get("retry-after") for answer in answers} == {None, "1"}
     assert len(front.seen(f"GET {ECHO}")) == len(answers) - len(refused)
 
     assert get(f"{front.url}{ECHO}", **{"X-Forwarded-For": "198.51.100.8"}).status_code == 200

@@ -1,6 +1,7 @@
 """A plan on real devices of a real cluster, and a device that dies while it runs."""
 
 import asyncio
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -26,11 +27,13 @@ def device(name: str, directory: Path, ws_url: str) -> Process:
     return Process(name, argv, directory / f"{name}.log", clean_environment())
 
 
-def diamond() -> dict[str, object]:
-    """One task, ten that depend on it, one that depends on those: twelve."""
+def diamond(gate: Path) -> dict[str, object]:
+    """One task, ten that depend on it and end once there is a file `gate`, one that depends on those: twelve."""
 
-    def echo(text: str, *, pause_s: float) -> list[dict[str, object]]:
-        return [{"tool_name": "execute_command", "parameters": {"command": f"sleep {pause_s}; echo {text}"}}]
+    def echo(text: str, *, first: str = "") -> list[dict[str, object]]:
+        return [{"tool_name": "execute_command", "parameters": {"command": f"{first}echo {text}", "timeout": 60}}]
+
+    wait = f"while [ ! -e {shlex.quote(str(gate))} ]; do sleep 0.05; done; "
 
     needs = {"platform": "linux"}
     middle = [
@@ -40,14 +43,14 @@ def diamond() -> dict[str, object]:
             "needs": needs,
             "depends_on": ["first"],
             "retries": 3,
-            "commands": echo(f"m{i}-{{{{ tasks.first.result[0].result.stdout | trim }}}}", pause_s=0.5),
+            "commands": echo(f"m{i}-{{{{ tasks.first.result[0].result.stdout | trim }}}}", first=wait),
         }
         for i in range(WIDTH)
     ]
     return {
         "name": "diamond",
         "tasks": [
-            {"id": "first", "request": "first", "needs": needs, "retries": 3, "commands": echo("one", pause_s=0)},
+            {"id": "first", "request": "first", "needs": needs, "retries": 3, "commands": echo("one")},
             *middle,
             {
                 "id": "last",
@@ -55,7 +58,7 @@ def diamond() -> dict[str, object]:
                 "needs": needs,
                 "retries": 3,
                 "depends_on": [f"m{i}" for i in range(WIDTH)],
-                "commands": echo("{{ tasks.m9.result[0].result.stdout | trim }}", pause_s=0),
+                "commands": echo("{{ tasks.m9.result[0].result.stdout | trim }}"),
             },
         ],
     }
@@ -65,6 +68,7 @@ async def test_a_diamond_of_twelve_ends_although_a_device_is_killed_halfway(
     own_cluster: MakeCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = own_cluster(3)
+    gate = tmp_path / "gate"
     devices = [
         device(f"worker-{i}", tmp_path, node.ws_url)
         for i, node in enumerate([cluster.a, cluster.b, cluster.c, cluster.a])
@@ -76,17 +80,18 @@ async def test_a_diamond_of_twelve_ends_although_a_device_is_killed_halfway(
         async def all_there() -> bool:
             return len((await cluster.a.get("/api/clients")).json()["online_clients"]) == len(devices)
 
-        await eventually(all_there, "the devices are registered")
+        await eventually(all_there, "the devices are registered", within_s=30)
 
         async with ConstellationClient(cluster.b.ws_url, name="galaxy") as client:
-            run = asyncio.create_task(run_plan(client, parse_plan(diamond())))
+            run = asyncio.create_task(run_plan(client, parse_plan(diamond(gate))))
 
             async def busy() -> bool:
                 sessions = (await cluster.c.get("/api/sessions?state=running&client_id=worker-0")).json()["sessions"]
                 return bool(sessions)
 
-            await eventually(busy, "the first device is at work")
+            await eventually(busy, "the first device is at work", within_s=30)
             devices[0].kill()
+            gate.touch()
             report = await asyncio.wait_for(run, 60)
 
         assert report.status == "completed"
@@ -99,5 +104,6 @@ async def test_a_diamond_of_twelve_ends_although_a_device_is_killed_halfway(
         with capsys.disabled():
             print(f"\n{report.to_mermaid()}\n{report.critical_path}")
     finally:
+        gate.touch()
         for one in devices:
             one.dispose()

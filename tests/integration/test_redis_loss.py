@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, Node, command
 from tests.integration.harness.guests import Guests, unique
-from tests.integration.harness.patience import eventually
+from tests.integration.harness.patience import SLACK, eventually
 from tests.integration.harness.redis_servers import RedisServers
 from tests.integration.harness.ufo import UfoDevice
 
@@ -150,11 +150,11 @@ async def test_after_redis_has_lost_everything_devices_are_reachable_again_on_th
     devices = [await guests.device(node) for node in cluster.nodes for _ in range(3)]
     galaxy = await guests.constellation(cluster.b, devices[0].client_id)
 
+    # Something that nobody brings back, as nodes bring back their clients: perhaps before we can look.
+    cluster.redis.topology.holder("aip:{lost}").client.set("aip:{lost}", "1", ex=600)
     cluster.redis.shut_down(keep_data=False)
     cluster.redis.start()
-    if cluster.redis.topology.kind == "single":
-        # Elsewhere the start takes so long that they may be back by now.
-        assert cluster.redis.registration(devices[0].client_id) == {}
+    assert cluster.redis.key_names("aip:{lost}") == []
 
     expected = sorted([*(d.client_id for d in devices), galaxy.client_id])
 
@@ -293,7 +293,7 @@ async def test_cut_connections_cost_no_accepted_task_and_no_task_runs_twice(
             dispatch = cluster.nodes[i % 2].try_dispatch(
                 devices[i % 6].client_id, command("echo", token=token), task_name=token
             )
-            answers.append(await asyncio.wait_for(dispatch, ANSWERS_S))
+            answers.append(await asyncio.wait_for(dispatch, ANSWERS_S * SLACK))
 
     with cutting(cluster.redis, "normal"):
         await asyncio.gather(*(send(i, token) for i, token in enumerate(tokens)))

@@ -35,6 +35,12 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
+{{- /* Labels of pods: without versions, or a new version of the chart alone would start them anew, Redis too. */ -}}
+{{- define "aip.podLabels" -}}
+{{ include "aip.selector" . }}
+app.kubernetes.io/part-of: aip-cluster
+{{- end }}
+
 {{- define "aip.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "aip.fullname" .) .Values.serviceAccount.name }}

@@ -7,6 +7,7 @@ where one agent's tool decides what the next works on, `[focus]`. UFO's device l
 
 import tomllib
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -57,8 +58,15 @@ class Platform:
             value = metadata.get(name)
             return value if isinstance(value, str) and value else None
 
+        if not metadata:
+            return _first_of(self.agents)
         default = self.agents[0] if self.agents else None
         return AgentNames(given("agent_name") or default, given("process_name"), given("root_name"))
+
+
+@cache
+def _first_of(agents: tuple[str, ...]) -> AgentNames:
+    return AgentNames(agents[0] if agents else None)
 
 
 def _load() -> dict[str, Platform]:

@@ -45,10 +45,10 @@ def values_of(path: Path) -> Values:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
-def rendered(values: Values, *, name: str = "aip", namespace: str = "agents") -> Release:
+def rendered(values: Values, *, name: str = "aip", namespace: str = "agents", chart: Path = CHART) -> Release:
     """What the chart is with `values`. Raises HelmError."""
-    with Chart.load(CHART) as chart:
-        texts = chart.render(values, name=name, namespace=namespace)
+    with Chart.load(chart) as loaded:
+        texts = loaded.render(values, name=name, namespace=namespace)
     notes = ""
     documents: list[Document] = []
     for path, text in sorted(texts.items()):

@@ -124,7 +124,8 @@ def test_a_signal_to_the_runner_leaves_nothing_running(tmp_path: Path, number: s
         "try: child.wait()\\nexcept KeyboardInterrupt: child.kill(); touch('cleaned')\"\n"
         "run_stages([[stage('long', code)]], at_once=1, env=os.environ, cwd=pathlib.Path.cwd())\n"
     )
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
+    # What a killed runner leaves is in the test's own folder.
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
     with subprocess.Popen([sys.executable, "-c", runner], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as gate:
         try:
             wait_until((tmp_path / "stage").exists, "the stage runs")

@@ -8,6 +8,7 @@ import pytest
 from shared_state import State
 from shared_state.bus import Bus
 from shared_state.errors import SessionNotFound
+from shared_state.routes import Subscription
 from shared_state.sessions import SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_session, end_session, publish
@@ -228,3 +229,26 @@ async def test_the_bus_outlives_a_restart_of_redis(own_redis: RedisServer) -> No
     await until(lambda: ear.gaps == 2 and ear.bus.subscribed, "the subscription stands again")
     await ear.bus.close()
     await state.close()
+
+
+async def test_listening_ends_when_it_is_cancelled_though_a_message_arrives_at_that_moment(state: State) -> None:
+    """In whichever turn of the loop: `asyncio.wait_for` of Python 3.11 loses a cancellation in one of them."""
+    for turns in range(40):
+        channel = f"channel-{turns}"
+        subscription = await state.connection.subscribe(channel)
+
+        async def listen(to: Subscription = subscription) -> None:
+            while True:
+                await to.next_message()
+
+        listening = asyncio.create_task(listen())
+        await asyncio.sleep(0.001)
+        saying = asyncio.create_task(state.connection.publish(channel, b"a message"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        listening.cancel()
+        ended, _ = await asyncio.wait([listening], timeout=PATIENCE_S / 10)
+        listening.cancel()
+        await asyncio.wait([listening, saying])
+        await subscription.close()
+        assert ended, f"cancelled {turns} turns after a message was said, it listens on"

@@ -7,6 +7,7 @@ would arrive (see `shared_state.bus`, which asks by probes).
 import asyncio
 from typing import Any, Protocol
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -55,7 +56,7 @@ class Subscription:
         """
         while True:
             try:
-                reply: Any = await self._socket.read_response(
+                reply = self._at_hand() or await self._socket.read_response(
                     timeout=LOOK_EVERY_S, disconnect_on_error=False, push_request=True
                 )
             except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
@@ -75,6 +76,19 @@ class Subscription:
             if kind in {b"unsubscribe", b"sunsubscribe"}:
                 failure = StateUnavailable("the server ended the subscription")
                 break
+        raise failure
+
+    def _at_hand(self) -> Any:
+        """A message that was read together with the one before; None if there is none. No time limit is set for it."""
+        reader: Any = getattr(self._socket._parser, "_reader", None)
+        if reader is None or not reader.has_data():
+            return None
+        try:
+            reply = reader.gets()
+            # Less than a whole message is an object of redis-py's own.
+            return reply if isinstance(reply, list) else None
+        except hiredis.HiredisError as exc:
+            failure = RedisConnectionError(str(exc))
         raise failure
 
     async def close(self) -> None:

@@ -19,11 +19,12 @@ __all__ = ["Events"]
 
 log = logging.getLogger(__name__)
 
-STREAM_BOUND = 10_000
+# Entries of the stream; each holds what one node noted within a moment, `BATCH` events at most.
+STREAM_BOUND = 2_000
 STREAM_LIFE_S = 86_400
 BUFFER_BOUND = 10_000
 FLUSH_EVERY_S = 0.1
-BATCH = 200
+BATCH = 32
 
 
 class Events:
@@ -60,7 +61,12 @@ class Events:
     async def tail(self, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events, newest first; each carries `at_ms`."""
         reply = await self._redis.command("XREVRANGE", self._key, "+", "-", "COUNT", limit)
-        return [{"at_ms": int(i.split(b"-")[0]), **orjson.loads(f[b"e"])} for i, f in reply]
+        found = [
+            {"at_ms": int(entry_id.partition(b"-")[0]), **orjson.loads(fields[number])}
+            for entry_id, fields in reply
+            for number in sorted(fields, key=int, reverse=True)
+        ]
+        return found[:limit]
 
     async def _run(self) -> None:
         while True:
@@ -72,11 +78,11 @@ class Events:
     async def _flush(self) -> None:
         while self._buffer:
             batch = [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
-            calls = [self._redis.command("XADD", self._key, "MAXLEN", "~", STREAM_BOUND, "*", "e", e) for e in batch]
-            calls.append(self._redis.command("EXPIRE", self._key, STREAM_LIFE_S))
-            outcome = await asyncio.gather(*calls, return_exceptions=True)
-            failed = sum(isinstance(o, StateError) for o in outcome[:-1])
-            if failed:
-                self.dropped += failed
-                log.warning("events dropped", extra={"count": failed})
+            fields = [x for number, event in enumerate(batch) for x in (number, event)]
+            added = self._redis.command("XADD", self._key, "MAXLEN", "~", STREAM_BOUND, "*", *fields)
+            kept = self._redis.command("EXPIRE", self._key, STREAM_LIFE_S)
+            outcomes = await asyncio.gather(added, kept, return_exceptions=True)
+            if isinstance(outcomes[0], StateError):
+                self.dropped += len(batch)
+                log.warning("events dropped", extra={"count": len(batch)})
                 return

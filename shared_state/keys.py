@@ -29,7 +29,7 @@ all of it otherwise.
 | `aip:batch:{<id>}` | hash | a batch and its items | its longest deadline, then as results |
 | `aip:idempotency:{<name>}` | hash | a request under a key: attempt, answer | `idempotency_ttl_s` |
 | `aip:sessions` | zset | the cluster's newest sessions, in order of time | as results |
-| `aip:events` | stream | the cluster's newest events | a day after the last one |
+| `aip:events` | stream | the cluster's newest events, many an entry | a day after the last one |
 """
 
 from functools import lru_cache

@@ -50,6 +50,7 @@ async def test_the_oldest_are_dropped_and_counted_when_too_many_wait(
 async def test_the_stream_is_capped(real_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     state = real_backend.state()
     monkeypatch.setattr(events, "STREAM_BOUND", 100)
+    monkeypatch.setattr(events, "BATCH", 1)
     for i in range(1_000):
         state.events.append("x", i=i)
     await state.events.close()

@@ -21,7 +21,8 @@ __all__ = ["MAX_PIPELINES", "Call", "Lane"]
 
 log = logging.getLogger(__name__)
 
-MAX_PIPELINES = 8
+# One on its way, one that is gathered behind it: with more, each carries less, and costs as much.
+MAX_PIPELINES = 2
 MAX_BATCH = 500
 
 Observer = Callable[[float, bool], None]

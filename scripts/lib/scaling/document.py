@@ -49,14 +49,14 @@ may touch one slot only. Lists of all clients and other reads are not part of it
 """
 KEYS = """## Where the load lies in a Redis Cluster
 
-Keys of a device share the tag `{client id}`, keys of a session `{session id}`, names of tasks and batches have their
-own: these spread over all shards as their ids do, and so does the bus, since a node's channel is a slot (sharded
-publications). A node's list of its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on it is
+Keys of a device carry one of 4,096 tags, by a hash of its id; a session whose id the cluster made carries the tag of its
+device, so that one script touches both; names of tasks and batches have tags of their own: these spread over all shards
+as their ids do, and so does the bus, since a node's channel is a slot (sharded publications). A node's list of its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on it is
 noted there every few seconds: as many slots as nodes. What has no id in its key is one slot, on one shard, whatever
 their number:
 
-- `aip:sessions`: the newest sessions of the cluster; every task adds itself and drops the oldest.
-- `aip:events`: the newest events of the cluster; every registration and every end of a task appends to it.
+- `aip:sessions`: the newest sessions of the cluster; every node adds its last ones, fifty times a second at most.
+- `aip:events`: the newest events of the cluster; every node appends what it noted, up to 32 events an entry.
 - `aip:due`: what is to be looked at later; devices that go away and tasks that wait for one are put there, and every
   node asks it once a second.
 - `aip:{nodes}:…`: leases and what nodes say of themselves; every node renews once a second, and is told all live

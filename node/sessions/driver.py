@@ -142,8 +142,9 @@ class Driver:
         step = await planner.next(task)
         task.tokens += step.tokens
         if planner.wants_tools or step.tokens.total:
-            self._metrics.llm_calls.labels(_outcome(step)).inc()
-            self._metrics.llm_seconds.observe(time.monotonic() - started)
+            if isinstance(step, Act) or step.asked:
+                self._metrics.llm_calls.labels(_outcome(step)).inc()
+                self._metrics.llm_seconds.observe(time.monotonic() - started)
             self._metrics.llm_tokens.labels("prompt").inc(step.tokens.prompt)
             self._metrics.llm_tokens.labels("completion").inc(step.tokens.completion)
             event = {

@@ -98,6 +98,8 @@ class Finish:
     result: Any = None
     error: str | None = None
     tokens: Tokens = field(default_factory=Tokens)
+    # A model was asked for it, whether it answered or not.
+    asked: bool = False
 
 
 Step = Act | Finish

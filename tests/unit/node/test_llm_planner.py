@@ -55,7 +55,7 @@ def turn(text: str = "") -> Turn:
 @both_ways
 async def test_words_without_a_call_are_the_result(stream: bool) -> None:
     async with planning(say("All tidy."), llm_stream=stream) as (planner, _):
-        assert await planner.next(task()) == Finish(result="All tidy.", tokens=Tokens(100, 10))
+        assert await planner.next(task()) == Finish(result="All tidy.", tokens=Tokens(100, 10), asked=True)
 
 
 @both_ways
@@ -118,7 +118,7 @@ async def test_a_slow_model_ends_the_task_with_a_reason(monkeypatch: pytest.Monk
     never = asyncio.Event()
     async with planning(say("late").after(never.wait), llm_timeout_s=0.2) as (planner, _):
         step = await planner.next(task())
-    assert step == Finish(error="The model's endpoint did not answer in time")
+    assert step == Finish(error="The model's endpoint did not answer in time", asked=True)
 
 
 @pytest.mark.parametrize(

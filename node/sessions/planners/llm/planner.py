@@ -48,7 +48,7 @@ class LlmPlanner:
         try:
             answer = await endpoint.ask(messages(task, functions), functions.described())
         except LlmError as exc:
-            return Finish(error=str(exc))
+            return Finish(error=str(exc), asked=True)
         return _step(answer, functions, len(task.turns) + 1)
 
     def _spent(self, task: Task) -> str | None:
@@ -78,4 +78,4 @@ def _step(answer: Answer, functions: Functions, number: int) -> Step:
         error = "The model's answer was cut off at its greatest length"
     elif not answer.text.strip():
         error = "The model answered with nothing"
-    return Finish(result=None if error else answer.text, error=error, tokens=answer.tokens)
+    return Finish(result=None if error else answer.text, error=error, tokens=answer.tokens, asked=True)

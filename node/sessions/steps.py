@@ -95,7 +95,10 @@ class Steps:
         at_ms = now_ms()
         session.behind.stamps["dispatched_ms"] = at_ms
         session.behind.entry_id = entry_id
-        self._note(session, at_ms, {"event": "dispatched", "node_id": self._node_id, **session.stages.facts})
+        event = {"event": "dispatched", "node_id": self._node_id, **session.stages.facts}
+        self._note(session, at_ms, event)
+        if _wants_progress(session):
+            self._background.spawn(self._service.tell_progress(session.order, event), "progress")
 
     async def note(self, session: LocalSession, event: dict[str, Any]) -> None:
         """Something happened. Waits only for progress to be told to whoever asked for it."""
@@ -144,5 +147,9 @@ class Steps:
             session.connection.taken.discard(behind.entry_id)
 
     async def _tell_progress(self, session: LocalSession, event: dict[str, Any]) -> None:
-        if session.order.owner and session.order.metadata.get("progress") is True:
+        if _wants_progress(session):
             await self._service.tell_progress(session.order, event)
+
+
+def _wants_progress(session: LocalSession) -> bool:
+    return bool(session.order.owner) and session.order.metadata.get("progress") is True

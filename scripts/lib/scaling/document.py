@@ -49,10 +49,11 @@ may touch one slot only. Lists of all clients and other reads are not part of it
 """
 KEYS = """## Where the load lies in a Redis Cluster
 
-Keys of a device carry one of 4,096 tags, by a hash of its id; a session whose id the cluster made carries the tag of its
-device, so that one script touches both; names of tasks and batches have tags of their own: these spread over all shards
-as their ids do, and so does the bus, since a node's channel is a slot (sharded publications). A node's list of its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on it is
-noted there every few seconds: as many slots as nodes. What has no id in its key is one slot, on one shard, whatever
+Keys of a device carry one of 4,096 tags, by a hash of its id; a session whose id the cluster made carries the tag of
+its device, so that one script touches both; names of tasks and batches have tags of their own: these spread over all
+shards as their ids do, and so does the bus, since a node's channel is a slot (sharded publications). A node's list of
+its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on it is noted there every few seconds: as
+many slots as nodes. What has no id in its key is one slot, on one shard, whatever
 their number:
 
 - `aip:sessions`: the newest sessions of the cluster; every node adds its last ones, fifty times a second at most.

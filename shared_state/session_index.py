@@ -1,9 +1,9 @@
 """The index of the cluster's newest sessions, in order of time: written behind, many at a time.
 
-It is one key that every dispatch of every node adds to, so a node gathers what it has to add for a moment
-(`FLUSH_AFTER_S`) and sends it in one call. Sessions do not need it to live, only to be listed: a node that dies in that
-moment, or finds Redis away, leaves its last sessions out of the list; each is still found by its id, its task's name,
-and its device. Bounded, here and in Redis.
+It is one key that every dispatch of every node adds to, so a node sends what came in one turn of its loop in one call,
+and nobody waits for it. Sessions do not need it to live, only to be listed: a node that dies in that moment, or finds
+Redis away, leaves its last sessions out of the list; each is still found by its id, its task's name, and its device.
+Bounded, here and in Redis.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 INDEX_BOUND = 100_000
 BATCH = 1_000
-FLUSH_AFTER_S = 0.02
 
 
 class SessionIndex:
@@ -31,7 +30,7 @@ class SessionIndex:
         self._key = keys.sessions()
         self._waiting: list[str] = []
         self._life_ms = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._writing: set[asyncio.Task[None]] = set()
 
     def add(self, place: str, life_ms: int) -> None:
@@ -40,8 +39,8 @@ class SessionIndex:
         self._life_ms = max(self._life_ms, life_ms)
         if len(self._waiting) >= BATCH:
             self._begin()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER_S, self._begin)
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._begin)
 
     async def remove(self, place: str) -> None:
         """Take a session off the list. Raises StateUnavailable; safe to repeat."""
@@ -59,9 +58,9 @@ class SessionIndex:
         await self.flush()
 
     def _begin(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         if not self._waiting:
             return
         places, self._waiting = self._waiting, []

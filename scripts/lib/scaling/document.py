@@ -56,7 +56,7 @@ its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on 
 many slots as nodes. What has no id in its key is one slot, on one shard, whatever
 their number:
 
-- `aip:sessions`: the newest sessions of the cluster; every node adds its last ones, fifty times a second at most.
+- `aip:sessions`: the newest sessions of the cluster; every node adds those of one turn of its loop in one call.
 - `aip:events`: the newest events of the cluster; every node appends what it noted, up to 32 events an entry.
 - `aip:due`: what is to be looked at later; devices that go away and tasks that wait for one are put there, and every
   node asks it once a second.

@@ -10,7 +10,7 @@ device can do is known from earlier dispatches (`Directory`); the second call ch
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from aip.ids import now_ms
 from node.sessions.directory import Directory
 from node.sessions.loads import NodeLoads
 from node.sessions.orders import commands_to_json, order_json
-from node.sessions.planners import Planner, Planners
+from node.sessions.planners import Planner, PlannerRefused, Planners
 from node.telemetry.metrics import Limit, Metrics
 from node.telemetry.trace import current_traceparent
 from shared_state import State
@@ -137,36 +137,35 @@ class Dispatcher:
             if looking is not None:
                 looking.cancel()
             raise
+
+        def session_for(found: Registration | None) -> Session:
+            return Session(
+                session_id=attempt.session_id,
+                client_id=client_id,
+                task_name=name,
+                request=request,
+                planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
+                owner=owner,
+                request_id=request_id,
+                created_ms=attempt.created_ms,
+                deadline_ms=attempt.created_ms + int(span_s * 1000),
+                timeout_s=timeout_s,
+                metadata=metadata,
+                commands=commands_to_json(commands),
+                response_id=attempt.token,
+                queue_until_ms=patience.until_ms(attempt.created_ms),
+                max_attempts=patience.max_attempts,
+                trace=current_traceparent(),
+            )
+
         try:
-            while True:
-                found = known or (await (looking or self._directory.look_up(client_id)))
-                session = Session(
-                    session_id=attempt.session_id,
-                    client_id=client_id,
-                    task_name=name,
-                    request=request,
-                    planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
-                    owner=owner,
-                    request_id=request_id,
-                    created_ms=attempt.created_ms,
-                    deadline_ms=attempt.created_ms + int(span_s * 1000),
-                    timeout_s=timeout_s,
-                    metadata=metadata,
-                    commands=commands_to_json(commands),
-                    response_id=attempt.token,
-                    queue_until_ms=patience.until_ms(attempt.created_ms),
-                    max_attempts=patience.max_attempts,
-                    trace=current_traceparent(),
-                )
-                if patience.queue_for_s is not None:
-                    # Before the session: whatever waits is looked at when it may wait no longer.
-                    await self._state.due.add(DueKind.SESSION, session.session_id, patience.queue_for_s + DUE_MARGIN_S)
-                believed = ANYONE if known is None or found is None else found.believed
-                if await self._send(session, believed, given_id=attempt.given_id):
-                    return session
-                # What was known of the device does not hold any more.
-                known = looking = None
-                self._directory.forget(client_id)
+            if patience.queue_for_s is not None:
+                # Before the session: whatever waits is looked at when it may wait no longer.
+                await self._state.due.add(DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S)
+            if known is not None and (sent := await self._send_as_known(known, session_for, attempt)) is not None:
+                return sent
+            session = session_for(await (looking or self._directory.look_up(client_id)))
+            await self._send(session, ANYONE, given_id=attempt.given_id)
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
@@ -178,6 +177,21 @@ class Dispatcher:
                 self._directory.forget(client_id)
             await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
             raise
+        return session
+
+    async def _send_as_known(
+        self, known: Registration, session_for: Callable[[Registration], Session], attempt: Attempt
+    ) -> Session | None:
+        """Send by what was known of the device. None if that may not hold any more: it is to be looked up."""
+        try:
+            session = session_for(known)
+        except (NotRegistered, PlannerRefused, TooManySessions):
+            # It may be able to do more by now, or be on another node.
+            session = None
+        if session is not None and await self._send(session, known.believed, given_id=attempt.given_id):
+            return session
+        self._directory.forget(known.client_id)
+        return None
 
     async def _send(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
         """Store the session and post its task; repeated once if the answer got lost, since both know themselves.

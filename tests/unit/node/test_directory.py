@@ -8,6 +8,7 @@ from node.sessions.directory import Directory
 from shared_state.clients import Clients
 from tests.support.asgi import Device, rest
 from tests.support.records import a_registration
+from tests.unit.node.conftest import MakeNode
 
 TASK = {"client_id": "device-1", "request": "do it", "commands": [{"tool_name": "echo"}]}
 
@@ -41,6 +42,28 @@ async def test_a_device_that_came_back_as_another_is_known_anew(node: Node) -> N
             assert (await _sent(api, commands=None)).status_code == 422
             assert (await _sent(api)).status_code == 200
         assert (await _sent(api)).status_code == 404
+
+
+async def test_a_device_that_came_back_able_to_do_more_is_not_refused(node: Node) -> None:
+    """A refusal by what was known of it would be repeated for ever: nothing else would look it up."""
+    async with rest(node) as api:
+        async with Device(node):
+            assert (await _sent(api)).status_code == 200
+            assert (await _sent(api, commands=None)).status_code == 422
+        async with Device(node, features=("autonomous",)):
+            assert (await _sent(api, commands=None)).status_code == 200
+
+
+async def test_a_device_that_left_a_full_node_is_not_refused(make_node: MakeNode) -> None:
+    """The limit of the node that it is on now is what counts."""
+    full, other = await make_node(max_sessions_per_node=1), await make_node(max_sessions_per_node=1)
+    async with rest(full) as api, Device(full, "busy") as busy:
+        assert (await _sent(api, client_id="busy")).status_code == 200
+        await busy.next_commands()
+        async with Device(full):
+            assert (await _sent(api)).status_code == 429
+        async with Device(other):
+            assert (await _sent(api)).status_code == 200
 
 
 async def test_whoever_was_asked_for_longest_ago_is_forgotten(node: Node) -> None:

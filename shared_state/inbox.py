@@ -13,6 +13,7 @@ from typing import Any
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import Keys
+from shared_state.session_record import Session, order_json
 from shared_state.voice import Voice
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "CLIENT_SESSIONS_BOUND",
     "INBOX_BOUND",
     "INBOX_LIFE_S",
+    "TASK",
     "Entry",
     "Inbox",
     "Posted",
     "SessionRef",
+    "task_message",
     "told",
 ]
 
@@ -34,6 +37,8 @@ ACTIVE_SLACK_S = 86_400
 READ = 100
 # Longer than any call is repeated.
 MARK_LIFE_MS = 60_000
+# What the message that starts a session begins with; its order follows.
+TASK = b"task\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class Inbox:
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""
-        listed = self._redis.command("ZREM", self._keys.client_sessions(client_id), _member(session))
+        listed = self._redis.command("LREM", self._keys.client_sessions(client_id), 1, _member(session))
         await self.settle(client_id, session.session_id)
         await listed
 
@@ -173,6 +178,11 @@ async def told(voice: Voice, reply: list[Any], client_id: str, max_sessions: int
     elif node_id:
         voice.note("inbox", receivers)
     return Posted(node_id, entry_id, receivers)
+
+
+def task_message(session: Session) -> bytes:
+    """The message that starts a session."""
+    return TASK + order_json(session)
 
 
 def _member(session: SessionRef) -> str:

@@ -18,10 +18,10 @@ all of it otherwise.
 | `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
 | `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms | as the longest deadline, plus a day |
 | `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
-| `aip:newest:{<tag>}:<id>` | zset | the client's newest sessions, in order of time | as results |
-| `aip:task:{<name>}` | hash | session id, and since when | as the session |
+| `aip:newest:{<tag>}:<id>` | list | the client's newest sessions, and when they were created | as results |
+| `aip:task:{<name>}` | string | the session that has the name, and the claim it got it by | as the session |
 | `aip:session:{<tag>}:<id>` | hash | the session | its deadline, then the retention of results |
-| `aip:steps:{<tag>}:<id>` | list | what happened in it: number, time, event (JSON) | as the session |
+| `aip:steps:{<tag>}:<id>` | list | what happened in it until its end: number, time, event (JSON) | as the session |
 | `aip:journal:{<tag>}:<id>` | list | its steps in full, for whoever takes it over | until it ends |
 | `aip:files:{<tag>}:<id>` | hash | file name → what is known of it (JSON) | as results |
 | `aip:chunk:{<tag>}:<n>:<its length>:<transfer>:<id>` | string | a piece of a file | an hour, then as results |

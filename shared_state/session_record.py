@@ -15,8 +15,10 @@ __all__ = [
     "Event",
     "Session",
     "SessionState",
+    "created_event",
     "event_json",
     "listed",
+    "order_json",
     "parse",
     "place",
     "stored_fields",
@@ -143,7 +145,10 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more."""
+    """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more.
+
+    `owner` and `task_name` are '' where nobody but REST asked for it, and the caller knew its device.
+    """
 
     session_id: str
     owner: str
@@ -171,32 +176,56 @@ def listed(entry: bytes) -> Event:
     return Event(f"{at_ms.decode()}-{number.decode()}", orjson.loads(facts))
 
 
+def order_json(session: Session, *, commands: bool = True) -> bytes:
+    """What was asked for, which never changes: as it is stored (without its `commands`), and as it travels (with)."""
+    fields: dict[str, Any] = {
+        "session_id": session.session_id,
+        "client_id": session.client_id,
+        "task_name": session.task_name,
+        "request": session.request,
+        "planner": session.planner,
+        "owner": session.owner,
+        "deadline_ms": session.deadline_ms,
+        "timeout_s": session.timeout_s,
+        "response_id": session.response_id,
+        "created_ms": session.created_ms,
+    }
+    if session.metadata:
+        fields["metadata"] = session.metadata
+    if session.trace:
+        fields["trace"] = session.trace
+    if commands and session.commands:
+        fields["commands"] = orjson.Fragment(session.commands)
+    return orjson.dumps(fields)
+
+
+def created_event(order: Mapping[str, Any]) -> Event:
+    """The first event of every session, told from its order."""
+    facts = {"event": "created", "client_id": order["client_id"], "task_name": order["task_name"]}
+    return Event(f"{order['created_ms']}-0", facts)
+
+
 def stored_fields(session: Session) -> list[str | bytes | int | float]:
-    """What is stored of a new session, but for its state: field, value, ..."""
+    """What is stored of a new session beside its state and its order: what scripts look at. Field, value, ..."""
     fields: list[str | bytes | int | float] = [
-        *("client_id", session.client_id, "task_name", session.task_name, "request", session.request),
-        *("created_ms", session.created_ms, "planner", session.planner, "deadline_ms", session.deadline_ms),
-        *("timeout_s", session.timeout_s, "response_id", session.response_id),
+        *("created_ms", session.created_ms, "deadline_ms", session.deadline_ms),
     ]
     if session.owner:
         fields += ["owner", session.owner]
     if session.request_id:
         fields += ["request_id", session.request_id]
-    if session.metadata:
-        fields += ["metadata", orjson.dumps(session.metadata)]
     if session.commands:
         fields += ["commands", session.commands]
     if session.queue_until_ms is not None:
         fields += ["queue_until_ms", session.queue_until_ms]
     if session.max_attempts > 1:
         fields += ["max_attempts", session.max_attempts]
-    if session.trace:
-        fields += ["trace", session.trace]
     return fields
 
 
 def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
     """The session from its hash."""
+    order = orjson.loads(fields[b"order"])
 
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode()
@@ -206,29 +235,30 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
 
     return Session(
         session_id=session_id,
-        client_id=text(b"client_id"),
-        task_name=text(b"task_name"),
-        request=text(b"request"),
-        planner=text(b"planner"),
-        owner=text(b"owner"),
+        client_id=order["client_id"],
+        task_name=order["task_name"],
+        request=order["request"],
+        planner=order["planner"],
+        owner=order["owner"],
+        request_id=text(b"request_id"),
         state=SessionState(text(b"state")),
-        created_ms=ms(b"created_ms") or 0,
-        deadline_ms=ms(b"deadline_ms") or 0,
-        timeout_s=float(text(b"timeout_s") or 0),
+        created_ms=order["created_ms"],
+        deadline_ms=order["deadline_ms"],
+        timeout_s=order["timeout_s"],
         dispatched_ms=ms(b"dispatched_ms"),
         started_ms=ms(b"started_ms"),
         ended_ms=ms(b"ended_ms"),
         node_id=text(b"node_id"),
         result=orjson.loads(fields[b"result"]) if b"result" in fields else None,
         error=text(b"error") or None,
-        metadata=orjson.loads(fields[b"metadata"]) if b"metadata" in fields else {},
+        metadata=order.get("metadata", {}),
         prompt_tokens=ms(b"prompt_tokens") or 0,
         completion_tokens=ms(b"completion_tokens") or 0,
         commands=fields.get(b"commands", b""),
-        response_id=text(b"response_id"),
+        response_id=order["response_id"],
         end_id=text(b"end_id"),
         queue_until_ms=ms(b"queue_until_ms"),
         attempts=ms(b"attempts") or 1,
         max_attempts=ms(b"max_attempts") or 1,
-        trace=text(b"trace"),
+        trace=order.get("trace", ""),
     )

@@ -13,7 +13,7 @@ A session is driven over one connection of its device. Steps carry that connecti
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,8 +30,10 @@ from shared_state.session_record import (
     Event,
     Session,
     SessionState,
+    created_event,
     event_json,
     listed,
+    order_json,
     parse,
     place,
     stored_fields,
@@ -43,6 +45,22 @@ __all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Event", "Session", "SessionS
 EVENTS_BOUND = 1_000
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
+
+
+class _Claim(NamedTuple):
+    """Who has a task's name: the claim's token, how long it was made for, and the session that the name means."""
+
+    token: str
+    life_ms: int
+    session_id: str
+
+    def written(self) -> bytes:
+        return f"{self.token} {self.life_ms} {self.session_id}".encode()
+
+    @classmethod
+    def read(cls, written: bytes) -> "_Claim":
+        token, life_ms, session_id = written.decode().split(" ", 2)
+        return cls(token, int(life_ms), session_id)
 
 
 class Sessions:
@@ -59,32 +77,35 @@ class Sessions:
     async def claim_task(self, task_name: str, session_id: str, *, token: str, span_s: float) -> str:
         """Make `task_name` mean `session_id`, which ends within `span_s`.
 
-        Returns the (ended) session id that had the name, '' if none.
-        `token` names this claim: the same may be repeated, while another claim for the same session id is another
-        claim. Raises TaskNameTaken while the session that has the name is under way.
+        Returns the (ended) session id that had the name, '' if none. `token` names this claim: the same may be
+        repeated, while another claim for the same session id is another claim. Raises TaskNameTaken while the session
+        that has the name is under way.
         """
-        replace = replaced = ""
-        while True:
-            reply = await self._redis.script(
-                "task_claim", [self._keys.task(task_name)], [session_id, replace, self._life_ms(span_s), token]
-            )
-            holder = reply[0].decode()
-            if not holder:
-                return replaced
-            if not await self._is_over(holder, claimed_ms_ago=int(reply[1])):
-                raise TaskNameTaken(task_name, holder)
-            # By its token: the name may be claimed anew for the same session id meanwhile.
-            replace, replaced = reply[2].decode(), holder
+        key, life_ms = self._keys.task(task_name), self._life_ms(span_s)
+        claim = _Claim(token, life_ms, session_id).written()
+        set_anew = await self._redis.command("SET", key, claim, "NX", "PX", life_ms)
+        held = claim if set_anew else await self._redis.command("GET", key)
+        replaced = ""
+        # It may have lived out its time between the two: then whatever is (not) there is replaced.
+        while held != claim:
+            if held is not None:
+                holder = _Claim.read(held)
+                if not await self._is_over(key, holder):
+                    raise TaskNameTaken(task_name, holder.session_id)
+                replaced = holder.session_id
+            held = await self._redis.script("task_claim", [key], [held or b"", claim, life_ms])
+        return replaced
 
     async def release_task(self, task_name: str, token: str, *, restore: str = "") -> None:
         """Undo the claim `token` for a session that never started. Safe to repeat."""
         await self._redis.script("task_release", [self._keys.task(task_name)], [token, restore])
 
-    async def _is_over(self, session_id: str, *, claimed_ms_ago: int) -> bool:
-        session = await self.find(session_id)
+    async def _is_over(self, key: str, claim: "_Claim") -> bool:
+        session = await self.find(claim.session_id)
         if session is None:
             # Claimed, and its session not stored yet; or, after a while, never, or not any more.
-            return claimed_ms_ago > UNSTORED_CLAIM_MS
+            left_ms = await self._redis.command("PTTL", key)
+            return bool(claim.life_ms - left_ms > UNSTORED_CLAIM_MS)
         return session.state in TERMINAL
 
     # -- the life of a session ---------------------------------------------------------------------------------
@@ -100,7 +121,10 @@ class Sessions:
         reply = await self._redis.script(
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id)],
-            [session.owner, life_ms, session.created_ms, session.request_id, *stored_fields(session)],
+            [
+                *(session.owner, life_ms, session.created_ms, session.request_id),
+                *("order", order_json(session, commands=False), *stored_fields(session)),
+            ],
             durable=durable,
         )
         if reply[0] == 2:
@@ -218,7 +242,7 @@ class Sessions:
             [
                 *(state, orjson.dumps(result) if result is not None else "", error or "", self._result_ttl_s * 1000),
                 *(self._voice.script_prefix, session_id, end_if, end_id, "" if generation is None else generation),
-                *(EVENTS_BOUND, behind.entry_id, len(behind.stamps), len(behind.events) + 1),
+                *(behind.entry_id, len(behind.stamps), len(behind.events) + 1),
                 *behind.arguments(now_ms()),
                 *(0, event),
                 *(x for pair in fields.items() for x in pair),
@@ -230,9 +254,12 @@ class Sessions:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
-        await self._tell(reply[4], "ended", session_id)
-        await self._tell(reply[5], "event", session_id)
-        return Ended(session_id, reply[1].decode(), reply[2].decode(), reply[3].decode(), settled=together)
+        await self._tell(reply[2], "ended", session_id)
+        await self._tell(reply[3], "event", session_id)
+        if not reply[1]:
+            return Ended(session_id, "", client_id, "", settled=together)
+        order = orjson.loads(reply[1])
+        return Ended(session_id, order["owner"], order["client_id"], order["task_name"], settled=together)
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
         """Have `node_id` told over the bus when the session ends, or, with `events`, of every event of it.
@@ -253,29 +280,26 @@ class Sessions:
 
     async def find_by_task(self, task_name: str) -> Session | None:
         """The newest session with this task name."""
-        session_id = await self._redis.command("HGET", self._keys.task(task_name), "session_id")
-        return await self.find(session_id.decode()) if session_id else None
+        held = await self._redis.command("GET", self._keys.task(task_name))
+        return await self.find(_Claim.read(held).session_id) if held else None
 
     async def events(self, session_id: str, *, after: str = "") -> list[Event]:
         """What happened in the session, in order; with `after`, what came behind that event."""
         k = self._keys
         seen = -1 if not after else int(after.partition("-")[2])
-        oldest = self._redis.command("LINDEX", k.session_events(session_id), 0)
-        created = self._redis.command("HMGET", k.session(session_id), "client_id", "task_name", "created_ms")
-        entries = await self._redis.command("LRANGE", k.session_events(session_id), seen + 1, -1)
-        oldest, (client_id, task_name, created_ms) = await oldest, await created
-        if oldest is None:
-            # Nothing has happened but its creation.
-            if seen >= 0 or created_ms is None:
-                return []
-            facts = {"event": "created", "client_id": client_id.decode(), "task_name": task_name.decode()}
-            return [Event(f"{created_ms.decode()}-0", facts)]
-        first = listed(oldest).number
-        if first > 0:
-            # The oldest are gone: the places in the list are not the numbers.
-            start = max(0, seen + 1 - first)
-            entries = await self._redis.command("LRANGE", k.session_events(session_id), start, -1)
-        return [event for event in map(listed, entries) if event.number > seen]
+        key = k.session_events(session_id)
+        # In the list, the place of an event is its number less one, unless the oldest are gone.
+        oldest = self._redis.command("LINDEX", key, 0)
+        kept = self._redis.command("HMGET", k.session(session_id), "order", "last_events")
+        entries = await self._redis.command("LRANGE", key, max(seen, 0), -1)
+        oldest, (order, last) = await oldest, await kept
+        gone = listed(oldest).number - 1 if oldest is not None else 0
+        if gone > 0:
+            entries = await self._redis.command("LRANGE", key, max(seen - gone, 0), -1)
+        found = list(map(listed, [*entries, *(last.split(b"\n") if last else ())]))
+        if order is not None and gone == 0:
+            found.insert(0, created_event(orjson.loads(order)))
+        return [event for event in found if event.number > seen]
 
     async def journal(self, session_id: str) -> list[dict[str, Any]]:
         """The steps of a session that is under way, in full and in order."""
@@ -297,12 +321,8 @@ class Sessions:
 
         A place whose session has lived out its time comes with None.
         """
-        if not client_id:
-            await self._index.flush()
-        key = self._keys.client_sessions(client_id) if client_id else self._keys.sessions()
-        top = f"({before}" if before else "+"
-        members = await self._redis.command("ZREVRANGEBYLEX", key, top, "-", "LIMIT", 0, limit)
-        places = [m.decode() for m in members]
+        places = await (self._places_of(client_id, before) if client_id else self._places(limit, before))
+        places = places[:limit]
         ids = [placed.partition(":")[2] for placed in places]
         pending = [self._redis.command("HGETALL", self._keys.session(s)) for s in ids]
         found = [(await reply) for reply in pending]
@@ -312,6 +332,19 @@ class Sessions:
             (placed, session if session and placed == place(session) else None)
             for placed, session in zip(places, sessions, strict=True)
         ]
+
+    async def _places(self, limit: int, before: str) -> list[str]:
+        """Of all sessions, newest first."""
+        await self._index.flush()
+        top = f"({before}" if before else "+"
+        members = await self._redis.command("ZREVRANGEBYLEX", self._keys.sessions(), top, "-", "LIMIT", 0, limit)
+        return [m.decode() for m in members]
+
+    async def _places_of(self, client_id: str, before: str) -> list[str]:
+        """Of one client's newest sessions, all of them: they came in no strict order."""
+        entries = await self._redis.command("LRANGE", self._keys.client_sessions(client_id), 0, -1)
+        places = sorted({entry.decode() for entry in entries}, reverse=True)
+        return [placed for placed in places if not before or placed < before]
 
     async def _tell(self, node_ids: bytes, kind: str, session_id: str) -> None:
         """Wake the nodes that a script named because it could not wake them itself."""

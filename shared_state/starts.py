@@ -5,10 +5,18 @@ whose id an orchestrator chose lives elsewhere; it is created first (`Sessions.c
 """
 
 from shared_state.connection import Connection
-from shared_state.inbox import ACTIVE_SLACK_S, CLIENT_SESSIONS_BOUND, INBOX_BOUND, INBOX_LIFE_S, Posted, told
+from shared_state.inbox import (
+    ACTIVE_SLACK_S,
+    CLIENT_SESSIONS_BOUND,
+    INBOX_BOUND,
+    INBOX_LIFE_S,
+    Posted,
+    task_message,
+    told,
+)
 from shared_state.keys import Keys
 from shared_state.session_index import SessionIndex
-from shared_state.session_record import Session, place, stored_fields
+from shared_state.session_record import Session, order_json, place, stored_fields
 from shared_state.voice import Voice
 
 __all__ = ["ANYONE", "Believed", "Starts"]
@@ -34,13 +42,12 @@ class Starts:
     async def start(
         self,
         session: Session,
-        message: bytes,
         *,
         believed: Believed = ANYONE,
         wait_s: float = 0.0,
         durable: bool = False,
     ) -> Posted | None:
-        """Store a session as `created` and leave its `message` for its device. None if the device is not as `believed`.
+        """Store a session as `created` and leave its task for its device. None if the device is not as `believed`.
 
         With `wait_s` the message waits for that long for a client that nobody knows, too. Safe to repeat. Raises
         NotRegistered, InboxFull or TooManySessions, and then nothing is stored; or StateUnavailable. `durable`: as for
@@ -59,7 +66,8 @@ class Starts:
                 k.session(session_id),
             ],
             [
-                *(client_id, message, INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
+                *(client_id, order_json(session, commands=False), task_message(session) if session.commands else ""),
+                *(INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
                 *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), place(session)),
                 *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
                 *believed,

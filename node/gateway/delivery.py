@@ -16,14 +16,13 @@ from node.sessions.orders import TaskOrder
 from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from shared_state.errors import StateError, StateUnavailable
-from shared_state.inbox import Entry, Inbox
+from shared_state.inbox import TASK, Entry, Inbox
 
 __all__ = ["Deliverer"]
 
 log = logging.getLogger(__name__)
 
 FRAME = b"frame\n"
-TASK = b"task\n"
 ENDED = b"ended\n"
 FILE = b"file\n"
 

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Sequence
 
 from aip.ids import now_ms
-from node.sessions.orders import order_json
 from node.sessions.planners import Planners
 from node.sessions.service import DEVICE_GONE, SessionService
 from shared_state import State
 from shared_state.due import DueKind
 from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateUnavailable
+from shared_state.inbox import task_message
 from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
 
 __all__ = ["Departures"]
@@ -103,7 +103,7 @@ class Departures:
         attempt = await self._state.sessions.requeue(session.session_id, session.attempts, unsent=unsent)
         if attempt is None:
             return False
-        message = b"task\n" + order_json(session)
+        message = task_message(session)
         message_id = f"attempt:{session.session_id}:{attempt}"
         try:
             await self._state.inbox.post(session.client_id, message, message_id=message_id, wait_s=max(1.0, left_s))

@@ -18,7 +18,7 @@ from aip import ClientType, Command, new_id
 from aip.ids import now_ms
 from node.sessions.directory import Directory
 from node.sessions.loads import NodeLoads
-from node.sessions.orders import commands_to_json, order_json
+from node.sessions.orders import commands_to_json
 from node.sessions.planners import Planner, PlannerRefused, Planners
 from node.telemetry.metrics import Limit, Metrics
 from node.telemetry.trace import current_traceparent
@@ -26,7 +26,7 @@ from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable, TooManySessions
-from shared_state.inbox import SessionRef
+from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
 from shared_state.sessions import Session
 from shared_state.starts import ANYONE, Believed
@@ -228,17 +228,17 @@ class Dispatcher:
         return self._planners.choose(planner, commands=commands, features=found.features)
 
     async def _start(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
-        message = b"task\n" + order_json(session)
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
         if not given_id and live_together(session.session_id, session.client_id):
-            posted = await self._state.starts.start(session, message, believed=believed, wait_s=wait_s, durable=True)
-            return posted is not None
+            return await self._state.starts.start(session, believed=believed, wait_s=wait_s, durable=True) is not None
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.
         await self._state.sessions.create(session, durable=True)
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
         try:
-            await self._state.inbox.post(session.client_id, message, session=ref, wait_s=wait_s, durable=True)
+            await self._state.inbox.post(
+                session.client_id, task_message(session), session=ref, wait_s=wait_s, durable=True
+            )
         except (NotRegistered, InboxFull, TooManySessions):
             await self._quietly(self._state.sessions.discard(session))
             raise

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from aip import Command
 from shared_state.sessions import Session
 
-__all__ = ["TaskOrder", "commands_to_json", "order_json"]
+__all__ = ["TaskOrder", "commands_to_json"]
 
 
 @dataclass(slots=True)
@@ -67,29 +67,6 @@ class TaskOrder:
             return cls(**data)
         except TypeError as exc:
             raise ValueError(f"not an order: {exc}") from None
-
-
-def order_json(session: Session) -> bytes:
-    """The order of a stored session, as it travels."""
-    fields: dict[str, Any] = {
-        "session_id": session.session_id,
-        "client_id": session.client_id,
-        "task_name": session.task_name,
-        "request": session.request,
-        "planner": session.planner,
-        "owner": session.owner,
-        "deadline_ms": session.deadline_ms,
-        "timeout_s": session.timeout_s,
-        "response_id": session.response_id,
-        "created_ms": session.created_ms,
-    }
-    if session.metadata:
-        fields["metadata"] = session.metadata
-    if session.trace:
-        fields["trace"] = session.trace
-    if session.commands:
-        fields["commands"] = orjson.Fragment(session.commands)
-    return orjson.dumps(fields)
 
 
 def commands_to_json(commands: Sequence[Command]) -> bytes:

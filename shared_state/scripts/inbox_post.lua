@@ -3,7 +3,7 @@
 -- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions   5 mark of a posted message
 -- ARGV  1 client id   2 message   3 bound of the inbox   4 life of the inbox, ms   5 channel prefix ('' = the caller publishes)
 --       6 session id ('' = the message starts no session)   7 its deadline, ms   8 life of the set of active sessions, ms
---       9 member for the newest sessions   10 their bound   11 their life, ms   12 life of the mark, ms ('' = no mark)
+--       9 entry for the newest sessions   10 their bound   11 their life, ms   12 life of the mark, ms ('' = no mark)
 --       13 '1' = also for a client that nobody knows   14 bound of the active sessions   15 now, ms: those whose deadline is
 --       over do not count
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was posted before), receivers};
@@ -11,7 +11,8 @@
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
 local node = there[1] or ''
 if not there[2] and ARGV[13] ~= '1' then return {0} end
-if ARGV[6] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[9]) then return {1, node, '', 1} end
+-- Whatever is repeated is repeated soon.
+if ARGV[6] ~= '' and redis.call('LPOS', KEYS[4], ARGV[9], 'MAXLEN', 100) then return {1, node, '', 1} end
 if ARGV[6] ~= '' and redis.call('ZCOUNT', KEYS[3], ARGV[15], '+inf') >= tonumber(ARGV[14]) then return {-2} end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
 if ARGV[12] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[12]) then return {1, node, '', 1} end
@@ -20,8 +21,7 @@ if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KE
 if ARGV[6] ~= '' then
   redis.call('ZADD', KEYS[3], ARGV[7], ARGV[6])
   if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then redis.call('PEXPIRE', KEYS[3], ARGV[8]) end
-  redis.call('ZADD', KEYS[4], 0, ARGV[9])
-  redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[10]))
+  if redis.call('LPUSH', KEYS[4], ARGV[9]) > tonumber(ARGV[10]) then redis.call('LTRIM', KEYS[4], 0, ARGV[10] - 1) end
   redis.call('PEXPIRE', KEYS[4], ARGV[11])
 end
 local receivers = 0

@@ -8,46 +8,46 @@
 -- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
 --       {-2, state} a newer connection drives it
 -- uses: _events
-local there = redis.call('HMGET', KEYS[1], 'state', 'followers', 'generation')
+local there = redis.call('HMGET', KEYS[1], 'state', 'followers', 'generation', 'events', 'dispatched_ms', 'started_ms')
 local state = there[1]
-if state and ARGV[4] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[4]) then
-  if state ~= 'completed' and state ~= 'failed' and state ~= 'cancelled' and state ~= 'timed_out' then
-    return {-2, state}
-  end
-end
+local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
+if state and not ended and ARGV[4] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[4]) then return {-2, state} end
 if ARGV[6] ~= '' then redis.call('XDEL', KEYS[4], ARGV[6]) end
 if not state then return {-1} end
-if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return {0, state} end
-if ARGV[4] ~= '' and there[3] ~= ARGV[4] then redis.call('HSET', KEYS[1], 'generation', ARGV[4]) end
+if ended then return {0, state} end
+local fields = {}
+local function set(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
+end
+if ARGV[4] ~= '' and there[3] ~= ARGV[4] then set('generation', ARGV[4]) end
 if ARGV[1] ~= '' and not (ARGV[1] == 'dispatched' and state == 'running') then
   state = ARGV[1]
-  redis.call('HSET', KEYS[1], 'state', state)
+  set('state', state)
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = 10
+local stamped = {dispatched_ms = there[5], started_ms = there[6]}
 for _ = 1, tonumber(ARGV[7]) do
-  redis.call('HSETNX', KEYS[1], ARGV[at], string.format('%.0f', now - ARGV[at + 1]))
+  if not stamped[ARGV[at]] then set(ARGV[at], string.format('%.0f', now - ARGV[at + 1])) end
   at = at + 2
 end
 local events = tonumber(ARGV[8])
-local first = at
+if events > 0 then set('events', note_events(at, events, now, tonumber(there[4] or '0'), tonumber(ARGV[5]))) end
 at = at + 2 * events
 local entries = tonumber(ARGV[9])
 if entries > 0 then
   redis.call('RPUSH', KEYS[3], unpack(ARGV, at, at + entries - 1))
   redis.call('PEXPIRE', KEYS[3], math.max(redis.call('PTTL', KEYS[1]), 1))
+  set('journaled', '1')
   at = at + entries
 end
-if #ARGV >= at then redis.call('HSET', KEYS[1], unpack(ARGV, at)) end
-if events > 0 then
-  if note_events(first, events, now, tonumber(ARGV[5])) then
-    redis.call('PEXPIRE', KEYS[2], math.max(redis.call('PTTL', KEYS[1]), 1))
-  end
-  if there[2] and ARGV[2] ~= '' then
-    for node in string.gmatch(there[2], '[^\n]+') do
-      redis.call('PUBLISH', ARGV[2] .. node, 'event\n' .. ARGV[3])
-    end
+for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
+if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
+if events > 0 and there[2] and ARGV[2] ~= '' then
+  for node in string.gmatch(there[2], '[^\n]+') do
+    redis.call('PUBLISH', ARGV[2] .. node, 'event\n' .. ARGV[3])
   end
 end
 return {1, state, there[2] or ''}

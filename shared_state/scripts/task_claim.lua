@@ -1,13 +1,8 @@
--- Give a task name to a session, unless another claim has it. Safe to repeat with the same token.
+-- Give a task name to a session in place of whoever has it, if that is still who the caller found. Safe to repeat.
 -- KEYS  1 task
--- ARGV  1 session id   2 token of the claim that may be replaced ('' = none)   3 life, ms   4 token of this claim
--- reply {''} if claimed, else {session id that has the name, how long ago it was claimed in ms, token of that claim}
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local claim = redis.call('HMGET', KEYS[1], 'session_id', 'claimed_ms', 'token')
-if claim[1] and claim[3] ~= ARGV[4] and claim[3] ~= ARGV[2] then
-  return {claim[1], now - tonumber(claim[2]), claim[3]}
-end
-redis.call('HSET', KEYS[1], 'session_id', ARGV[1], 'claimed_ms', string.format('%d', now), 'token', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {''}
+-- ARGV  1 the claim that was found ('' = none)   2 the claim   3 its life, ms
+-- reply the claim that stands
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return held end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return ARGV[2]

@@ -6,10 +6,9 @@ import pytest
 
 from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
-from node.sessions.orders import order_json
 from node.sessions.resumption import NOT_REPEATABLE, STARTED_ANEW
 from shared_state.errors import Fenced, StateUnavailable
-from shared_state.inbox import Entry, Posted
+from shared_state.inbox import Entry, Posted, task_message
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
 from tests.support.wait import until
@@ -233,7 +232,7 @@ async def test_a_task_that_was_left_in_the_inbox_after_it_was_begun_is_not_begun
 async def _leave_in_inbox(node: Node, session_id: str) -> None:
     session = await node.state.sessions.find(session_id)
     assert session is not None
-    await node.state.inbox.post("device-1", b"task\n" + order_json(session))
+    await node.state.inbox.post("device-1", task_message(session))
 
 
 async def test_what_an_older_connection_still_drives_is_fenced_before_its_journal_is_read(
@@ -358,9 +357,9 @@ async def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_session(
     genuine = node.state.starts.start
     tries: list[str] = []
 
-    async def start(session: Session, message: bytes, **rest: Any) -> Posted | None:
+    async def start(session: Session, **rest: Any) -> Posted | None:
         tries.append(session.session_id)
-        posted = await genuine(session, message, **rest) if stored or len(tries) > 1 else None
+        posted = await genuine(session, **rest) if stored or len(tries) > 1 else None
         if len(tries) == 1:
             raise StateUnavailable("Redis cannot be reached")
         return posted

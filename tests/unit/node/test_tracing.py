@@ -17,10 +17,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from aip import Result, ResultStatus
 from node.app import Node
-from node.sessions.orders import TaskOrder, order_json
+from node.sessions.orders import TaskOrder
 from node.settings import Settings
 from node.telemetry import tracing
 from node.telemetry.tracing import Tracing, tracing_for
+from shared_state.session_record import order_json
 from shared_state.sessions import Session
 from tests.support.asgi import Device, Socket, rest
 from tests.support.spans import Span, of_sdk, only

@@ -92,7 +92,7 @@ async def _every_operation(state: State) -> None:
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
     await state.sessions.requeue(session.session_id, 1)
     beside = a_session(new_session_id("device-1"), client_id="device-1")
-    posted = await state.starts.start(beside, b"task")
+    posted = await state.starts.start(beside)
     assert posted is not None
     behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")], entry_id=posted.entry_id)
     await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind, client_id="device-1")
@@ -101,7 +101,8 @@ async def _every_operation(state: State) -> None:
     await state.due.add(DueKind.CLIENT, "device-1", 0)
     await state.due.done((await state.due.claim())[0])
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
-    await state.sessions.release_task(session.task_name, "t")
+    await state.sessions.claim_task(session.task_name, new_session_id("device-1"), token="u", span_s=60)
+    await state.sessions.release_task(session.task_name, "u")
     await state.nodes.reaped("node-a")
     await state.batches.note("batch-1", 0, BatchItem("device-1"))
     await state.idempotency.claim("k", "request", "holder", b"{}")

@@ -8,6 +8,7 @@ import pytest
 from shared_state import State, starts
 from shared_state.clients import Registration
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
+from shared_state.inbox import task_message
 from shared_state.keys import new_session_id
 from shared_state.sessions import Behind, Ended, Session, SessionState
 from tests.support.backends import Backend
@@ -43,11 +44,11 @@ async def _counts(state: State) -> tuple[int, int]:
 
 async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
     session = _new(metadata={"a": 1}, commands=b"[]", owner="boss")
-    posted = await state.starts.start(session, b"task")
+    posted = await state.starts.start(session)
     assert posted is not None
     assert posted.node_id == "node-a"
     assert await state.sessions.find(session.session_id) == session
-    assert [e.message for e in await state.inbox.read("device-1")] == [b"task"]
+    assert [e.message for e in await state.inbox.read("device-1")] == [task_message(session)]
     assert await _counts(state) == (1, 1)
     for client_id in (None, "device-1"):
         listed = await state.sessions.page(client_id=client_id, limit=5)
@@ -56,10 +57,10 @@ async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
 
 async def test_repeated_it_begins_nothing_twice(state: State) -> None:
     session = _new()
-    outcomes = await asyncio.gather(*(state.starts.start(session, b"task") for _ in range(20)))
+    outcomes = await asyncio.gather(*(state.starts.start(session) for _ in range(20)))
     assert len([o for o in outcomes if o is not None and o.entry_id]) == 1
     await end_session(state, session.session_id, client_id="device-1")
-    await state.starts.start(session, b"task")
+    await state.starts.start(session)
     found = await state.sessions.find(session.session_id)
     assert found is not None
     assert found.state is SessionState.COMPLETED
@@ -69,9 +70,9 @@ async def test_repeated_it_begins_nothing_twice(state: State) -> None:
 async def test_for_nobody_nothing_is_left(state: State) -> None:
     session = a_session(new_session_id("nobody"), client_id="nobody")
     with pytest.raises(NotRegistered):
-        await state.starts.start(session, b"task")
+        await state.starts.start(session)
     assert await state.sessions.find(session.session_id) is None
-    posted = await state.starts.start(session, b"task", wait_s=60.0)
+    posted = await state.starts.start(session, wait_s=60.0)
     assert posted is not None
     assert posted.node_id == ""
 
@@ -80,14 +81,15 @@ async def test_for_nobody_nothing_is_left(state: State) -> None:
 async def test_over_a_limit_nothing_is_left(state: State, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     if limit == "inbox":
         monkeypatch.setattr(starts, "INBOX_BOUND", 3)
-        for _ in range(3):
+        await state.starts.start(_new())
+        for _ in range(2):
             await state.inbox.post("device-1", b"x")
     else:
         for _ in range(3):
-            await state.starts.start(_new(), b"task")
+            await state.starts.start(_new())
     before, session = await _counts(state), _new()
     with pytest.raises(InboxFull if limit == "inbox" else TooManySessions):
-        await state.starts.start(session, b"task")
+        await state.starts.start(session)
     assert await _counts(state) == before
     assert await state.sessions.find(session.session_id) is None
 
@@ -95,21 +97,21 @@ async def test_over_a_limit_nothing_is_left(state: State, monkeypatch: pytest.Mo
 async def test_what_is_believed_of_a_client_is_checked(state: State, registration: Registration) -> None:
     found = await state.clients.find("device-1")
     assert found is not None
-    assert await state.starts.start(_new(), b"task", believed=found.believed) is not None
+    assert await state.starts.start(_new(), believed=found.believed) is not None
     await state.clients.touch("device-1", registration.connection_id, features=frozenset({"cli"}))
-    assert await state.starts.start(_new(), b"task", believed=found.believed) is None, "it can do something else"
+    assert await state.starts.start(_new(), believed=found.believed) is None, "it can do something else"
     now = await state.clients.find("device-1")
     assert now is not None
     await state.clients.leave("device-1", registration.connection_id)
     await state.clients.register(a_registration(features=frozenset({"cli"})))
-    assert await state.starts.start(_new(), b"task", believed=now.believed) is None, "it is another registration"
+    assert await state.starts.start(_new(), believed=now.believed) is None, "it is another registration"
     assert await _counts(state) == (1, 1)
 
 
 async def test_what_is_behind_goes_with_the_end(state: State) -> None:
     """One call: what was handed over is taken off, the session is settled, and its events are in order."""
     session = _new()
-    posted = await state.starts.start(session, b"task")
+    posted = await state.starts.start(session)
     assert posted is not None
     assert [e.facts["event"] for e in await state.sessions.events(session.session_id)] == ["created"]
     behind = Behind(
@@ -131,7 +133,7 @@ async def test_what_is_behind_goes_with_the_end(state: State) -> None:
 
 async def test_of_an_end_that_came_too_late_the_entry_is_taken_off_too(state: State) -> None:
     session = _new()
-    posted = await state.starts.start(session, b"task")
+    posted = await state.starts.start(session)
     assert posted is not None
     await end_session(state, session.session_id, SessionState.CANCELLED)
     late = await end_session(state, session.session_id, client_id="device-1", behind=Behind(entry_id=posted.entry_id))
@@ -141,7 +143,7 @@ async def test_of_an_end_that_came_too_late_the_entry_is_taken_off_too(state: St
 
 async def test_what_is_noted_late_does_not_undo_what_was_noted_at_once(state: State) -> None:
     session = _new()
-    await state.starts.start(session, b"task")
+    await state.starts.start(session)
     await state.sessions.advance(session.session_id, SessionState.RUNNING)
     now = await state.sessions.advance(
         session.session_id, SessionState.DISPATCHED, behind=Behind(stamps={"dispatched_ms": session.created_ms})
@@ -152,7 +154,7 @@ async def test_what_is_noted_late_does_not_undo_what_was_noted_at_once(state: St
 async def test_of_many_events_the_oldest_go_and_numbers_stay(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared_state.sessions.EVENTS_BOUND", 5)
     session = _new()
-    await state.starts.start(session, b"task")
+    await state.starts.start(session)
     for n in range(9):
         await state.sessions.advance(session.session_id, None, event={"event": "x", "n": n})
     events = await state.sessions.events(session.session_id)

@@ -27,6 +27,10 @@ class Mailbox(Generic[_T]):
         """Whether nothing is there."""
         return not self._messages
 
+    def awaited(self) -> bool:
+        """Whether nothing is there, and somebody waits for it."""
+        return self._reader is not None and not self._reader.done() and not self._messages
+
     def put_nowait(self, message: _T) -> None:
         """Leave a message. Never waits."""
         self._messages.append(message)

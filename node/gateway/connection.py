@@ -22,7 +22,7 @@ from node.gateway.closing import Close
 from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
 
-__all__ = ["Connection", "Delivery", "Receive", "Send"]
+__all__ = ["Connection", "Delivery", "Message", "Receive", "Send"]
 
 log = logging.getLogger(__name__)
 

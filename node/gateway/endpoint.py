@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
@@ -21,7 +22,7 @@ from node.auth import Auth, origin_allowed
 from node.background import Background
 from node.gateway.admission import Admission, Place, TurnedAway
 from node.gateway.closing import Close
-from node.gateway.connection import Connection, Receive, Send
+from node.gateway.connection import Connection, Message, Receive, Send
 from node.gateway.handlers import Handlers
 from node.gateway.leaving import Leaving
 from node.gateway.pulse import Pulse
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # In a socket's scope.
 PULSE = "aip.pulse"
+# In what a socket told: what was made of it already, and when it came.
+HEARD = "aip.heard"
 # Nobody is known yet: little is read of them.
 REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
@@ -140,7 +143,8 @@ class Endpoint:
     async def _register(self, connection: Connection, receive: Receive) -> bool:
         try:
             async with asyncio.timeout(self._register_timeout_s):
-                frame, _ = await _next_frame(receive)
+                event = await receive()
+                frame = _frame_of(event) if event["type"] == "websocket.receive" else None
         except TimeoutError:
             self._metrics.registrations.labels("timeout").inc()
             return await self._refuse(
@@ -184,53 +188,80 @@ class Endpoint:
 
     async def _serve(self, connection: Connection, receive: Receive) -> int | None:
         """Returns the code that the peer closed the socket with."""
-        message: ClientMessage | FileFrame | None
-        while True:
-            # An idle socket does not keep the last thing that was said over it.
-            frame = message = None
-            frame, code = await _next_frame(receive)
-            if frame is None:
-                return code
-            came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
-            self._metrics.received_bytes.inc(_size(frame))
-            if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
-                self._metrics.messages_in["binary"].inc()
-                await self._transfers.on_binary(connection, frame)
-                continue
+        connection.pulse.listen(partial(self._hear, connection))
+        try:
+            while True:
+                # An idle socket does not keep the last thing that was said over it.
+                event = None
+                event = await receive()
+                if event["type"] != "websocket.receive":
+                    code: int | None = event.get("code")
+                    return code
+                if HEARD in event or not self._hear(connection, event):
+                    await self._go_on(connection, *event[HEARD])
+        finally:
+            connection.pulse.listen(None)
+
+    def _hear(self, connection: Connection, event: Message) -> bool:
+        """Deal with what came. False if that has to wait for something: `_go_on` does it, with what `event` says then.
+
+        Never raises.
+        """
+        came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
+        frame = _frame_of(event)
+        self._metrics.received_bytes.inc(_size(frame))
+        if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
+            self._metrics.messages_in["binary"].inc()
+            event[HEARD] = frame, came_at
+            return False
+        try:
+            message = decode_client_frame(frame)
+        except ProtocolError as exc:
+            self._metrics.messages_in["invalid"].inc()
+            connection.send_error(str(exc))
+            return True
+        self._metrics.messages_in[message.type].inc()
+        if isinstance(message, ClientMessage):
             try:
-                message = decode_client_frame(frame)
-            except ProtocolError as exc:
-                self._metrics.messages_in["invalid"].inc()
-                connection.send_error(str(exc))
-                continue
-            if not isinstance(message, ClientMessage):
-                self._metrics.messages_in[message.type].inc()
-                await self._transfers.on_header(connection, message)
-                self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
-                continue
-            self._metrics.messages_in[message.type].inc()
-            try:
-                await self._handlers.handle(connection, message)
-            except StateUnavailable as exc:
-                connection.send_error(f"The cluster cannot serve this now: {exc}", session_id=message.session_id)
+                handled = self._handlers.handle_at_once(connection, message)
             except Exception:
-                log.exception("a message could not be handled", extra={"client_id": connection.client_id})
-                connection.send_error("The message could not be handled", session_id=message.session_id)
-            self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
+                self._on_failure(connection, message)
+                handled = True
+            if handled:
+                self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
+                return True
+        event[HEARD] = message, came_at
+        return False
+
+    async def _go_on(self, connection: Connection, heard: ClientMessage | FileFrame | bytes, came_at: float) -> None:
+        if isinstance(heard, bytes):
+            await self._transfers.on_binary(connection, heard)
+            return
+        if not isinstance(heard, ClientMessage):
+            await self._transfers.on_header(connection, heard)
+        else:
+            try:
+                await self._handlers.handle(connection, heard)
+            except StateUnavailable as exc:
+                connection.send_error(f"The cluster cannot serve this now: {exc}", session_id=heard.session_id)
+            except Exception:
+                self._on_failure(connection, heard)
+        self._metrics.handled[heard.type].observe(time.perf_counter() - came_at)
+
+    @staticmethod
+    def _on_failure(connection: Connection, message: ClientMessage) -> None:
+        log.exception("a message could not be handled", extra={"client_id": connection.client_id})
+        connection.send_error("The message could not be handled", session_id=message.session_id)
 
 
 def _size(frame: bytes | str) -> int:
     return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
 
 
-async def _next_frame(receive: Receive) -> tuple[bytes | str | None, int | None]:
-    """The next message of the peer; None, and the code of its close, once it is gone."""
-    message = await receive()
-    if message["type"] != "websocket.receive":
-        return None, message.get("code")
-    text: str | None = message.get("text")
-    data: bytes | None = message.get("bytes")
-    return (text if text is not None else data), None
+def _frame_of(event: Message) -> bytes | str:
+    text: str | None = event.get("text")
+    data: bytes = event.get("bytes") or b""
+    return text if text is not None else data
 
 
 async def _deny(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:

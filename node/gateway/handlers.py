@@ -46,26 +46,42 @@ class Handlers:
         self._registrar = registrar
         self._runner = runner
         self._devices = devices
-        self._by_type: dict[ClientMessageType, Callable[[Connection, ClientMessage], Awaitable[None]]] = {
+        # What never waits is done in the turn in which it came.
+        self._at_once: dict[ClientMessageType, Callable[[Connection, ClientMessage], None]] = {
             ClientMessageType.HEARTBEAT: self._heartbeat,
+            ClientMessageType.COMMAND_RESULTS: runner.on_results,
+            ClientMessageType.TASK_END: runner.on_task_end,
+            ClientMessageType.ERROR: self._error,
+        }
+        self._in_time: dict[ClientMessageType, Callable[[Connection, ClientMessage], Awaitable[None]]] = {
             ClientMessageType.TASK: tasks.take,
-            ClientMessageType.COMMAND_RESULTS: self._command_results,
-            ClientMessageType.TASK_END: self._task_end,
             ClientMessageType.DEVICE_INFO_REQUEST: self._device_info_request,
             ClientMessageType.DEVICE_INFO_RESPONSE: self._device_info_response,
-            ClientMessageType.ERROR: self._error,
-            ClientMessageType.REGISTER: self._register_again,
         }
 
-    async def handle(self, connection: Connection, message: ClientMessage) -> None:
-        """Act on a message. Raises StateUnavailable; anything the client did wrong is answered here."""
+    def handle_at_once(self, connection: Connection, message: ClientMessage) -> bool:
+        """Act on a message. False, and nothing done, if that has to wait for something: then it is for `handle`."""
         claim = self._false_claim(connection, message)
         if claim is not None:
             log.warning("identity claim refused", extra={"client_id": connection.client_id, "claim": claim})
             connection.send_error(claim, session_id=message.session_id)
-            return
+            return True
+        act = self._at_once.get(message.type)
+        if act is not None:
+            act(connection, message)
+        elif message.type is ClientMessageType.REGISTER:
+            connection.send_error("type: this socket is registered already", session_id=message.session_id)
+        else:
+            return False
+        return True
+
+    async def handle(self, connection: Connection, message: ClientMessage) -> None:
+        """Act on a message that has to wait for something.
+
+        Raises StateUnavailable; anything the client did wrong is answered here.
+        """
         try:
-            await self._by_type[message.type](connection, message)
+            await self._in_time[message.type](connection, message)
         except ProtocolError as exc:
             connection.send_error(str(exc), session_id=message.session_id)
 
@@ -80,10 +96,10 @@ class Handlers:
         return None
 
     # -- health ----------------------------------------------------------------------------------------------------
-    async def _heartbeat(self, connection: Connection, message: ClientMessage) -> None:  # noqa: ARG002
+    def _heartbeat(self, connection: Connection, message: ClientMessage) -> None:  # noqa: ARG002
         connection.send(ServerMessage(type=ServerMessageType.HEARTBEAT))
 
-    async def _error(self, connection: Connection, message: ClientMessage) -> None:
+    def _error(self, connection: Connection, message: ClientMessage) -> None:
         log.warning(
             "client reports an error",
             extra={"client_id": connection.client_id, "error": (message.error or "")[:500]},
@@ -91,16 +107,6 @@ class Handlers:
         if message.session_id is not None:
             message.status = TaskStatus.ERROR
             self._runner.on_task_end(connection, message)
-
-    async def _register_again(self, connection: Connection, message: ClientMessage) -> None:  # noqa: ARG002
-        raise ProtocolError("this socket is registered already", field="type")
-
-    # -- tasks -----------------------------------------------------------------------------------------------------
-    async def _command_results(self, connection: Connection, message: ClientMessage) -> None:
-        self._runner.on_results(connection, message)
-
-    async def _task_end(self, connection: Connection, message: ClientMessage) -> None:
-        self._runner.on_task_end(connection, message)
 
     # -- device information ----------------------------------------------------------------------------------------
     async def _device_info_request(self, connection: Connection, message: ClientMessage) -> None:

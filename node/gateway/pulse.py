@@ -1,4 +1,4 @@
-"""What ASGI cannot do with a WebSocket: a ping, now, whatever its keep-alive period; a message without a detour.
+"""What ASGI cannot do with a WebSocket: a ping, now, whatever its keep-alive period; messages without a detour.
 
 uvicorn's protocol object sends the pings of the keep-alive and matches the pongs; an application cannot send its own.
 So the ping that is due anyway is sent now, and the pong is seen by what the protocol object remembers. Where there is
@@ -6,6 +6,7 @@ no such object (another server, a test without a network) the socket counts as a
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Pulse"]
@@ -24,11 +25,20 @@ class Pulse:
             for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
         )
         self._protocol = protocol if known else None
-        self._write = getattr(protocol, "write_text", None)
+        self._write = getattr(self._protocol, "write_text", None)
 
     def write(self, frame: bytes) -> bool:
         """Write a text message; False, and nothing written, where only ASGI can do it, or would have to wait."""
         return self._write is not None and bool(self._write(frame))
+
+    def listen(self, hear: Callable[[Any], bool] | None) -> None:
+        """Have text messages told to `hear` in the turn in which they come, while somebody waits for the next one.
+
+        What it returns False for is queued, as everything is where only ASGI can tell.
+        """
+        protocol = self._protocol
+        if protocol is not None and hasattr(protocol, "hear"):
+            protocol.hear = hear
 
     def cut(self) -> None:
         """End the connection without a word."""

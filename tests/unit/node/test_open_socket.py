@@ -8,8 +8,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from node.protocols import Bounds, Config, HttpProtocol, WebSocketProtocol
+from node.protocols import Bounds, Config, HttpProtocol
 from node.telemetry.metrics import Metrics
+from node.websocket import WebSocketProtocol
 from tests.support.wait import until
 
 UPGRADE = (

@@ -1,0 +1,198 @@
+"""HTTP on a connection: answers in one write, requests in their turn, and nobody who keeps a connection for nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from node.protocols import Bounds, Config, HttpProtocol
+from node.telemetry.metrics import Metrics
+from tests.support.wait import until
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+GET = b"GET /here?a=1 HTTP/1.1\r\nHost: node\r\n\r\n"
+
+
+class Transport(asyncio.Transport):
+    """A connection that notes what is written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("192.0.2.1", 5), "sockname": ("192.0.2.2", 80)}.get(name, default)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+def connect(application: Application, **options: Any) -> tuple[HttpProtocol, Transport]:
+    bounds = Bounds(
+        Metrics(),
+        max_tcp_connections=10,
+        head_timeout_s=options.pop("head_timeout_s", 10.0),
+        message_rate_per_s=500.0,
+        message_burst=2000,
+        message_patience_s=30.0,
+    )
+    config = Config(
+        application,
+        bounds,
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+        **options,
+    )
+    config.load()
+    protocol, transport = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+def answering(body: bytes, *headers: tuple[bytes, bytes]) -> Application:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+        await send({"type": "http.response.body", "body": body})
+
+    return application
+
+
+def sized(body: bytes) -> Application:
+    return answering(body, (b"content-length", b"%d" % len(body)))
+
+
+async def test_an_answer_of_known_length_is_one_write() -> None:
+    protocol, transport = connect(sized(b"hello"))
+    protocol.data_received(GET)
+    await until(lambda: transport.writes, "answered")
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"]
+    assert not transport.closed
+
+
+async def test_a_stream_begins_with_its_head_and_goes_on_in_chunks() -> None:
+    more = asyncio.Event()
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await more.wait()
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    protocol, transport = connect(stream)
+    protocol.data_received(GET)
+    await until(lambda: transport.writes, "begun")
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"]
+    more.set()
+    await until(lambda: len(transport.writes) == 3, "ended")
+    assert transport.writes[1:] == [b"3\r\none\r\n", b"0\r\n\r\n"]
+
+
+async def test_head_is_answered_without_the_body() -> None:
+    protocol, transport = connect(sized(b"hello"))
+    protocol.data_received(GET.replace(b"GET", b"HEAD"))
+    await until(lambda: transport.writes, "answered")
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"]
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"])
+async def test_whoever_does_not_keep_the_connection_is_told_so(request_line: bytes) -> None:
+    protocol, transport = connect(sized(b""))
+    protocol.data_received(request_line)
+    await until(lambda: transport.closed, "closed")
+    assert b"connection: close\r\n" in transport.writes[0]
+
+
+async def test_an_answer_that_says_close_closes() -> None:
+    protocol, transport = connect(answering(b"", (b"content-length", b"0"), (b"Connection", b"close")))
+    protocol.data_received(GET)
+    await until(lambda: transport.closed, "closed")
+    assert transport.writes[0].lower().count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("header", [(b"x-id", b"1\r\nx-forged: 2"), (b"x id", b"1"), (b"x\n", b"1")])
+async def test_no_header_can_begin_another(header: tuple[bytes, bytes]) -> None:
+    protocol, transport = connect(answering(b"", (b"content-length", b"0"), header))
+    protocol.data_received(GET)
+    await until(lambda: transport.writes, "answered")
+    assert transport.writes[0].startswith(b"HTTP/1.1 500 ")
+    assert b"forged" not in b"".join(transport.writes)
+
+
+@pytest.mark.parametrize("length", [b"4", b"6"])
+async def test_an_answer_that_is_not_as_long_as_it_says_breaks_the_connection(length: bytes) -> None:
+    protocol, transport = connect(answering(b"hello", (b"content-length", length)))
+    protocol.data_received(GET)
+    await until(lambda: transport.closed, "closed")
+
+
+async def test_requests_that_come_at_once_are_answered_in_their_order() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        body = scope["query_string"]
+        await asyncio.sleep(0)
+        await sized(body)(scope, receive, send)
+
+    protocol, transport = connect(echo)
+    protocol.data_received(b"".join(GET.replace(b"a=1", b"a=%d" % n) for n in range(5)))
+    await until(lambda: len(transport.writes) == 5, "answered")
+    assert [w[-3:] for w in transport.writes] == [b"a=0", b"a=1", b"a=2", b"a=3", b"a=4"]
+
+
+async def test_what_the_application_sees_of_a_request() -> None:
+    seen: list[Scope] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append({**scope, "body": (await receive())["body"]})
+        await sized(b"")(scope, receive, send)
+
+    protocol, transport = connect(application)
+    protocol.data_received(b"POST /a%20b?c=%20 HTTP/1.1\r\nX-Id: 7\r\nContent-Length: 2\r\n\r\nok")
+    await until(lambda: transport.writes, "answered")
+    scope = seen[0]
+    assert (scope["method"], scope["path"], scope["raw_path"]) == ("POST", "/a b", b"/a%20b")
+    assert (scope["query_string"], scope["headers"][0], scope["body"]) == (b"c=%20", (b"x-id", b"7"), b"ok")
+    assert (scope["client"], scope["scheme"]) == (("192.0.2.1", 5), "http")
+
+
+async def test_a_connection_that_is_kept_for_nothing_is_closed_and_not_counted() -> None:
+    protocol, transport = connect(sized(b""), timeout_keep_alive=0.1)
+    for _ in range(3):
+        protocol.data_received(GET)
+        await asyncio.sleep(0.06)
+        assert not transport.closed, "each request gives it the time anew"
+    await until(lambda: transport.closed, "closed")
+    assert _refusals(protocol) == 0
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("before", [b"", GET])
+async def test_whoever_does_not_finish_a_head_is_cut(before: bytes) -> None:
+    protocol, transport = connect(sized(b""), head_timeout_s=0.2)
+    if before:
+        protocol.data_received(before)
+        await until(lambda: transport.writes, "answered")
+        await asyncio.sleep(0.1)
+    protocol.data_received(GET[:10])
+    await until(lambda: transport.closed, "cut")
+    assert _refusals(protocol) == 1
+
+
+def _refusals(protocol: HttpProtocol) -> float:
+    return protocol._bounds.metrics.registry.get_sample_value("aip_refusals_total", {"reason": "head_timeout"}) or 0.0

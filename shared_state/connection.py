@@ -20,10 +20,10 @@ from typing import Any
 from redis.exceptions import NoScriptError, RedisError
 
 from shared_state.errors import StateUnavailable
-from shared_state.lanes import CLOSED, MAX_PIPELINES, Call, Lane, Observer
+from shared_state.lanes import CLOSED, MAX_PIPELINES, Lane, Observer, answer
 from shared_state.lua import script_source
 from shared_state.redis_errors import translate
-from shared_state.routes import Args, Replicas, Subscription, route_for
+from shared_state.routes import Args, Attempt, Replicas, Subscription, route_for
 
 __all__ = ["MAX_WAITING", "Connection", "Observer", "OnSaid"]
 
@@ -89,17 +89,16 @@ class Connection:
         written. Raises StateUnavailable or StateError. Cancelling the awaiter is safe: the command may or may not have
         run.
         """
-        loop = asyncio.get_running_loop()
-        call = Call(args, loop.create_future(), loop.time())
+        future = asyncio.get_running_loop().create_future()
         if self._closed:
-            call.answer(StateUnavailable(CLOSED))
+            answer(future, StateUnavailable(CLOSED))
         else:
             lane = self._lane(self._route.lane(args), durable=durable and self._replicas is not None)
             if lane.waiting >= MAX_WAITING:
-                call.answer(StateUnavailable("too many requests are waiting for Redis"))
+                answer(future, StateUnavailable("too many requests are waiting for Redis"))
             else:
-                lane.put(call)
-        return call.future
+                lane.put(args, future)
+        return future
 
     def script(
         self, name: str, keys: Sequence[str], args: Sequence[Arg] = (), *, durable: bool = False
@@ -166,24 +165,29 @@ class Connection:
         if lane is None:
             replicas = self._replicas if durable else None
 
-            async def execute(commands: list[Args]) -> list[Any]:
-                return await self._execute(name, commands, replicas)
+            async def execute(commands: list[Args], attempt: Attempt | None) -> list[Any]:
+                return await self._execute(name, commands, replicas, attempt)
 
-            async def on_trouble() -> None:
-                await self._route.doubt(name)
-
+            # Replicas are waited for with care.
             lane = self._lanes[name, durable] = Lane(
-                execute, on_trouble, timeout_s=self.timeout_s, observer=self._observer
+                self._route,
+                name,
+                execute,
+                at_once=replicas is None,
+                timeout_s=self.timeout_s,
+                observer=self._observer,
             )
         return lane
 
-    async def _execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
-        replies = await self._route.execute(lane, commands, replicas)
+    async def _execute(
+        self, lane: str, commands: list[Args], replicas: Replicas | None, attempt: Attempt | None
+    ) -> list[Any]:
+        replies = await self._route.execute(lane, commands, replicas, attempt)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             # A script flush, a restart or a failover: repeat these calls, and only them, with the text of their
             # scripts, which also loads it again wherever they run. A call that was answered NOSCRIPT has not run.
             again = [("EVAL", self._sources[commands[i][1]], *commands[i][2:]) for i in unknown]
-            for i, reply in zip(unknown, await self._route.execute(lane, again, replicas), strict=True):
+            for i, reply in zip(unknown, await self._route.execute(lane, again, replicas, None), strict=True):
                 replies[i] = reply
         return replies

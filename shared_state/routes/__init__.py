@@ -4,13 +4,25 @@
 """
 
 from shared_state.redis_url import parse_redis_url
-from shared_state.routes.base import Args, Replicas, Route
+from shared_state.routes.base import Args, Attempt, Replicas, Route
 from shared_state.routes.cluster import ClusterRoute
 from shared_state.routes.sentinel import SentinelRoute
+from shared_state.routes.server import Line, Outcome, Server, shaped
 from shared_state.routes.single import SingleRoute
 from shared_state.routes.subscription import Subscription
 
-__all__ = ["Args", "Replicas", "Route", "Subscription", "route_for"]
+__all__ = [
+    "Args",
+    "Attempt",
+    "Line",
+    "Outcome",
+    "Replicas",
+    "Route",
+    "Server",
+    "Subscription",
+    "route_for",
+    "shaped",
+]
 
 
 def route_for(url: str, *, timeout_s: float, max_sockets: int) -> Route:

@@ -5,13 +5,14 @@ errors and OSError; translating them is the caller's affair. After an error it f
 with the next command.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-from shared_state.routes.server import Args, Replicas, Server
+from shared_state.routes.server import Args, Attempt, Replicas, Server
 from shared_state.routes.subscription import Subscription
 
-__all__ = ["Args", "Replicas", "Route"]
+__all__ = ["Args", "Attempt", "Replicas", "Route"]
 
 
 class Route(ABC):
@@ -20,21 +21,29 @@ class Route(ABC):
     # Whether a script that holds the keys of a message may also publish the wake-up for it. In a Cluster the channel
     # belongs to another slot.
     scripts_may_publish = True
+    # Replies that took longer may come from a server that serves no more: they count only once `execute` took them up.
+    suspicious_after_s = math.inf
 
     def lane(self, args: Args) -> str:  # noqa: ARG002 - only a Cluster has more than one
         """Commands with the same lane go to the same server, as far as is known, and may share a pipeline."""
         return ""
 
     @abstractmethod
-    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
+    def server(self, lane: str) -> Server | None:
+        """Who runs the commands of a lane, if that is known without asking anybody."""
+
+    @abstractmethod
+    async def execute(
+        self, lane: str, commands: list[Args], replicas: Replicas | None, attempt: Attempt | None
+    ) -> list[Any]:
         """A reply or an error reply for each command. With `replicas`, what they do not hold in time is answered with
-        NotReplicatedError.
+        NotReplicatedError. An `attempt` is what came of them when they were sent to `server(lane)`: not all of it good.
 
         Raises redis-py's errors, OSError or RuntimeError when all of it failed; then any of it may have run.
         """
 
     @abstractmethod
-    async def doubt(self, lane: str) -> None:
+    def doubt(self, lane: str) -> None:
         """A call on this lane broke or took too long: trust no idle socket there, and look anew who serves."""
 
     @abstractmethod

@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared_state.redis_url import Address, Target
 from shared_state.routes.base import Route
-from shared_state.routes.server import Args, Replicas, Server, open_server
+from shared_state.routes.server import Args, Attempt, Replicas, Server, open_server
 from shared_state.routes.slots import SLOTS, address_of, covered, parse_slots, slot_of
 from shared_state.routes.subscription import Subscription
 
@@ -64,12 +64,28 @@ class ClusterRoute(Route):
         owner = self._owners[slot] if slot is not None else None
         return f"{owner[0]}:{owner[1]}" if owner else ANY
 
-    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:  # noqa: ARG002
-        await self._know()
+    def server(self, lane: str) -> Server | None:
+        if lane == ANY or self._settled != self._doubts:
+            return None
+        host, _, port = lane.rpartition(":")
+        return self._servers.get((host, int(port)))
+
+    async def execute(
+        self,
+        lane: str,  # noqa: ARG002
+        commands: list[Args],
+        replicas: Replicas | None,
+        attempt: Attempt | None,
+    ) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         hops: list[_Hop] = [(i, None, False) for i in range(len(commands))]
+        if attempt is None:
+            await self._know()
         for _ in range(MAX_HOPS):
-            await self._send(hops, commands, replies, replicas)
+            if attempt is None:
+                await self._send(hops, commands, replies, replicas)
+            else:
+                replies, attempt = await self._answers(attempt.server, commands, None, attempt), None
             hops = [hop for i, _, _ in hops if (hop := self._redirection(i, replies[i])) is not None]
             if not hops:
                 break
@@ -110,17 +126,22 @@ class ClusterRoute(Route):
         batch: list[Args] = []
         for i in places:
             batch += [("ASKING",), commands[i]] if asking else [commands[i]]
-        server = self._server(address)
+        answers = await self._answers(self._server(address), batch, replicas, None)
+        for i, answer in zip(places, answers[1::2] if asking else answers, strict=True):
+            replies[i] = answer
+
+    async def _answers(
+        self, server: Server, batch: list[Args], replicas: Replicas | None, attempt: Attempt | None
+    ) -> list[Any]:
+        """What one server says: if it breaks, that is its answer to each command."""
         try:
-            answers = await server.pipeline(batch, replicas)
+            return await server.pipeline(batch, replicas, attempt)
         except DataError:
             raise
         except (RedisError, OSError, RuntimeError) as exc:
             self._doubts += 1
-            await server.drop_idle()
-            answers = [RedisConnectionError() if isinstance(exc, RuntimeError) else exc] * len(batch)
-        for i, answer in zip(places, answers[1::2] if asking else answers, strict=True):
-            replies[i] = answer
+            server.drop_idle()
+            return [RedisConnectionError() if isinstance(exc, RuntimeError) else exc] * len(batch)
 
     def _redirection(self, place: int, reply: Any) -> _Hop | None:
         """Where a command that has not run is to be sent next; None if its reply stands."""
@@ -137,11 +158,11 @@ class ClusterRoute(Route):
         asked = self._owners[reply.slot_id] or self._target.addresses[0]
         return address_of(reply.host, reply.port, asked)
 
-    async def doubt(self, lane: str) -> None:
+    def doubt(self, lane: str) -> None:
         self._doubts += 1
         for server in list(self._servers.values()):
             if lane in {ANY, server.address}:
-                await server.drop_idle()
+                server.drop_idle()
 
     # -- channels ------------------------------------------------------------------------------------------------------
     def publish_command(self, channel: str, message: bytes) -> Args:

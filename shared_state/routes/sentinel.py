@@ -22,7 +22,7 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 
 from shared_state.redis_url import Address, Target
 from shared_state.routes.base import Route
-from shared_state.routes.server import Args, Replicas, Server, open_server
+from shared_state.routes.server import Args, Attempt, Replicas, Server, open_server
 from shared_state.routes.subscription import Subscription
 
 __all__ = ["SentinelRoute"]
@@ -40,6 +40,8 @@ SUSPICIOUS_S = 0.25
 class SentinelRoute(Route):
     """Every command goes to the primary of the service."""
 
+    suspicious_after_s = SUSPICIOUS_S
+
     def __init__(self, target: Target, *, timeout_s: float, max_sockets: int) -> None:
         self._target = target
         self._timeout_s = timeout_s
@@ -52,13 +54,22 @@ class SentinelRoute(Route):
         self._look: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:
-        server = await self._primary()
-        started = asyncio.get_running_loop().time()
+    def server(self, lane: str) -> Server | None:  # noqa: ARG002
+        now = asyncio.get_running_loop().time()
+        if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
+            return None
+        self._look_if_due(now)
+        return self._server
+
+    async def execute(
+        self, lane: str, commands: list[Args], replicas: Replicas | None, attempt: Attempt | None
+    ) -> list[Any]:
+        server = attempt.server if attempt else await self._primary()
+        started = asyncio.get_running_loop().time() - (attempt.seconds if attempt else 0.0)
         try:
-            replies = await server.pipeline(commands, replicas)
+            replies = await server.pipeline(commands, replicas, attempt)
         except (RedisConnectionError, ReadOnlyError, OSError, RuntimeError):
-            await self.doubt(lane)
+            self.doubt(lane)
             return await (await self._primary()).pipeline(commands, replicas)
         if asyncio.get_running_loop().time() - started > SUSPICIOUS_S:
             # A server that was frozen or paused for so long may have been deposed meanwhile, and not know it: what it
@@ -68,7 +79,7 @@ class SentinelRoute(Route):
                 raise RedisConnectionError("another server has become the primary meanwhile")
         refused = [i for i, reply in enumerate(replies) if isinstance(reply, ReadOnlyError | MasterDownError)]
         if refused:
-            await self.doubt(lane)
+            self.doubt(lane)
             successor = await self._primary()
             if successor is not server:
                 again = await successor.pipeline([commands[i] for i in refused], replicas)
@@ -76,10 +87,10 @@ class SentinelRoute(Route):
                     replies[i] = reply
         return replies
 
-    async def doubt(self, lane: str) -> None:  # noqa: ARG002
+    def doubt(self, lane: str) -> None:  # noqa: ARG002
         self._in_doubt = True
         if self._server is not None:
-            await self._server.drop_idle()
+            self._server.drop_idle()
 
     def publish_command(self, channel: str, message: bytes) -> Args:
         return ("PUBLISH", channel, message)
@@ -111,12 +122,16 @@ class SentinelRoute(Route):
             async with self._asking:
                 if self._server is None or self._in_doubt or now > self._asked_at + STALE_S:
                     await self._find()
-        elif self._look is None and now > self._asked_at + LOOK_EVERY_S:
-            self._look = asyncio.create_task(self._find(all_of_them=True), name="sentinel-look")
-            self._look.add_done_callback(self._looked)
+        else:
+            self._look_if_due(now)
         if self._server is None:
             raise RedisConnectionError("no sentinel knows the primary")
         return self._server
+
+    def _look_if_due(self, now: float) -> None:
+        if self._look is None and now > self._asked_at + LOOK_EVERY_S:
+            self._look = asyncio.create_task(self._find(all_of_them=True), name="sentinel-look")
+            self._look.add_done_callback(self._looked)
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._look = None

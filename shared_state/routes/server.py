@@ -3,10 +3,13 @@
 A socket on which a call broke, was cancelled or took too long is closed, never used again (see `routes.wire`).
 `drop_idle` closes those that merely might be dead, too: after a partition every idle socket is, and each would cost
 another timeout.
+
+Commands are sent in one of two ways. `send` writes them at once, if a socket is idle, and tells the outcome as it is;
+`pipeline` opens sockets, repeats and waits, and takes up from there where `send` met something that is not a reply.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +18,17 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import InvalidResponse, NoPermissionError, ReadOnlyError, RedisError
 
 from shared_state.redis_errors import NotReplicatedError
 from shared_state.routes.subscription import Subscription
-from shared_state.routes.wire import Args, Sockets, pack
+from shared_state.routes.wire import Args, Done, Line, Outcome, Sockets, pack
 
-__all__ = ["Args", "Replicas", "Server", "open_server"]
+__all__ = ["Args", "Attempt", "Done", "Line", "Outcome", "Replicas", "Server", "open_server", "shaped"]
 
 CONNECT_S = 2.0
+# Which replies redis-py gives another shape, by command. A client that never connects knows them.
+_SHAPES = dict(aioredis.Redis(protocol=2).response_callbacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,25 @@ class Replicas:
     wait_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of commands that were sent by `Server.send`, and how long it took."""
+
+    server: "Server"
+    outcome: Outcome
+    seconds: float
+
+
+def shaped(args: Args, reply: Any) -> Any:
+    """The reply to a command in redis-py's shape; an error as it is, and one for what fits into no shape."""
+    if args[0] not in _SHAPES or isinstance(reply, Exception):
+        return reply
+    try:
+        return _SHAPES[args[0]](reply)
+    except (TypeError, ValueError, LookupError, AttributeError) as exc:
+        return InvalidResponse(f"{args[0]!s} was answered with something else ({type(exc).__name__})")
+
+
 class Server:
     """`address` is for telling servers apart, and for the log: `host:port`, or a path."""
 
@@ -41,26 +65,38 @@ class Server:
         self.address = address
         self._client = client
         self._sockets = sockets
-        self._shapes: dict[Any, Callable[[Any], Any]] = dict(client.response_callbacks)
 
-    async def pipeline(self, commands: Sequence[Args], replicas: Replicas | None = None) -> list[Any]:
+    def send(self, commands: Sequence[Args], done: Done) -> Line | None:
+        """Write all commands on an idle socket at once; `done` is told what came of it, replies in Redis' shape.
+
+        None, and nothing was sent, if no socket is idle. Raises DataError or ValueError, and sends nothing, when a
+        value cannot be written. The caller bounds the time, by ending the line.
+        """
+        return self._sockets.send(pack(commands), len(commands), done)
+
+    async def pipeline(
+        self, commands: Sequence[Args], replicas: Replicas | None = None, attempt: Attempt | None = None
+    ) -> list[Any]:
         """All commands in one round trip: a reply (in redis-py's shape) or an error reply for each.
 
-        With `replicas`, a last command waits for them on the same socket. Raises redis-py's errors or OSError when the
-        socket broke; any of the commands may have run then. Raises DataError or ValueError, and sends nothing, when a
-        value cannot be written. Its caller bounds the time.
+        With `replicas`, a last command waits for them on the same socket. An `attempt` (without replicas) is what came
+        of them so far: replies that only want shaping, or a break to get over. Raises redis-py's errors or OSError when
+        the socket broke; any of the commands may have run then. Raises DataError or ValueError, and sends nothing, when
+        a value cannot be written. Its caller bounds the time.
         """
         if replicas is None:
-            return await self._run(commands)
-        replies = await self._run([*commands, ("WAIT", replicas.count, replicas.wait_ms)])
+            return await self._run(commands, attempt)
+        replies = await self._run([*commands, ("WAIT", replicas.count, replicas.wait_ms)], None)
         return _as_replicated(replies[:-1], replies[-1], replicas)
 
-    async def _run(self, commands: Sequence[Args]) -> list[Any]:
-        replies = await self._sockets.exchange(pack(commands), len(commands))
-        for i, args in enumerate(commands):
-            if args[0] in self._shapes and not isinstance(replies[i], Exception):
-                replies[i] = self._shapes[args[0]](replies[i])
-        return replies
+    async def _run(self, commands: Sequence[Args], attempt: Attempt | None) -> list[Any]:
+        if attempt is None:
+            replies = await self._sockets.exchange(pack(commands), len(commands))
+        elif isinstance(attempt.outcome, Exception):
+            replies = await self._sockets.repeat(pack(commands), len(commands), attempt.outcome)
+        else:
+            replies = attempt.outcome
+        return list(map(shaped, commands, replies))
 
     async def subscribe(self, channel: str, *, sharded: bool) -> Subscription:
         """A subscription that stands, on a socket outside the pool."""
@@ -69,9 +105,9 @@ class Server:
         await subscription.open()
         return subscription
 
-    async def drop_idle(self) -> None:
+    def drop_idle(self) -> None:
         """Close the sockets that nobody uses now, at once: a dead line is not waited for."""
-        await self._sockets.drop_idle()
+        self._sockets.drop_idle()
 
     async def close(self) -> None:
         """Close every socket. Never raises but for a cancellation."""

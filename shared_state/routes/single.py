@@ -6,8 +6,8 @@ from typing import Any
 import redis.asyncio as aioredis
 
 from shared_state.redis_url import Target
-from shared_state.routes.base import Args, Replicas, Route
-from shared_state.routes.server import Server, open_server
+from shared_state.routes.base import Args, Attempt, Replicas, Route
+from shared_state.routes.server import Done, Line, Server, open_server
 from shared_state.routes.subscription import Subscription
 from shared_state.routes.wire import Sockets
 
@@ -26,11 +26,20 @@ class SingleRoute(Route):
             target.options, timeout_s=timeout_s, max_sockets=max_sockets, host=host, port=port, path=target.path
         )
 
-    async def execute(self, lane: str, commands: list[Args], replicas: Replicas | None) -> list[Any]:  # noqa: ARG002
-        return await self._server.pipeline(commands, replicas)
+    def server(self, lane: str) -> Server | None:  # noqa: ARG002
+        return self._server
 
-    async def doubt(self, lane: str) -> None:  # noqa: ARG002
-        await self._server.drop_idle()
+    async def execute(
+        self,
+        lane: str,  # noqa: ARG002
+        commands: list[Args],
+        replicas: Replicas | None,
+        attempt: Attempt | None,
+    ) -> list[Any]:
+        return await self._server.pipeline(commands, replicas, attempt)
+
+    def doubt(self, lane: str) -> None:  # noqa: ARG002
+        self._server.drop_idle()
 
     def publish_command(self, channel: str, message: bytes) -> Args:
         return ("PUBLISH", channel, message)
@@ -68,7 +77,10 @@ class _EmbeddedServer(Server):
     def __init__(self, client: aioredis.Redis) -> None:
         super().__init__(client, "embedded", Sockets(client, limit=0, repeats=False))
 
-    async def _run(self, commands: Sequence[Args]) -> list[Any]:
+    def send(self, commands: Sequence[Args], done: Done) -> Line | None:  # noqa: ARG002
+        return None
+
+    async def _run(self, commands: Sequence[Args], attempt: Attempt | None) -> list[Any]:  # noqa: ARG002
         pipeline = self._client.pipeline(transaction=False)
         for args in commands:
             pipeline.execute_command(*args)

@@ -36,6 +36,19 @@ async def test_calls_of_one_turn_travel_as_one_pipeline(backend: Backend) -> Non
     assert trips == [False]
 
 
+async def test_what_finds_an_idle_socket_costs_no_task(real_backend: Backend) -> None:
+    state = real_backend.state()
+    await state.connection.ping()
+    before = asyncio.all_tasks()
+    call = asyncio.ensure_future(state.connection.command("ECHO", "x"))
+    began: set[asyncio.Task[object]] = set()
+    while not call.done():
+        began |= asyncio.all_tasks() - before
+        await asyncio.sleep(0)
+    assert call.result() == b"x"
+    assert began == set()
+
+
 async def test_a_pipeline_is_bounded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "MAX_BATCH", 10)
     trips: list[bool] = []

@@ -32,14 +32,14 @@ REFUSED = ["OOM command not allowed", "MISCONF Redis is configured to save", "NO
 
 
 def _raising(monkeypatch: pytest.MonkeyPatch, state: State, exc: Exception) -> None:
-    async def execute(lane: str, commands: list[object], replicas: object) -> list[object]:
+    async def execute(lane: str, commands: list[object], *rest: object) -> list[object]:
         raise exc
 
     monkeypatch.setattr(state.connection._route, "execute", execute)
 
 
 def _replying(monkeypatch: pytest.MonkeyPatch, state: State, exc: Exception) -> None:
-    async def execute(lane: str, commands: list[object], replicas: object) -> list[object]:
+    async def execute(lane: str, commands: list[object], *rest: object) -> list[object]:
         return [exc for _ in commands]
 
     monkeypatch.setattr(state.connection._route, "execute", execute)

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, MaxConnectionsError, NoScriptError, ResponseError
 
-from shared_state.routes.wire import Args, Sockets, pack
+from shared_state.routes.wire import Args, Line, Outcome, Sockets, pack, reader_of
 from tests.support.redis_server import RedisServer
 from tests.support.wait import PATIENCE_S, until
 
@@ -84,7 +84,7 @@ async def test_a_cancelled_exchange_leaves_no_reply_to_the_next(own_redis: Redis
 async def test_a_socket_is_used_again(own_redis: RedisServer, sockets: Sockets) -> None:
     ids = [(await _ask(sockets, ("CLIENT", "ID")))[0] for _ in range(5)]
     assert len(set(ids)) == 1
-    await sockets.drop_idle()
+    sockets.drop_idle()
     assert (await _ask(sockets, ("CLIENT", "ID")))[0] not in ids
 
 
@@ -97,6 +97,59 @@ async def test_sockets_are_bounded(sockets: Sockets) -> None:
         task.cancel()
     await asyncio.wait(held)
     assert await _ask(sockets, ("ECHO", "x")) == [b"x"], "those that were cancelled count no more"
+
+
+async def test_a_socket_on_which_the_server_speaks_unasked_is_not_used_again(sockets: Sockets) -> None:
+    first = (await _ask(sockets, ("CLIENT", "ID")))[0]
+    (line,) = sockets._idle
+    line.data_received(b"+nobody asked\r\n")
+    assert line.ended
+    assert await _ask(sockets, ("ECHO", "x")) == [b"x"]
+    assert (await _ask(sockets, ("CLIENT", "ID")))[0] != first
+
+
+async def test_a_server_that_says_more_than_it_was_asked_breaks_the_socket(sockets: Sockets) -> None:
+    assert await _ask(sockets, ("ECHO", "x")) == [b"x"]
+    outcomes: list[Outcome] = []
+    line = sockets.send(pack([("BLPOP", "nothing", 0)]), 1, outcomes.append)
+    assert line is not None
+    line.data_received(b"+one\r\n+two\r\n")
+    assert [type(outcome) for outcome in outcomes] == [RedisConnectionError]
+    assert line.ended
+
+
+@given(st.lists(st.integers(min_value=1, max_value=40), max_size=20))
+def test_replies_are_the_same_in_whatever_pieces_they_arrive(sizes: list[int]) -> None:
+    stream = b"$3\r\nabc\r\n*2\r\n:1\r\n$-1\r\n-NOSCRIPT none\r\n+OK\r\n"
+
+    async def arrive() -> Outcome:
+        outcomes: list[Outcome] = []
+        line = Line(aioredis.Connection(), lambda line: None, lambda line: None)
+        line._reader = reader_of(line._socket)
+        line._done, line._count = outcomes.append, 4
+        rest = stream
+        for size in (*sizes, len(stream)):
+            if rest:
+                line.data_received(rest[:size])
+                rest = rest[size:]
+        (outcome,) = outcomes
+        return outcome
+
+    replies = asyncio.run(arrive())
+    assert isinstance(replies, list)
+    assert replies[:2] == [b"abc", [1, None]]
+    assert isinstance(replies[2], NoScriptError)
+    assert replies[3] == b"OK"
+
+
+async def test_what_finds_no_idle_socket_is_not_sent(sockets: Sockets) -> None:
+    outcomes: list[Outcome] = []
+    assert sockets.send(pack([("PING",)]), 1, outcomes.append) is None
+    assert await _ask(sockets, ("ECHO", "x")) == [b"x"]
+    assert sockets.send(pack([("ECHO", "y")]), 1, outcomes.append) is not None
+    assert sockets.send(pack([("ECHO", "z")]), 1, outcomes.append) is None, "it serves one batch at a time"
+    await until(lambda: outcomes, "the replies are here")
+    assert outcomes == [[b"y"]]
 
 
 def _blocked(control: redis.Redis) -> list[str]:

@@ -34,7 +34,7 @@ OnGap = Callable[[], Awaitable[None]]
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
 # Heard by the bus itself, never handed on.
-PROBE = "self"
+PROBE = b"self"
 
 
 class BusObserver(Protocol):
@@ -53,7 +53,8 @@ class BusObserver(Protocol):
 class Bus:
     """The node's ear, and its voice to other nodes.
 
-    One task listens and probes, owned by `start`, ended by `close`; it survives everything but `close`.
+    Frames are handed on where they are read. One task subscribes and probes, owned by `start`, ended by `close`; it
+    survives everything but `close`.
     """
 
     def __init__(
@@ -154,16 +155,17 @@ class Bus:
         gap.add_done_callback(self._gaps.discard)
         # Its first step marks whose messages may be missing: before any later message is handed on.
         await asyncio.sleep(0)
-        tasks = [asyncio.create_task(self._listen(subscription), name="bus-listen")]
+        subscription.listen(self._take)
+        ends: list[asyncio.Future[str]] = [subscription.over]
         if self._probe_interval_s > 0:
-            tasks.append(asyncio.create_task(self._prove(subscription), name="bus-probe"))
+            ends.append(asyncio.create_task(self._prove(subscription), name="bus-probe"))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _look_behind_gap(self) -> None:
         try:
@@ -171,22 +173,15 @@ class Bus:
         except Exception:
             log.exception("what may have been missed was not looked for")
 
-    async def _listen(self, subscription: Subscription) -> str:
-        while True:
-            try:
-                frame = await subscription.next_message()
-            except StateUnavailable as exc:
-                return str(exc)
-            kind, _, rest = frame.partition(b"\n")
-            if kind == PROBE.encode():
-                self._heard(rest)
-                continue
-            try:
-                self._on_frame(kind, rest)
-            except Exception:
-                log.exception(
-                    "a frame from the bus could not be handled", extra={"kind": kind.decode("ascii", "replace")}
-                )
+    def _take(self, frame: bytes) -> None:
+        kind, _, rest = frame.partition(b"\n")
+        if kind == PROBE:
+            self._heard(rest)
+            return
+        try:
+            self._on_frame(kind, rest)
+        except Exception:
+            log.exception("a frame from the bus could not be handled", extra={"kind": kind.decode("ascii", "replace")})
 
     # -- the proof -----------------------------------------------------------------------------------------------------
     async def _prove(self, subscription: Subscription) -> str:
@@ -214,7 +209,7 @@ class Bus:
         if self._unheard_since is None:
             self._unheard_since = said_at
         try:
-            await self._redis.publish(self._channel, f"{PROBE}\n{self._probe}".encode())
+            await self._redis.publish(self._channel, b"%b\n%d" % (PROBE, self._probe))
         except StateUnavailable:
             self._unheard_since = None
 

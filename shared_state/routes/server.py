@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, NoPermissionError, ReadOnlyError, RedisError
 
 from shared_state.redis_errors import NotReplicatedError
-from shared_state.routes.subscription import Subscription
+from shared_state.routes.subscription import SocketSubscription, Subscription
 from shared_state.routes.wire import Args, Done, Line, Outcome, Sockets, pack
 
 __all__ = ["Args", "Attempt", "Done", "Line", "Outcome", "Replicas", "Server", "open_server", "shaped"]
@@ -101,7 +101,7 @@ class Server:
     async def subscribe(self, channel: str, *, sharded: bool) -> Subscription:
         """A subscription that stands, on a socket outside the pool."""
         socket: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        subscription = Subscription(socket, self, channel, sharded=sharded)
+        subscription = SocketSubscription(socket, self, channel, sharded=sharded)
         await subscription.open()
         return subscription
 

@@ -1,17 +1,21 @@
 """The route to one server, or to the one inside this process."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import redis.asyncio as aioredis
+from redis.asyncio.connection import AbstractConnection
 
 from shared_state.redis_url import Target
 from shared_state.routes.base import Args, Attempt, Replicas, Route
 from shared_state.routes.server import Done, Line, Server, open_server
-from shared_state.routes.subscription import Subscription
+from shared_state.routes.subscription import OnMessage, Subscription
 from shared_state.routes.wire import Sockets
 
 __all__ = ["SingleRoute"]
+
+LOOK_EVERY_S = 1.0
 
 
 class SingleRoute(Route):
@@ -86,3 +90,44 @@ class _EmbeddedServer(Server):
             pipeline.execute_command(*args)
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies
+
+    async def subscribe(self, channel: str, *, sharded: bool) -> Subscription:  # noqa: ARG002 - of a Cluster only
+        socket: AbstractConnection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        subscription = _EmbeddedSubscription(socket, self, channel)
+        await subscription.open()
+        return subscription
+
+
+class _EmbeddedSubscription(Subscription):
+    """What fakeredis hands out is a queue: a task asks it again and again."""
+
+    def __init__(self, socket: AbstractConnection, server: Server, channel: str) -> None:
+        super().__init__(server, channel)
+        self._socket = socket
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self._socket.connect()  # type: ignore[no-untyped-call]
+        await self._socket.send_command("SUBSCRIBE", self.channel, check_health=False)
+        await self._socket.read_response()
+
+    def listen(self, on_message: OnMessage) -> None:
+        self._task = asyncio.create_task(self._listen(on_message), name="embedded-subscription")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._socket.disconnect()
+        self._end("the subscription was closed")
+
+    async def _listen(self, on_message: OnMessage) -> None:
+        task = asyncio.current_task()
+        while True:
+            reply: Any = await self._socket.read_response(timeout=LOOK_EVERY_S, disconnect_on_error=False)
+            if task is not None and task.cancelling():
+                # `asyncio.wait_for` of Python 3.11, which fakeredis uses, can lose a cancellation: whoever cancelled
+                # would wait for ever.
+                return
+            if reply is not None:
+                on_message(reply[2])

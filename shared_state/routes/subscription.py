@@ -1,10 +1,13 @@
 """One channel heard on one socket of its own, until the socket breaks or the server says that it is over.
 
-It never reconnects by itself: whoever listens must know of every gap. Not even an unbroken socket proves that anything
-would arrive (see `shared_state.bus`, which asks by probes).
+Messages are handed on where they are read, in the order of arrival. A subscription never reconnects by itself: whoever
+listens must know of every gap. Not even an unbroken socket proves that anything would arrive (see `shared_state.bus`,
+which asks by probes).
 """
 
 import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import hiredis
@@ -12,12 +15,12 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from shared_state.errors import StateUnavailable
+from shared_state.routes.wire import INCOMPLETE, pack, take_over
 
-__all__ = ["Subscription"]
+__all__ = ["OnMessage", "SocketSubscription", "Subscription"]
 
-LOOK_EVERY_S = 1.0
-CLOSE_S = 0.2
+OnMessage = Callable[[bytes], None]
+CLOSED = "the subscription was closed"
 
 
 class Subscribed(Protocol):
@@ -26,75 +29,107 @@ class Subscribed(Protocol):
     address: str
 
 
-class Subscription:
-    """`server` is where it listens. Made by `Route.subscribe`; `close` is its owner's duty."""
+class Subscription(ABC):
+    """`server` is where it listens. Made by `Route.subscribe`; `close` is its owner's duty.
+
+    `over` is done once nothing can arrive any more, and says why: the socket broke, or the server ended the
+    subscription (a slot of a Cluster that moves takes its channels along, with no other word to those who listen).
+    """
+
+    def __init__(self, server: Subscribed, channel: str) -> None:
+        self.server = server
+        self.channel = channel
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    def listen(self, on_message: OnMessage) -> None:
+        """Hand on every message from now on, beginning with those that are here already; to be called once.
+
+        `on_message` must neither block nor raise.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the socket at once; nothing is handed on afterwards. Safe to repeat."""
+
+    def _end(self, why: str) -> None:
+        if not self.over.done():
+            self.over.set_result(why)
+
+
+class SocketSubscription(Subscription, asyncio.Protocol):
+    """A subscription to a real server."""
 
     def __init__(self, socket: AbstractConnection, server: Subscribed, channel: str, *, sharded: bool) -> None:
-        self.server = server
+        super().__init__(server, channel)
         self._socket = socket
-        self.channel = channel
-        self._sharded = sharded
+        self._command = "SSUBSCRIBE" if sharded else "SUBSCRIBE"
+        self._transport: asyncio.Transport | None = None
+        self._reader: Any = None
+        self._stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_message: OnMessage | None = None
+        # What arrives before anybody listens: between two turns of the loop.
+        self._early: list[bytes] = []
 
     async def open(self) -> None:
         """Connect and subscribe; returns once the server has said so. Raises redis-py's errors and OSError."""
         try:
-            await self._socket.connect()  # type: ignore[no-untyped-call]
-            command = "SSUBSCRIBE" if self._sharded else "SUBSCRIBE"
-            await self._socket.send_command(command, self.channel, check_health=False)
-            reply: Any = await self._socket.read_response()
-            if not isinstance(reply, list) or reply[0] != command.lower().encode():
-                raise RedisConnectionError("the subscription was answered with something else")
+            self._transport, self._reader = await take_over(self._socket, self)
+            self._transport.write(pack([(self._command, self.channel)]))
+            await self._stands
         except BaseException:
             await self.close()
             raise
 
-    async def next_message(self) -> bytes:
-        """The next message, however long it takes. Cancel safe.
-
-        Raises StateUnavailable when the socket broke, or when the server ended the subscription (a slot of a Cluster
-        that moves takes its channels along, with no other word to those who listen).
-        """
-        while True:
-            try:
-                reply = self._at_hand() or await self._socket.read_response(
-                    timeout=LOOK_EVERY_S, disconnect_on_error=False, push_request=True
-                )
-            except (RedisError, OSError, TimeoutError, RuntimeError) as exc:
-                # RuntimeError is what uvloop raises for a socket that was cut a moment ago.
-                failure = StateUnavailable(f"the subscription broke ({type(exc).__name__})")
-                break
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                # `asyncio.wait_for` of Python 3.11, which the embedded backend uses, can lose a cancellation:
-                # whoever cancelled would wait for ever. The message is lost with it, as it would have been otherwise.
-                raise asyncio.CancelledError
-            if reply is None:
-                continue
-            kind = reply[0]
-            if kind in {b"message", b"smessage"}:
-                message: bytes = reply[2]
-                return message
-            if kind in {b"unsubscribe", b"sunsubscribe"}:
-                failure = StateUnavailable("the server ended the subscription")
-                break
-        raise failure
-
-    def _at_hand(self) -> Any:
-        """A message that was read together with the one before; None if there is none. No time limit is set for it."""
-        reader: Any = getattr(self._socket._parser, "_reader", None)
-        if reader is None or not reader.has_data():
-            return None
-        try:
-            reply = reader.gets()
-            # Less than a whole message is an object of redis-py's own.
-            return reply if isinstance(reply, list) else None
-        except hiredis.HiredisError as exc:
-            failure = RedisConnectionError(str(exc))
-        raise failure
+    def listen(self, on_message: OnMessage) -> None:
+        early, self._early = self._early, []
+        for message in early:
+            on_message(message)
+        self._on_message = on_message
 
     async def close(self) -> None:
-        """Close the socket at once. Safe to repeat; never raises but for a cancellation."""
+        self._break(RedisConnectionError(CLOSED), CLOSED)
+
+    # -- what the event loop tells -------------------------------------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
         try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._socket.disconnect(nowait=True)
-        except (RedisError, OSError, TimeoutError, RuntimeError):
-            pass
+            self._reader.feed(data)
+            while not self.over.done() and (reply := self._reader.gets()) is not INCOMPLETE:
+                self._take(reply)
+        except (RedisError, hiredis.HiredisError) as exc:
+            self._break(exc, f"the subscription broke ({type(exc).__name__})")
+
+    def eof_received(self) -> None:
+        self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = f"the subscription broke ({type(exc).__name__ if exc else 'closed by the server'})"
+        self._break(RedisConnectionError(why), why)
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, RedisError):
+            raise reply
+        if not isinstance(reply, list) or len(reply) < 3:
+            raise RedisConnectionError("the subscription was answered with something else")
+        kind = reply[0]
+        if kind in {b"message", b"smessage"}:
+            if self._on_message is None:
+                self._early.append(reply[2])
+            else:
+                self._on_message(reply[2])
+        elif kind in {b"unsubscribe", b"sunsubscribe"}:
+            ended = "the server ended the subscription"
+            self._break(RedisConnectionError(ended), ended)
+        elif kind == self._command.lower().encode() and not self._stands.done():
+            self._stands.set_result(None)
+
+    def _break(self, exc: Exception, why: str) -> None:
+        """The end of this socket, whatever was the reason."""
+        if not self._stands.done():
+            self._stands.set_exception(exc)
+            # Whoever opens it may have been cancelled.
+            self._stands.exception()
+        if self._transport is not None:
+            self._transport.abort()
+        self._socket._close()  # type: ignore[no-untyped-call]
+        self._end(why)

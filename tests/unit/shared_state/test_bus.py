@@ -7,8 +7,7 @@ import pytest
 
 from shared_state import State
 from shared_state.bus import Bus
-from shared_state.errors import SessionNotFound
-from shared_state.routes import Subscription
+from shared_state.errors import SessionNotFound, StateUnavailable
 from shared_state.sessions import SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_session, end_session, publish
@@ -231,24 +230,43 @@ async def test_the_bus_outlives_a_restart_of_redis(own_redis: RedisServer) -> No
     await state.close()
 
 
-async def test_listening_ends_when_it_is_cancelled_though_a_message_arrives_at_that_moment(state: State) -> None:
+async def test_listening_ends_when_it_is_closed_though_a_message_arrives_at_that_moment(state: State) -> None:
     """In whichever turn of the loop: `asyncio.wait_for` of Python 3.11 loses a cancellation in one of them."""
     for turns in range(40):
         channel = f"channel-{turns}"
+        heard: list[bytes] = []
         subscription = await state.connection.subscribe(channel)
-
-        async def listen(to: Subscription = subscription) -> None:
-            while True:
-                await to.next_message()
-
-        listening = asyncio.create_task(listen())
+        subscription.listen(heard.append)
         await asyncio.sleep(0.001)
         saying = asyncio.create_task(state.connection.publish(channel, b"a message"))
         for _ in range(turns):
             await asyncio.sleep(0)
-        listening.cancel()
-        ended, _ = await asyncio.wait([listening], timeout=PATIENCE_S / 10)
-        listening.cancel()
-        await asyncio.wait([listening, saying])
-        await subscription.close()
-        assert ended, f"cancelled {turns} turns after a message was said, it listens on"
+        async with asyncio.timeout(PATIENCE_S / 10):
+            await subscription.close()
+        until_then = heard.copy()
+        await asyncio.wait([saying])
+        await asyncio.sleep(0.001)
+        assert subscription.over.done()
+        assert heard == until_then, f"closed {turns} turns after a message was said, it listens on"
+
+
+async def test_what_arrives_before_anybody_listens_is_handed_on_first(state: State) -> None:
+    subscription = await state.connection.subscribe("early")
+    heard: list[bytes] = []
+    for i in range(3):
+        await state.connection.publish("early", b"%d" % i)
+    await asyncio.sleep(0.01)
+    subscription.listen(heard.append)
+    await state.connection.publish("early", b"3")
+    await until(lambda: len(heard) == 4, "all are heard")
+    assert heard == [b"0", b"1", b"2", b"3"]
+    assert not subscription.over.done()
+    await subscription.close()
+
+
+async def test_a_subscription_that_is_refused_says_so(own_redis: RedisServer) -> None:
+    state = State(own_redis.url, prefix="t")
+    await state.connection.command("ACL", "SETUSER", "default", "resetchannels")
+    with pytest.raises(StateUnavailable, match="permission"):
+        await state.connection.subscribe("c")
+    await state.close()

@@ -41,6 +41,7 @@ from node.gateway.transfers import Transfers
 from node.internal import InternalPort
 from node.membership import Membership
 from node.overview import Overview, counts
+from node.proxies import behind_proxies
 from node.reaper import Reaper
 from node.sessions.batches import BatchRunner
 from node.sessions.departures import Departures
@@ -252,7 +253,7 @@ class Node:
             self.tracing,
             lambda: self.drainer.active,
         )
-        self.app: ASGIApp = Entrance(self._endpoint, rest)
+        self.app: ASGIApp = Entrance(behind_proxies(self._endpoint), rest)
         self._internal: InternalPort | None = None
         if settings.metrics_port:
             self._internal = InternalPort(

@@ -61,6 +61,8 @@ class Server(uvicorn.Server):
             interface="asgi3",
             lifespan="on",
             access_log=False,
+            # Where it matters who asked, behind what proxy, this is looked at: see `node.proxies`.
+            proxy_headers=False,
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout_s - LIFESPAN_SHARE_S)),

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aip.ids import now_ms
+from node.api.answers import JsonAnswer
 from node.api.context import Context, answer
 from node.api.errors import ApiError
 from node.api.requests import dump, flag
@@ -25,7 +26,7 @@ async def list_clients(context: Context, request: Request) -> Response:
         names += [r.client_id for r in part]
         details += [b",".join(dump(ClientDetail.of(r)) for r in part)] if part else []
     body = b'{"online_clients":%b,"clients":[%b]}' % (orjson.dumps(names), b",".join(details))
-    return Response(body, media_type="application/json")
+    return JsonAnswer(body)
 
 
 async def get_client(context: Context, request: Request) -> Response:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from node.api.answers import JsonAnswer
 from node.api.limits import Limits
 from node.api.requests import dump
 from node.auth import Auth
@@ -54,4 +55,4 @@ class Context:
 
 def answer(model: BaseModel, status: int = 200, *, without_none: bool = False) -> Response:
     """A model as a JSON response."""
-    return Response(dump(model, without_none=without_none), status, media_type="application/json")
+    return JsonAnswer(dump(model, without_none=without_none), status)

@@ -3,6 +3,7 @@
 import orjson
 from starlette.responses import Response
 
+from node.api.answers import JsonAnswer
 from shared_state.errors import (
     InboxFull,
     KeyOfAnotherRequest,
@@ -53,5 +54,4 @@ def from_state(exc: StateError) -> ApiError:
 
 def failure(error: ApiError) -> Response:
     """The response that says what went wrong."""
-    body = orjson.dumps({"detail": error.detail})
-    return Response(body, error.status, headers=error.headers, media_type="application/json")
+    return JsonAnswer(orjson.dumps({"detail": error.detail}), error.status, error.headers)

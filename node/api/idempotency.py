@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 KEY_HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_HEADER = KEY_HEADER.lower().encode()
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 PATIENCE_S = 1.0
 LOOK_AGAIN_S = 0.1
 # Within the time that a holder has, with room for storing the outcome.
@@ -49,12 +50,12 @@ class KeyBusy(ApiError):
 
 def key_of(request: Request) -> str | None:
     """The key that the request came with. Raises ApiError 400, naming the header."""
-    given = request.headers.getlist(KEY_HEADER)
+    given = [value for name, value in request.scope["headers"] if name == _HEADER]
     if not given:
         return None
     if len(given) > 1 or not _KEY.fullmatch(given[0]):
         raise ApiError(400, f"{KEY_HEADER}: must be 1 to 255 visible ASCII characters, given once")
-    return given[0]
+    return str(given[0], "ascii")
 
 
 class Once:

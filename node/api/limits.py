@@ -9,33 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from node.api.errors import ApiError
 from node.telemetry.metrics import Limit, Metrics
 
-__all__ = ["Limits", "Working"]
+__all__ = ["Limits"]
 
 _random = random.SystemRandom().random
 
 RETRY_SPREAD_S = 3
-_SLOT = "working"
-
-
-class Working:
-    """A request's place among those that are worked on."""
-
-    __slots__ = ("_limits", "_over")
-
-    def __init__(self, limits: "Limits") -> None:
-        self._limits = limits
-        self._over = False
-        limits.working += 1
-
-    def end(self) -> None:
-        """Give the place up: done, or only waiting from here on. Safe to repeat."""
-        if not self._over:
-            self._over = True
-            self._limits.working -= 1
+_PLACE = "aip.place"
 
 
 class Limits:
@@ -51,31 +35,29 @@ class Limits:
         self.working = 0
         self.waiting = 0
 
-    def begin(self, state: dict[str, object]) -> Working:
-        """A place for one more request, noted in its `state`. Raises ApiError 503."""
+    def begin(self, scope: Scope) -> None:
+        """A place for one more request, noted in its scope. Raises ApiError 503."""
         if self.working >= self._max_requests:
             raise self._too_many(Limit.REQUESTS, "The node works on too many requests")
-        working = state[_SLOT] = Working(self)
-        return working
+        scope[_PLACE] = True
+        self.working += 1
+
+    def end(self, scope: Scope) -> None:
+        """Give the place up: done, only waiting, or bounded by something else from here on. Safe to repeat."""
+        if scope.pop(_PLACE, False):
+            self.working -= 1
 
     @contextmanager
     def wait(self, request: Request) -> Iterator[None]:
         """The request only waits from here on. Raises ApiError 503."""
         if self.waiting >= self._max_waiters:
             raise self._too_many(Limit.WAITERS, "Too many requests wait on this node")
-        self.stop_working(request)
+        self.end(request.scope)
         self.waiting += 1
         try:
             yield
         finally:
             self.waiting -= 1
-
-    @staticmethod
-    def stop_working(request: Request) -> None:
-        """The request is bounded by something else from here on."""
-        working = request.scope.get("state", {}).get(_SLOT)
-        if isinstance(working, Working):
-            working.end()
 
     def _too_many(self, limit: Limit, detail: str) -> ApiError:
         self._metrics.refusals.labels(limit).inc()

@@ -1,15 +1,17 @@
 """Around every request: its id, the key, a place among those that are worked on, and the time it took."""
 
-import contextlib
 import re
 import time
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from aip import new_id
 from node.api.errors import ApiError, failure
 from node.api.limits import Limits
+from node.api.router import REQUEST_ID, Application
 from node.auth import Auth
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import TRACEPARENT, TraceContext, parse
@@ -18,8 +20,12 @@ from node.telemetry.tracing import Tracing, Work
 __all__ = ["OPEN_PATHS", "Shell"]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
-REQUEST_ID = b"x-request-id"
-TRACE_ID = b"x-trace-id"
+_ID_HEADER = b"x-request-id"
+_TRACE_HEADER = b"x-trace-id"
+# In a request's scope, beside REQUEST_ID.
+ROUTE = "aip.route"
+_STATUS = "aip.status"
+_WORK = "aip.work"
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Without the key: what probes and people who have none yet may read.
 OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
@@ -30,14 +36,15 @@ class Shell:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Application,
         auth: Auth,
         limits: Limits,
         metrics: Metrics,
         tracing: Tracing | None,
         leaving: Callable[[], bool],
     ) -> None:
-        self._app = app
+        self._exact = app.exact
+        self._rest = app.rest
         self._auth = auth
         self._limits = limits
         self._metrics = metrics
@@ -48,52 +55,69 @@ class Shell:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._rest(scope, receive, send)
             return
-        request_id = _request_id(scope)
-        started, status = time.perf_counter(), 500
-        work = None
-        if self._tracing is not None and scope["path"] not in OPEN_PATHS:
-            work = self._tracing.start("request", "SERVER", _asked_in(scope), http__request__method=_method(scope))
+        started = time.perf_counter()
+        scope[REQUEST_ID] = _request_id(scope)
+        exemplar = None
+        try:
+            if self._tracing is None or scope["path"] in OPEN_PATHS:
+                await self._answer(scope, receive, send)
+            else:
+                asked_in, method = _asked_in(scope), _method(scope)
+                with self._tracing.start("request", "SERVER", asked_in, http__request__method=method) as work:
+                    scope[_WORK], exemplar = work, work.context.exemplar
+                    await self._answer(scope, receive, send)
+        finally:
+            took_s = time.perf_counter() - started
+            self._metrics.request(_method(scope), _route(scope), scope.get(_STATUS, 500), took_s, exemplar)
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Who shows the key is worked for, if there is a place."""
+        if scope["path"] in OPEN_PATHS:
+            await self._work_on(scope, receive, send)
+            return
+        try:
+            if not self._auth.allows(scope["headers"]):
+                raise ApiError(401, "Missing or wrong API key")
+            self._limits.begin(scope)
+        except ApiError as exc:
+            await self._say(failure(exc), scope, receive, send)
+            return
+        try:
+            await self._work_on(scope, receive, send)
+        finally:
+            self._limits.end(scope)
+
+    async def _work_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._exact.get((scope["method"], scope["path"]))
+        if endpoint is not None:
+            scope[ROUTE] = scope["path"]
+            await self._say(await endpoint(Request(scope, receive)), scope, receive, send)
+            return
+
+        async def send_signed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
-                if work is not None:
-                    message["headers"].append((TRACE_ID, work.context.trace_id.encode()))
-                    _answered(work, scope, status)
-                if self._leaving():
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *self._signature(scope, message["status"])]
             await send(message)
 
-        try:
-            with work or contextlib.nullcontext():
-                await self._answer(scope, receive, send_with_id, request_id)
-        finally:
-            exemplar = None if work is None else work.context.exemplar
-            took_s = time.perf_counter() - started
-            self._metrics.request(_method(scope), _route(scope), status, took_s, exemplar)
+        await self._rest(scope, receive, send_signed)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
-        if scope["path"] not in OPEN_PATHS and not self._auth.allows(scope["headers"]):
-            await failure(ApiError(401, "Missing or wrong API key"))(scope, receive, send)
-            return
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id.decode()
-        if scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        try:
-            working = self._limits.begin(state)
-        except ApiError as exc:
-            await failure(exc)(scope, receive, send)
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            working.end()
+    async def _say(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        response.raw_headers += self._signature(scope, response.status_code)
+        await response(scope, receive, send)
+
+    def _signature(self, scope: Scope, status: int) -> list[tuple[bytes, bytes]]:
+        """What every answer says besides: its id, its trace, and that the connection is not kept."""
+        scope[_STATUS] = status
+        signature = [(_ID_HEADER, scope[REQUEST_ID])]
+        work = scope.get(_WORK)
+        if work is not None:
+            signature.append((_TRACE_HEADER, work.context.trace_id.encode()))
+            _answered(work, scope, status)
+        if self._leaving():
+            signature.append((b"connection", b"close"))
+        return signature
 
 
 def _method(scope: Scope) -> str:
@@ -102,7 +126,7 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    return scope.get("aip.route") or getattr(scope.get("route"), "path", None) or "none"
+    return scope.get(ROUTE) or getattr(scope.get("route"), "path", None) or "none"
 
 
 def _answered(work: Work, scope: Scope, status: int) -> None:
@@ -122,6 +146,6 @@ def _asked_in(scope: Scope) -> TraceContext | None:
 
 def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
-        if name == REQUEST_ID and _GIVEN_ID.fullmatch(value):
+        if name == _ID_HEADER and _GIVEN_ID.fullmatch(value):
             return bytes(value)
     return new_id().encode()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import orjson
 from starlette.applications import Starlette
@@ -9,30 +10,47 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan
 
+from node.api.answers import JsonAnswer
 from node.api.context import Context
 from node.api.errors import ApiError, failure, from_state
 from node.api.openapi import document, page
 from node.api.routes import ROUTES, Handler
+from node.proxies import behind_proxies
 from shared_state.errors import StateError
 
-__all__ = ["application", "internal_application"]
+__all__ = ["REQUEST_ID", "Application", "application", "internal_application"]
 
 log = logging.getLogger(__name__)
 
-_Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
+# In the scope of a request: its id, as bytes.
+REQUEST_ID = "aip.request_id"
 
 METRICS = "/metrics"
 INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 
-def application(context: Context, lifespan: Lifespan[Starlette]) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Application:
+    """REST in two parts: `exact` has the paths that are written out in the table, by method and path.
+
+    Starlette tries one pattern after another, and wraps what it finds in three layers that catch what a handler here
+    never raises: a third of what a dispatch costs. The `rest` is Starlette's: parameters in paths, other methods, what
+    is not there. Only there it matters how the client of a proxy asked: for the address of a redirect.
+    """
+
+    exact: Mapping[tuple[str, str], Endpoint]
+    rest: ASGIApp
+
+
+def application(context: Context, lifespan: Lifespan[Starlette]) -> Application:
     """REST from the table, and the documents about it."""
     docs = page()
 
     async def openapi_json(request: Request) -> Response:  # noqa: ARG001
-        return Response(openapi, media_type="application/json")
+        return JsonAnswer(openapi)
 
     async def docs_page(request: Request) -> Response:  # noqa: ARG001
         return HTMLResponse(docs)
@@ -50,30 +68,8 @@ def application(context: Context, lifespan: Lifespan[Starlette]) -> ASGIApp:
         Route("/", home),
     ]
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
-    return Exact(starlette, {(op.method, op.path): _endpoint(op.handler, context) for op in served})
-
-
-class Exact:
-    """Requests whose path is written out in the table go straight to their handler.
-
-    Starlette tries one pattern after another, and wraps what it finds in three layers that catch what a handler here
-    never raises: a third of what a dispatch costs. All else is Starlette's: parameters in paths, other methods, what is
-    not there.
-    """
-
-    def __init__(self, rest: ASGIApp, endpoints: Mapping[tuple[str, str], _Endpoint]) -> None:
-        self._rest = rest
-        self._endpoints = {key: endpoint for key, endpoint in endpoints.items() if "{" not in key[1]}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        endpoint = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if endpoint is None:
-            await self._rest(scope, receive, send)
-            return
-        scope["aip.route"] = scope["path"]
-        response = await endpoint(Request(scope, receive))
-        await response(scope, receive, send)
+    exact = {(op.method, op.path): _endpoint(op.handler, context) for op in served if "{" not in op.path}
+    return Application(exact, behind_proxies(starlette))
 
 
 def internal_application(context: Context) -> Starlette:
@@ -84,7 +80,7 @@ def internal_application(context: Context) -> Starlette:
     return Starlette(routes=routes, exception_handlers={HTTPException: _not_routed})
 
 
-def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(handler: Handler, context: Context) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             return await handler(context, request)
@@ -93,7 +89,7 @@ def _endpoint(handler: Handler, context: Context) -> Callable[[Request], Awaitab
         except StateError as exc:
             return failure(from_state(exc))
         except Exception:
-            log.exception("a request failed", extra={"request_id": getattr(request.state, "request_id", "")})
+            log.exception("a request failed", extra={"request_id": request.scope.get(REQUEST_ID, b"").decode()})
             return failure(ApiError(500, "Internal error"))
 
     return endpoint

@@ -37,7 +37,7 @@ async def session_events(context: Context, request: Request) -> Response:
     if context.streams.locked():
         raise ApiError(503, "Too many event streams on this node", headers={"Retry-After": "1"})
     # Streams have a bound of their own.
-    context.limits.stop_working(request)
+    context.limits.end(request.scope)
     return StreamingResponse(_stream(context, session_id, after), media_type="text/event-stream", headers=HEADERS)
 
 

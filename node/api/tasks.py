@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from aip import ProtocolError
 from aip.ids import check_client_id, check_task_name
+from node.api.answers import JsonAnswer
 from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
 from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
@@ -64,8 +65,7 @@ async def dispatch(context: Context, request: Request) -> Response:
         raise from_state(exc) from exc
     finally:
         context.metrics.dispatched[outcome].inc()
-    headers = {REPLAYED_HEADER: "true"} if replayed else {}
-    return Response(answered.body, answered.status, headers=headers, media_type="application/json")
+    return JsonAnswer(answered.body, answered.status, {REPLAYED_HEADER: "true"} if replayed else None)
 
 
 async def _dispatch(

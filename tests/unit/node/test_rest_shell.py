@@ -160,3 +160,20 @@ async def test_a_node_that_is_stopping_is_not_ready_and_takes_no_socket(node: No
     assert (await api.get("/livez")).status_code == 200
     async with Socket(node) as socket:
         assert socket.denied_with == 503
+
+
+@pytest.mark.parametrize(("proto", "scheme"), [("https", "https"), ("gopher", "http")])
+async def test_a_redirect_leads_to_where_the_client_of_the_proxy_is(node: Node, proto: str, scheme: str) -> None:
+    async with rest(node) as api:
+        answer = await api.get("/api/nodes/", headers={"X-Forwarded-Proto": proto})
+        assert (answer.status_code, answer.headers["Location"]) == (307, f"{scheme}://node/api/nodes")
+        assert "X-Request-ID" in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/livez", "/api/clients", "/api/clients/x", "/nowhere"])
+async def test_a_node_that_leaves_keeps_no_connection(make_node: MakeNode, path: str) -> None:
+    node = await make_node()
+    async with rest(node) as api:
+        assert "Connection" not in (await api.get(path)).headers
+        node.drainer.begin()
+        assert (await api.get(path)).headers["Connection"] == "close"

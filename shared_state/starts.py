@@ -4,6 +4,8 @@ For sessions whose ids the cluster made (`new_session_id`): they live in the slo
 whose id an orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and posted then (`Inbox.post`).
 """
 
+import time
+
 from shared_state.connection import Connection
 from shared_state.inbox import (
     ACTIVE_SLACK_S,
@@ -26,6 +28,32 @@ Believed = tuple[str, str]
 ANYONE: Believed = ("", "")
 
 
+# What outlives a client's sessions gets a new life from each node so often, and lives on for twice that.
+RENEW_EVERY_S = 600.0
+SLACK_MS = 2 * 600_000
+RENEWED_BOUND = 10_000
+
+
+class _Renewals:
+    """For which clients this node has renewed the lives of inbox and lists lately, and for how long a session."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._lives: dict[str, int] = {}
+
+    def due(self, client_id: str, life_ms: int) -> bool:
+        """Whether lives are to be renewed with a session of this life."""
+        now = time.monotonic()
+        if now - self._since > RENEW_EVERY_S or len(self._lives) > RENEWED_BOUND:
+            self._since = now
+            self._lives.clear()
+        return self._lives.get(client_id, 0) < life_ms
+
+    def done(self, client_id: str, life_ms: int) -> None:
+        """They were."""
+        self._lives[client_id] = max(life_ms, self._lives.get(client_id, 0))
+
+
 class Starts:
     """Begins sessions."""
 
@@ -38,6 +66,7 @@ class Starts:
         self._index = index
         self._result_ttl_s = result_ttl_s
         self._max_sessions = max_sessions
+        self._renewals = _Renewals()
 
     async def start(
         self,
@@ -56,6 +85,7 @@ class Starts:
         k = self._keys
         client_id, session_id = session.client_id, session.session_id
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
+        renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
         reply = await self._redis.script(
             "session_start",
             [
@@ -71,6 +101,7 @@ class Starts:
                 *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), place(session)),
                 *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
                 *believed,
+                *("1" if renews else "", SLACK_MS),
                 *stored_fields(session),
             ],
             durable=durable,
@@ -78,5 +109,7 @@ class Starts:
         if reply[0] == -3:
             return None
         posted = await told(self._voice, reply, client_id, self._max_sessions)
+        if renews:
+            self._renewals.done(client_id, life_ms)
         self._index.add(place(session), life_ms)
         return posted

@@ -2,11 +2,11 @@
 -- somebody waits for the end.
 -- KEYS  1 session   2 its events   3 its journal   4 active sessions of its device, 5 the device's inbox (only where they
 --       live together: what was handed over is taken off, and the session is settled)
--- ARGV  1 state   2 result (JSON, '' = none)   3 error ('' = none)   4 retention, ms   5 channel prefix ('' = the caller
---       publishes)   6 session id   7 condition: '' = none, 'overdue' = only if its deadline has passed, 'gone' = unless
---       it waits for its device to come, 'untaken' = only if it has waited for that long enough   8 id of this end
---       9 generation of the connection that ends it ('' = of none)   10 entry of the inbox that was handed over
---       ('' = none)   11 how many stamps   12 how many events follow
+-- ARGV  1 state   2 result (JSON, '' = none)   3 error ('' = none)   4 retention, ms (a hundredth of it does not matter)
+--       5 channel prefix ('' = the caller publishes)   6 session id   7 condition: '' = none, 'overdue' = only if its
+--       deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has waited for that
+--       long enough   8 id of this end   9 generation of the connection that ends it ('' = of none)
+--       10 entry of the inbox that was handed over ('' = none)   11 how many stamps   12 how many events follow
 --       13.. stamp: field, how long ago, ms, ...; event: how long ago, ms, JSON, ...; field, value, ...
 -- reply {1, order ('' if the caller gave the device's keys and nobody else asked for the session), node ids of the
 --       watchers, of the followers, each in line breaks}; {0, state} it had ended before, or the condition does not hold;
@@ -60,7 +60,8 @@ if ARGV[3] ~= '' then set('error', ARGV[3]) end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[1], unpack(fields))
 if there[5] or there[6] or there[7] then redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+-- It lives until its deadline and the retention: cut to the retention where that is worth a command.
+if tonumber(there[10] or '0') - now > ARGV[4] / 100 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 if noted > 0 then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 if there[8] then redis.call('DEL', KEYS[3]) end
 settle()

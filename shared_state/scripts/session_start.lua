@@ -8,7 +8,8 @@
 --       11 their bound   12 life of the session, and of the newest, ms   13 '1' = also for a client that nobody knows
 --       14 bound of the active sessions   15 now, ms: those whose deadline is over do not count
 --       16 generation that the caller takes the client to be in ('' = it does not matter)   17 features likewise
---       18.. field, value, ... of the session
+--       18 '1' = lives are to be renewed; else only what is new gets one, and the caller renewed them lately
+--       19 how much longer lives are made   20.. field, value, ... of the session
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was started before), receivers};
 --       {0} not registered; {-1} the inbox is full; {-2} too many active sessions; {-3} the client is not what the caller
 --       takes it to be
@@ -24,16 +25,24 @@ if refused then
   return {refused}
 end
 if redis.call('HSETNX', KEYS[5], 'state', 'created') == 0 then return {1, node, '', 1} end
-redis.call('HSET', KEYS[5], 'order', ARGV[2], unpack(ARGV, 18))
+redis.call('HSET', KEYS[5], 'order', ARGV[2], unpack(ARGV, 20))
 redis.call('PEXPIRE', KEYS[5], ARGV[12])
+local renew, slack = ARGV[18] == '1', tonumber(ARGV[19])
 local message = ARGV[3] ~= '' and ARGV[3] or 'task\n' .. ARGV[2]
-local id = redis.call('XADD', KEYS[2], '*', 'm', message)
--- A while longer than it must be, so that the next ones find it long enough.
-if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[5]) then redis.call('PEXPIRE', KEYS[2], ARGV[5] + 600000) end
+local id = redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'm', message)
+if not id or renew then
+  id = id or redis.call('XADD', KEYS[2], '*', 'm', message)
+  if redis.call('PTTL', KEYS[2]) < ARGV[5] + slack then redis.call('PEXPIRE', KEYS[2], ARGV[5] + slack) end
+end
 redis.call('ZADD', KEYS[3], ARGV[8], ARGV[7])
-if active == 0 or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[9]) then redis.call('PEXPIRE', KEYS[3], ARGV[9]) end
-if redis.call('LPUSH', KEYS[4], ARGV[10]) > tonumber(ARGV[11]) then redis.call('LTRIM', KEYS[4], 0, ARGV[11] - 1) end
-redis.call('PEXPIRE', KEYS[4], ARGV[12])
+if active == 0 or renew and redis.call('PTTL', KEYS[3]) < ARGV[9] + slack then
+  redis.call('PEXPIRE', KEYS[3], ARGV[9] + slack)
+end
+local listed = redis.call('LPUSH', KEYS[4], ARGV[10])
+if listed > tonumber(ARGV[11]) then redis.call('LTRIM', KEYS[4], 0, ARGV[11] - 1) end
+if listed == 1 or renew and redis.call('PTTL', KEYS[4]) < ARGV[12] + slack then
+  redis.call('PEXPIRE', KEYS[4], ARGV[12] + slack)
+end
 local receivers = 0
 if node ~= '' and ARGV[6] ~= '' then
   receivers = redis.call('PUBLISH', ARGV[6] .. node, 'inbox\n' .. ARGV[1] .. '\n' .. id .. '\n' .. message)

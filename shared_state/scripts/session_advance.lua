@@ -30,7 +30,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = 10
 local stamped = {dispatched_ms = there[5], started_ms = there[6]}
 for _ = 1, tonumber(ARGV[7]) do
-  if not stamped[ARGV[at]] then set(ARGV[at], string.format('%.0f', now - ARGV[at + 1])) end
+  if not stamped[ARGV[at]] then set(ARGV[at], now - ARGV[at + 1]) end
   at = at + 2
 end
 local events = tonumber(ARGV[8])

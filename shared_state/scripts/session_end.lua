@@ -41,7 +41,7 @@ if ARGV[7] ~= '' then
   if ARGV[7] == 'gone' and queued then return {0, state} end
   if ARGV[7] == 'untaken' and (state ~= 'created' or queued) then return {0, state} end
 end
-local fields = {'state', ARGV[1], 'ended_ms', string.format('%.0f', now), 'end_id', ARGV[8]}
+local fields = {'state', ARGV[1], 'ended_ms', now, 'end_id', ARGV[8]}
 local function set(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
@@ -49,7 +49,7 @@ end
 local at = 13
 local stamped = {dispatched_ms = there[12], started_ms = there[13]}
 for _ = 1, tonumber(ARGV[11]) do
-  if not stamped[ARGV[at]] then set(ARGV[at], string.format('%.0f', now - ARGV[at + 1])) end
+  if not stamped[ARGV[at]] then set(ARGV[at], now - ARGV[at + 1]) end
   at = at + 2
 end
 local events, noted = tonumber(ARGV[12]), tonumber(there[9] or '0')

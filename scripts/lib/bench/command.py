@@ -2,9 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvloop
@@ -15,7 +16,7 @@ from lib.bench.machine import describe
 from lib.bench.plots import draw
 from lib.bench.processes import parse_cpus, pin, raise_open_files
 from lib.bench.report import Report, merged, table
-from lib.bench.rows import ROWS, Lab, measure
+from lib.bench.rows import ROWS, Contest, Lab, measure
 from lib.bench.sweeps import SWEEPS, sweep
 from lib.bootstrap import ROOT
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
@@ -24,8 +25,9 @@ __all__ = ["FAILED", "main"]
 
 FAILED = 1
 OPEN_FILES = 65_536
-ROUNDS = 5
+ROUNDS = 3
 PLOTS = "plots"
+RESULTS = "results.json"
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 
 
@@ -34,14 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_cleanly_on_signals()
     options = _parse(argv)
     raise_open_files(OPEN_FILES)
+    failed: list[str] = []
     try:
         before = Report.read(options.before) if options.before else None
-        results = _recorded(options) if options.recorded else _measured(options)
+        results = _recorded(options) if options.recorded else _measured(options, failed)
     except ScriptError as exc:
         return report("bench", exc)
-    except BenchError as exc:
-        print(f"bench: {exc}", file=sys.stderr)
-        return FAILED
     text = table(results, before)
     say(f"\n{text}")
     if results.quick:
@@ -51,45 +51,66 @@ def main(argv: Sequence[str] | None = None) -> int:
             return FAILED
     written = []
     if options.out:
-        results.write(options.out / "results.json")
+        results.write(options.out / RESULTS)
         (options.out / "results.md").write_text(f"{text}\n", encoding="utf-8")
-        written += [options.out / "results.json", options.out / "results.md", *draw(results.plots, options.out)]
-    if options.document:
+        written += [options.out / RESULTS, options.out / "results.md", *draw(results.plots, options.out)]
+    if options.document and not failed:
         written += write_document(results, before, DOCUMENT)
     if written:
         say("\nWritten: " + ", ".join(str(path) for path in written))
-    return Exit.OK
+    if failed:
+        say(f"\nNot measured: {', '.join(failed)}. Ask for them alone: with the same --out they are added.")
+    return FAILED if failed else Exit.OK
 
 
 def _recorded(options: argparse.Namespace) -> Report:
     return merged([Report.read(path) for path in options.recorded])
 
 
-def _measured(options: argparse.Namespace) -> Report:
+def _measured(options: argparse.Namespace, failed: list[str]) -> Report:
+    """With what `--out` holds already; `failed` gets the names of what did not do its work."""
+    kept = options.out / RESULTS if options.out else None
+    earlier = [Report.read(kept)] if kept and kept.exists() else []
+    if any(report.quick is not options.quick for report in earlier):
+        raise ScriptError(Exit.USAGE, f"{kept} was measured {'without' if options.quick else 'with'} --quick")
     pin(os.getpid(), options.generator_cpus)
-    return uvloop.run(_measure(options))
+    return uvloop.run(_measure(options, earlier, failed))
 
 
-async def _measure(options: argparse.Namespace) -> Report:
+async def _measure(options: argparse.Namespace, earlier: Sequence[Report], failed: list[str]) -> Report:
     lab = Lab(options.rounds, options.quick, options.server_cpus)
     chosen = {name: getattr(options, name) for name in ("quick", "rounds", "server_cpus", "generator_cpus")}
     results = Report(describe(), chosen)
-    async for row in measure(options.rows, lab):
-        results.rows.append(row)
-        for figure in row.figures:
-            say(f"{figure.key:<24} {figure.value.median:,.2f} {figure.unit}")
-        await _keep(results, options.out)
+    contest = Contest(lab, set(options.rows))
+    for name in (name for name in ROWS if name in options.rows):
+        with _noting(name, failed):
+            row = await measure(name, lab, contest)
+            results.add(row)
+            for figure in row.figures:
+                say(f"{figure.key:<24} {figure.value.median:,.2f} {figure.unit}")
+            await _keep(merged([*earlier, results]), options.out)
     for one in SWEEPS if PLOTS in options.rows else ():
-        results.plots[one.name] = await sweep(one, lab)
-        say(f"{one.name:<24} measured")
-        await _keep(results, options.out)
-    return results
+        with _noting(one.name, failed):
+            results.plots[one.name] = await sweep(one, lab)
+            say(f"{one.name:<24} measured")
+            await _keep(merged([*earlier, results]), options.out)
+    return merged([*earlier, results])
+
+
+@contextlib.contextmanager
+def _noting(name: str, failed: list[str]) -> Iterator[None]:
+    """What was measured did not do its work: that is said, and the rest is measured all the same."""
+    try:
+        yield
+    except BenchError as exc:
+        print(f"bench: {name}: {exc}", file=sys.stderr)
+        failed.append(name)
 
 
 async def _keep(results: Report, directory: Path | None) -> None:
-    """What has been measured is kept even if the rest does not work."""
+    """What has been measured is there even if the rest is never reached."""
     if directory:
-        await asyncio.to_thread(results.write, directory / "results.json")
+        await asyncio.to_thread(results.write, directory / RESULTS)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -105,9 +126,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all (the default): each of them; {PLOTS}"
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"how often each (default: {ROUNDS}; 1 with --quick)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"how often each; what hardly varies or takes long, a third of that (default: {ROUNDS}; --quick: 1)",
+    )
     parser.add_argument("--quick", action="store_true", help="seconds a row: whether it works, not how fast it is")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.json, results.md and plots there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write results.json, results.md and plots there; a results.json that is there is added to",
+    )
     parser.add_argument("--before", type=Path, metavar="FILE", help="results.json of an earlier run, to compare with")
     parser.add_argument(
         "--from", dest="recorded", type=Path, nargs="+", metavar="FILE", help="measure nothing: take these results.json"

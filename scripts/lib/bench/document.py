@@ -71,7 +71,17 @@ def _plain(value: object) -> str:
 
 
 def _how(row: Row) -> str:
-    return f"- **{row.name}**: {row.how}."
+    rounds = max((one.value.rounds for one in row.figures), default=0)
+    return f"- **{row.name}** ({_times(rounds)}{_of(row)}): {row.how}."
+
+
+def _times(rounds: int) -> str:
+    return f"{rounds} round{'' if rounds == 1 else 's'}"
+
+
+def _of(row: Row) -> str:
+    """Which run it was."""
+    return f", {row.when} at {row.commit}" if row.when else ""
 
 
 def _row(report: Report, name: str) -> Row | None:

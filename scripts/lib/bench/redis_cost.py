@@ -1,7 +1,7 @@
 """What Redis says of itself: commands, processor time, memory, traffic; and, by watching it, who sent which commands.
 
 INFO counts what scripts call like what clients send. MONITOR tells them apart, and slows Redis down: figures of time
-never come from a stretch that was watched.
+never come from a stretch that was watched. Which keys its time goes to is asked of its SLOWLOG, which is cheap.
 """
 
 import asyncio
@@ -9,18 +9,25 @@ import contextlib
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from lib.topologies import Server
 from shared_state.lua import script_names, script_source
 
-__all__ = ["RedisUse", "Watched", "key_kind", "memory_by_kind", "parse_use", "redis_use", "watching"]
+__all__ = ["RedisUse", "Watched", "key_kind", "memory_by_kind", "parse_use", "redis_use", "time_by_kind", "watching"]
 
 LINE_BYTES = 1 << 26
+NO_KEY = "(no key)"
 SETTLE_S = 0.3
 SCAN_AT_ONCE = 1000
+# Below this a command is not logged: those are what scripts call, whose time is part of the script's, and trifles.
+LOGGED_FROM_US, USUAL_US = 2, 10_000
+LOG_BOUND, USUAL_BOUND = 500_000, 128
+# Whom a command within a script says it is from.
+_SCRIPT = b"?:0"
 # +1700000000.000000 [0 127.0.0.1:50000] "EVALSHA" ...; [0 lua] for what a script calls
 _LINE = re.compile(rb"^\+[\d.]+ \[\d+ (\S+)\] ")
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
@@ -28,7 +35,7 @@ _TAG = re.compile(r"\{(?!nodes)(node:)?[^}]*\}")
 # Ids behind a tag: of clients and sessions, and of nodes.
 _TAIL = re.compile(r"(?<=\{\}):.*|(?<=\{nodes\}:node):.*", re.DOTALL)
 # What this program asks itself.
-_OWN = frozenset({"monitor", "info", "ping", "scan", "memory"})
+_OWN = frozenset({"monitor", "info", "ping", "scan", "memory", "config", "slowlog", "hello", "client"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,13 @@ def memory_by_kind(server: Server) -> dict[str, tuple[int, int]]:
     return dict(found)
 
 
+def _kind_of(words: Sequence[str]) -> str:
+    """The kind of the first key that a command names."""
+    if words[0].lower() in {"eval", "evalsha"}:
+        return key_kind(words[3]) if len(words) > 3 and words[2] != "0" else NO_KEY
+    return key_kind(words[1]) if len(words) > 1 else NO_KEY
+
+
 def _script_names() -> dict[str, str]:
     return {hashlib.sha1(script_source(name), usedforsecurity=False).hexdigest(): name for name in script_names()}
 
@@ -122,12 +136,10 @@ class Watched:
             return
         if name in _OWN:
             return
-        keys = words[1:2]
+        self._calling = _kind_of(words)
         if name == "evalsha":
             name = self._scripts.get(words[1], "evalsha")
-            keys = words[3:4] if words[2] != "0" else []
         self.sent[name] += 1
-        self._calling = key_kind(keys[0]) if keys else "(no key)"
         self.by_key[self._calling] += 1
 
 
@@ -153,3 +165,30 @@ async def watching(server: Server) -> AsyncIterator[Watched]:
         reading.cancel()
         await asyncio.wait([reading])
         writer.close()
+
+
+@contextlib.contextmanager
+def time_by_kind(server: Server) -> Iterator[Counter[str]]:
+    """Microseconds of Redis within the context, by the first key of the command; there once it has ended.
+
+    What it takes to read a command and to write its answer is not in it.
+    """
+    client = server.client
+    found: Counter[str] = Counter()
+    _log(server, LOGGED_FROM_US, LOG_BOUND)
+    client.slowlog_reset()
+    try:
+        yield found
+        # As Redis says it: redis-py would join the words of a command, and a script's text has spaces of its own.
+        entries: list[list[Any]] = client.execute_command("SLOWLOG", "GET", LOG_BOUND)  # type: ignore[no-untyped-call]
+        for _, _, took_us, words, client_address, _ in entries:
+            command = [word.decode(errors="replace") for word in words[:4]]
+            if client_address != _SCRIPT and command[0].lower() not in _OWN:
+                found[_kind_of(command)] += took_us
+    finally:
+        _log(server, USUAL_US, USUAL_BOUND)
+
+
+def _log(server: Server, from_us: int, bound: int) -> None:
+    server.client.config_set("slowlog-log-slower-than", from_us)
+    server.client.config_set("slowlog-max-len", bound)

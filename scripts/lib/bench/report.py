@@ -5,11 +5,11 @@ The JSON has every round. A file of another format is refused: its figures may m
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lib.bench.rows import Figure, Row
+from lib.bench.rows import ROWS, Figure, Row
 from lib.bench.stats import Spread
 from lib.outcome import Exit, ScriptError
 
@@ -37,14 +37,18 @@ class Report:
         """All figures, by key."""
         return {figure.key: figure for row in self.rows for figure in row.figures}
 
+    def add(self, row: Row) -> None:
+        """A row of this run."""
+        self.rows.append(replace(row, when=str(self.machine.get("when")), commit=str(self.machine.get("commit"))))
+
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        rows = [
-            {"name": r.name, "figures": [f.as_json() for f in r.figures], "details": r.details, "how": r.how}
-            for r in self.rows
-        ]
+        rows = [{**vars(row), "figures": [figure.as_json() for figure in row.figures]} for row in self.rows]
         content = {"format": FORMAT, "machine": self.machine, "options": self.options, "rows": rows}
-        path.write_text(json.dumps(content | {"plots": self.plots}, indent=1) + "\n", encoding="utf-8")
+        # Whoever is stopped while writing leaves what was there before.
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(content | {"plots": self.plots}, indent=1) + "\n", encoding="utf-8")
+        new.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Report":
@@ -53,10 +57,7 @@ class Report:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ScriptError(Exit.USAGE, f"{path} has format {content['format']}, not {FORMAT}")
-            rows = [
-                Row(r["name"], [Figure.from_json(f) for f in r["figures"]], r["details"], r["how"])
-                for r in content["rows"]
-            ]
+            rows = [Row(**{**r, "figures": [Figure.from_json(f) for f in r["figures"]]}) for r in content["rows"]]
             return cls(content["machine"], content["options"], rows, content["plots"])
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ScriptError(Exit.USAGE, f"{path} holds no results of scripts/bench: {exc!r}") from None
@@ -67,11 +68,12 @@ def merged(reports: Sequence[Report]) -> Report:
 
     Quick if one of them was.
     """
-    rows = {row.name: row for report in reports for row in report.rows}
+    found = {row.name: row for report in reports for row in report.rows}
+    rows = [found[name] for name in ROWS if name in found]
     plots = {name: curves for report in reports for name, curves in report.plots.items()}
     last = reports[-1]
     options = {**last.options, "quick": any(report.quick for report in reports)}
-    return Report(last.machine, options, list(rows.values()), plots)
+    return Report(last.machine, options, rows, plots)
 
 
 def table(report: Report, before: Report | None = None) -> str:

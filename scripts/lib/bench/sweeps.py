@@ -39,7 +39,7 @@ async def sweep(one: Sweep, lab: Lab) -> dict[str, Any]:
     """All its points in every round, as JSON: by contestant, by point, a list. Raises BenchError, ScriptError."""
     curves: Curves = defaultdict(lambda: defaultdict(list))
     points = one.quick_points if lab.quick else one.points
-    for _ in range(lab.rounds):
+    for _ in range(lab.few_rounds):
         await one.round(lab, points, curves)
     return {name: {str(x): values for x, values in curve.items()} for name, curve in curves.items()}
 

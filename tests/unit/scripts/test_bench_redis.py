@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lib.bench.redis_cost import RedisUse, Watched, key_kind, memory_by_kind, parse_use, redis_use, watching
+from lib.bench.redis_cost import (
+    RedisUse,
+    Watched,
+    key_kind,
+    memory_by_kind,
+    parse_use,
+    redis_use,
+    time_by_kind,
+    watching,
+)
 from lib.topologies import Server, Single, redis_program
 
 from shared_state.keys import Keys
@@ -108,3 +117,15 @@ def test_a_real_server_says_what_it_stores(server: Server) -> None:
     assert 500_000 < size <= grown.stored_bytes < 1_500_000
     assert grown.commands >= 500
     assert grown.net_in_bytes > 500_000
+
+
+def test_time_is_counted_for_the_first_key_of_who_was_called(server: Server) -> None:
+    many = "for i = 1, 2000 do redis.call('INCR', KEYS[1]) end return 'a b'"
+    before = server.client.config_get("slowlog-*")
+    with time_by_kind(server) as spent:
+        server.client.eval(many, 1, K.session("a-b"))
+        server.client.hset(K.sessions(), mapping={f"field-{i}": "x" for i in range(5_000)})
+        server.client.info()
+    assert set(spent) == {"aip:session:{}", "aip:sessions"}
+    assert all(us > 0 for us in spent.values())
+    assert server.client.config_get("slowlog-*") == before

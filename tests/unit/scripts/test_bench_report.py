@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from lib.bench.command import main
 from lib.bench.document import KEPT, performance, write_document
+from lib.bench.errors import BenchError
 from lib.bench.plots import draw
 from lib.bench.processes import parse_cpus
 from lib.bench.report import Report, merged, number, table
-from lib.bench.rows.base import Row, figure
-from lib.outcome import ScriptError
+from lib.bench.rows import Contest, Lab, Row
+from lib.bench.rows.base import figure
+from lib.outcome import Exit, ScriptError
 
 
 def _report(*values: float, name: str = "dispatch") -> Report:
@@ -122,6 +124,51 @@ def test_what_was_quick_is_not_judged_and_not_documented(tmp_path: Path, capsys:
     assert "0.90" in said.out
     assert "reached" not in said.out
     assert "no document" in said.err
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are measured in no time, but for `idle`, which does not work."""
+
+    async def measure(name: str, lab: Lab, contest: Contest) -> Row:
+        if name == "idle":
+            raise BenchError("nobody was idle")
+        return _report(0.7, name=name).rows[0]
+
+    monkeypatch.setattr("lib.bench.command.measure", measure)
+    monkeypatch.setattr("lib.bench.command.pin", lambda *_: None)
+
+
+@pytest.mark.usefixtures("measured")
+def test_rows_are_added_to_those_that_were_measured_before(tmp_path: Path) -> None:
+    earlier = merged([_report(0.1), _report(0.2, name="commands")])
+    earlier.write(tmp_path / "results.json")
+    assert main(["listing", "commands", "--out", str(tmp_path)]) == 0
+    both = Report.read(tmp_path / "results.json")
+    assert {key: one.value.median for key, one in both.figures.items()} == {
+        "dispatch/x": 0.1,
+        "commands/x": 0.7,
+        "listing/x": 0.7,
+    }
+    assert [bool(row.when) for row in both.rows] == [False, True, True]
+
+
+@pytest.mark.usefixtures("measured")
+def test_what_does_not_work_is_named_and_the_rest_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "idle", "listing", "--out", str(tmp_path), "--document"]) == 1
+    assert [row.name for row in Report.read(tmp_path / "results.json").rows] == ["memory", "listing"]
+    said = capsys.readouterr()
+    assert "idle: nobody was idle" in said.err
+    assert "Not measured: idle." in said.out
+    assert "PERFORMANCE.md" not in said.out
+
+
+@pytest.mark.usefixtures("measured")
+def test_what_was_quick_is_not_added_to_what_was_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _report(0.1).write(tmp_path / "results.json")
+    assert main(["listing", "--quick", "--out", str(tmp_path)]) == Exit.USAGE
+    assert "without --quick" in capsys.readouterr().err
+    assert Report.read(tmp_path / "results.json") == _report(0.1)
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--quick", "--document"], ["--rounds", "-1"]])

@@ -1,7 +1,6 @@
-"""The rows of the table, by name: `measure` gives those that are asked for, one after another."""
+"""The rows of the table, by name: `measure` gives the one that is asked for."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 
 from lib.bench.rows.arrival import arrival
 from lib.bench.rows.base import Figure, Lab, Row
@@ -13,7 +12,7 @@ from lib.bench.rows.listing import listing
 from lib.bench.rows.memory import memory
 from lib.bench.rows.storage import storage
 
-__all__ = ["ROWS", "Figure", "Lab", "Row", "measure"]
+__all__ = ["ROWS", "Contest", "Figure", "Lab", "Row", "measure"]
 
 _ALONE: dict[str, Callable[[Lab], Awaitable[Row]]] = {
     "memory": memory,
@@ -27,11 +26,8 @@ _ALONE: dict[str, Callable[[Lab], Awaitable[Row]]] = {
 ROWS = ("dispatch", "latency", *_ALONE)
 
 
-async def measure(names: Sequence[str], lab: Lab) -> AsyncIterator[Row]:
-    """Each row as it is done. Raises BenchError or ScriptError if something did not work."""
-    contest = Contest(lab, set(names))
-    rows: dict[str, Callable[[], Awaitable[Row]]] = {"dispatch": contest.dispatch, "latency": contest.latency}
-    rows |= {name: partial(row, lab) for name, row in _ALONE.items()}
-    for name in ROWS:
-        if name in names:
-            yield await rows[name]()
+async def measure(name: str, lab: Lab, contest: Contest) -> Row:
+    """One row. `contest` is fought for the first of its two. Raises BenchError or ScriptError if that did not work."""
+    if name == "dispatch":
+        return await contest.dispatch()
+    return await (contest.latency() if name == "latency" else _ALONE[name](lab))

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 
+from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import FLEET_SETTINGS, REFERENCE, SOCKETIO, Contestant, cluster
 from lib.bench.errors import BenchError
 from lib.bench.fleet import Fleet
+from lib.bench.redis_cost import redis_use
 from lib.bench.rows.base import Lab, Row, figure
 
 __all__ = ["arrival"]
@@ -21,12 +23,12 @@ HOW = (
 async def arrival(lab: Lab) -> Row:
     """Registrations a second, beside the others'. Raises BenchError, ScriptError."""
     rates: dict[str, list[float]] = defaultdict(list)
-    refused: dict[str, list[int]] = defaultdict(list)
+    costs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for _ in range(lab.rounds):
         for contestant in (cluster(1, FLEET_SETTINGS), REFERENCE, SOCKETIO):
-            rate, refusals = await _arrive(lab, contestant)
+            rate, cost = await _arrive(lab, contestant)
             rates[contestant.name].append(rate)
-            refused[contestant.name].append(refusals)
+            costs[contestant.name].append(cost)
     value = figure(
         "arrival/rate",
         "registrations per second on one node (5,000 devices arriving at once)",
@@ -37,18 +39,28 @@ async def arrival(lab: Lab) -> Row:
         aim=1500,
         beside={f"{name}, /s": values for name, values in rates.items() if name != "cluster"},
     )
-    return Row("arrival", [value], {"registrations_per_s": dict(rates), "refused_once": dict(refused)}, HOW)
+    return Row("arrival", [value], {"registrations_per_s": dict(rates), "of_each": dict(costs)}, HOW)
 
 
-async def _arrive(lab: Lab, contestant: Contestant) -> tuple[float, int]:
+async def _arrive(lab: Lab, contestant: Contestant) -> tuple[float, dict[str, float]]:
+    """Registrations a second, and what each of them took."""
     devices = lab.scale(DEVICES, 200)
     with contestant.running(lab.server_cpus) as running:
         fleet = Fleet(running.sockets, running.device)
         lab.settle()
+        cpu, used, traffic = running.cpu(), redis_use(running.redis), TRAFFIC.total
         try:
             took_s = await fleet.arrive(devices, at_once=devices)
+            spent, asked = running.cpu() - cpu, redis_use(running.redis) - used
             if fleet.alive != devices:
                 raise BenchError(f"{contestant.name}: {devices - fleet.alive} of {devices} sockets did not stay")
-            return devices / took_s, len(fleet.refusals)
+            cost = {
+                "node_us": spent.total_s / devices * 1e6,
+                "redis_us": asked.cpu_s / devices * 1e6,
+                "redis_net_bytes": (asked.net_in_bytes + asked.net_out_bytes) / devices,
+                "client_bytes": (TRAFFIC.total - traffic) / devices,
+                "refusals": len(fleet.refusals) / devices,
+            }
+            return devices / took_s, cost
         finally:
             await fleet.leave()

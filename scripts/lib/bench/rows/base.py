@@ -20,6 +20,11 @@ class Lab:
     quick: bool
     server_cpus: Sequence[int]
 
+    @property
+    def few_rounds(self) -> int:
+        """For what hardly varies, and for what takes long: one round in three."""
+        return max(1, self.rounds // 3)
+
     def scale(self, full: int, quick: int) -> int:
         """The size of something: `full`, or `quick`."""
         return quick if self.quick else full
@@ -58,12 +63,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """A row's figures, and everything that was measured for them, round by round. `how` says what was set and done."""
+    """A row's figures, and everything that was measured for them, round by round. `how` says what was set and done.
+
+    `when` its run began, and the `commit` that was measured: rows of several runs may stand in one report.
+    """
 
     name: str
     figures: Sequence[Figure]
     details: dict[str, Any]
     how: str
+    when: str = ""
+    commit: str = ""
 
 
 def figure(

@@ -1,6 +1,7 @@
 """Row `commands`: what a task asks of Redis, from its dispatch to its stored end."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -8,7 +9,7 @@ from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import Running, cluster
 from lib.bench.fleet import Fleet
 from lib.bench.load import burst, steady
-from lib.bench.redis_cost import RedisUse, Watched, redis_use, watching
+from lib.bench.redis_cost import RedisUse, Watched, redis_use, time_by_kind, watching
 from lib.bench.rows.base import Lab, Row, figure
 from lib.bench.rows.gathering import gathering
 
@@ -17,9 +18,9 @@ __all__ = ["commands"]
 DEVICES, AT_ONCE, PACE_PER_S = 100, 64, 50
 HOW = (
     f"{DEVICES} devices, {AT_ONCE} requests at once; commands as clients send them (a script is one) and those that "
-    "scripts call, counted in a stretch that was watched with MONITOR; processor time of Redis from INFO in another "
-    f"stretch, less what the cluster uses while nothing is asked of it; the same at {PACE_PER_S} tasks/s, where tasks "
-    "do not share pipelines; nobody reads results meanwhile"
+    "scripts call, counted in a stretch that was watched with MONITOR; which keys Redis's time goes to, by its SLOWLOG "
+    "in another; processor time of Redis from INFO in a third, less what the cluster uses while nothing is asked of "
+    f"it; the same at {PACE_PER_S} tasks/s, where tasks do not share pipelines; nobody reads results meanwhile"
 )
 END_S = 1.0
 
@@ -29,6 +30,7 @@ class _Cost:
     """Of one task, but `idle` of one second of an idle cluster."""
 
     watched: Watched
+    by_kind_us: Mapping[str, int]
     used: RedisUse
     tasks: int
     cpu_us: float
@@ -44,7 +46,7 @@ async def commands(lab: Lab) -> Row:
     watched = lab.scale(1000, 100)
     sent = [cost.watched.sent.total() / watched for cost in costs]
     in_scripts = [cost.watched.in_scripts.total() / watched for cost in costs]
-    last = costs[-1]
+    last, timed = costs[-1], lab.scale(2000, 100)
     figures = [
         figure(
             "commands/sent",
@@ -71,6 +73,7 @@ async def commands(lab: Lab) -> Row:
         "sent_per_task": {name: n / watched for name, n in last.watched.sent.most_common()},
         "in_scripts_per_task": {name: n / watched for name, n in last.watched.in_scripts.most_common()},
         "by_key_per_task": {name: n / watched for name, n in last.watched.by_key.most_common()},
+        "us_by_key_per_task": {name: us / timed for name, us in _most_first(last.by_kind_us)},
         "redis_in_bytes_per_task": last.used.net_in_bytes / last.tasks,
         "redis_out_bytes_per_task": last.used.net_out_bytes / last.tasks,
         "client_bytes_per_task": last.client_bytes / last.tasks,
@@ -81,6 +84,10 @@ async def commands(lab: Lab) -> Row:
         "idle_cpu_us_per_s": last.idle.cpu_s * 1e6,
     }
     return Row("commands", figures, details, HOW)
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda one: -one[1])
 
 
 async def _cost(lab: Lab) -> _Cost:
@@ -97,11 +104,14 @@ async def _cost(lab: Lab) -> _Cost:
         traffic = TRAFFIC.total - traffic
         async with watching(running.redis) as watched:
             await _tasks(lab, running, fleet, lab.scale(1000, 100))
+        with time_by_kind(running.redis) as by_kind_us:
+            await _tasks(lab, running, fleet, lab.scale(2000, 100))
         cpu_us = (used.cpu_s - idle.cpu_s / idle_s * took_s) / tasks * 1e6
         a_second = RedisUse(idle.cpu_s / idle_s, int(idle.commands / idle_s), 0, 0, 0)
         paced_node_us, paced_redis_us = await _paced(lab, running, fleet)
         return _Cost(
             watched=watched,
+            by_kind_us=by_kind_us,
             used=used,
             tasks=tasks,
             cpu_us=cpu_us,

@@ -44,13 +44,15 @@ class Contest:
     def __init__(self, lab: Lab, kinds: set[str]) -> None:
         self._lab = lab
         self._kinds = kinds
-        self._tries: dict[str, list[_Try]] = defaultdict(list)
+        self._tries: dict[str, list[_Try]] = {}
 
     async def _fight(self) -> None:
         contestants = [cluster(), REFERENCE, SOCKETIO, *([ECHO] if "dispatch" in self._kinds else [])]
-        while len(self._tries["cluster"]) < self._lab.rounds:
+        tries: dict[str, list[_Try]] = defaultdict(list)
+        for _ in range(self._lab.rounds):
             for contestant in contestants:
-                self._tries[contestant.name].append(await self._one(contestant))
+                tries[contestant.name].append(await self._one(contestant))
+        self._tries = tries
 
     async def _one(self, contestant: Contestant) -> _Try:
         with contestant.running(self._lab.server_cpus) as running:

@@ -1,11 +1,12 @@
 """Row `idle`: what a fleet costs that does nothing but be there."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import FLEET_SETTINGS, cluster
-from lib.bench.redis_cost import Watched, redis_use, watching
+from lib.bench.redis_cost import Watched, redis_use, time_by_kind, watching
 from lib.bench.rows.base import Lab, Row, figure
 from lib.bench.rows.gathering import gathering
 
@@ -24,6 +25,7 @@ class _Rest:
 
     watched: Watched
     seconds: float
+    by_kind_us: Mapping[str, int]
     node_cpu: float
     other_cpu: float
     redis_cpu: float
@@ -32,7 +34,7 @@ class _Rest:
 
 async def idle(lab: Lab) -> Row:
     """Commands a second. Raises BenchError, ScriptError."""
-    rests = [await _rest(lab) for _ in range(lab.rounds)]
+    rests = [await _rest(lab) for _ in range(lab.few_rounds)]
     last = rests[-1]
     value = figure(
         "idle/commands",
@@ -55,6 +57,7 @@ async def idle(lab: Lab) -> Row:
         "sent_per_s": {name: n / last.seconds for name, n in last.watched.sent.most_common()},
         "in_scripts_per_s": {name: n / last.seconds for name, n in last.watched.in_scripts.most_common()},
         "by_key_per_s": {name: n / last.seconds for name, n in last.watched.by_key.most_common()},
+        "us_by_key_per_s": {name: us / last.seconds for name, us in last.by_kind_us.items()},
         "node_cpu_share": [rest.node_cpu for rest in rests],
         "other_node_cpu_share": [rest.other_cpu for rest in rests],
         "client_bytes_per_s": [rest.client_bytes for rest in rests],
@@ -71,7 +74,8 @@ async def _rest(lab: Lab) -> _Rest:
             loop = asyncio.get_running_loop()
             start, cpu, used = loop.time(), running.cpu_of_each(), redis_use(running.redis)
             traffic = TRAFFIC.total
-            await asyncio.sleep(seconds)
+            with time_by_kind(running.redis) as by_kind_us:
+                await asyncio.sleep(seconds)
             took_s = loop.time() - start
             spent = [
                 (after - before).total_s / took_s for after, before in zip(running.cpu_of_each(), cpu, strict=True)
@@ -82,4 +86,4 @@ async def _rest(lab: Lab) -> _Rest:
                 start = loop.time()
                 await asyncio.sleep(seconds)
                 watched_s = loop.time() - start
-        return _Rest(watched, watched_s, spent[0], spent[1], rested.cpu_s / took_s, traffic_per_s)
+        return _Rest(watched, watched_s, by_kind_us, spent[0], spent[1], rested.cpu_s / took_s, traffic_per_s)

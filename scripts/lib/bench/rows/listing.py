@@ -35,7 +35,7 @@ class _Listed:
 async def listing(lab: Lab) -> Row:
     """Milliseconds. Raises BenchError, ScriptError."""
     rounds: list[list[_Listed]] = []
-    for _ in range(lab.rounds):
+    for _ in range(lab.few_rounds):
         devices = lab.scale(DEVICES, 200)
         async with gathering(lab, cluster(2, FLEET_SETTINGS), devices) as (running, _):
             rounds.append([await _listed(lab, a, devices) for a in (*running.sockets, *running.rest)])

@@ -23,7 +23,7 @@ async def memory(lab: Lab) -> Row:
     """Kilobytes a device, beside the others'. Raises BenchError, ScriptError."""
     taken: dict[str, list[float]] = defaultdict(list)
     before: dict[str, list[float]] = defaultdict(list)
-    for _ in range(lab.rounds):
+    for _ in range(lab.few_rounds):
         for contestant in (cluster(1, FLEET_SETTINGS), REFERENCE, SOCKETIO):
             first, each = await _kilobytes(lab, contestant)
             taken[contestant.name].append(each)

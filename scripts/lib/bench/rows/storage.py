@@ -32,7 +32,7 @@ class _Stored(NamedTuple):
 
 async def storage(lab: Lab) -> Row:
     """Kilobytes a device and a task. Raises BenchError, ScriptError."""
-    stored = [await _stored(lab) for _ in range(lab.rounds)]
+    stored = [await _stored(lab) for _ in range(lab.few_rounds)]
     figures = [
         figure(
             "storage/device",

@@ -13,17 +13,17 @@ from lib.bench.sweeps import SWEEPS
 
 __all__ = ["KEPT", "performance", "write_document", "written_by_hand"]
 
-KEPT = "<!-- Written by people from here on: scripts/bench keeps it. -->"
+KEPT = "<!-- Written by people from here on: it is kept when the part above is written anew. -->"
 PICTURES = "performance"
 INTRODUCTION = """# Performance
 
 Written by `scripts/bench` from measurements; repeat them with
 
 ```console
-$ scripts/bench all plots --out .run/bench --document      # an hour on a quiet machine
-$ scripts/bench dispatch latency                           # some of the rows; --help names them
-$ scripts/bench --quick                                    # whether it works; the figures mean nothing
-$ scripts/bench all --out .run/after --before .run/bench/results.json     # a column more: before
+$ scripts/bench all plots --rounds 5 --out .run/bench --document      # twenty minutes on a quiet machine
+$ scripts/bench dispatch latency --out .run/bench                     # some of the rows; what is there is kept
+$ scripts/bench --quick                                               # whether it works; the figures mean nothing
+$ scripts/bench --out .run/after --before .run/bench/results.json     # a column more: before
 ```
 
 The cluster is measured beside others in the same run, in turn: a *reference*
@@ -31,7 +31,8 @@ The cluster is measured beside others in the same run, in turn: a *reference*
 nothing; *python-socketio* with its Redis manager; and Starlette alone. They do less: the cluster stores each task,
 delivers it durably, runs it to its end and gives its result to whoever asks. **Quotients of one run are what counts**;
 absolute figures are those of one machine on one day. Figures are medians over the rounds, with the lowest and the
-highest in parentheses.
+highest in parentheses; what hardly varies or takes long (memory, storage, idle, listing, the plots) is measured in one
+round of three.
 """
 
 
@@ -114,5 +115,8 @@ def _plots(report: Report) -> list[str]:
     lines = []
     for one in SWEEPS:
         if one.name in report.plots:
-            lines += [f"## Against {one.axis}\n", f"{one.text}.\n", f"![{one.axis}]({PICTURES}/{one.name}.svg)", ""]
+            curves: Mapping[str, Mapping[str, list[object]]] = report.plots[one.name]
+            rounds = max(len(samples) for curve in curves.values() for samples in curve.values())
+            lines += [f"## Against {one.axis}\n", f"{one.text} ({_times(rounds)}).\n"]
+            lines += [f"![{one.axis}]({PICTURES}/{one.name}.svg)", ""]
     return lines

@@ -1,4 +1,4 @@
-"""The sweeps as SVG: throughput above, delivery below, medians with the range of the rounds around them.
+"""The sweeps as SVG: throughput, delivery, and what a task costs; medians with the range of the rounds around them.
 
 matplotlib is imported where something is drawn: the generator of load does without it and its memory.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["draw"]
 
 COLOURS = {"cluster": "#0b6e99", "reference": "#888888", "python-socketio": "#c4554d"}
-SIZE_INCH = (7.0, 6.5)
+SIZE_INCH = (8.0, 8.5)
 
 
 def draw(results: dict[str, Any], directory: Path) -> list[Path]:
@@ -38,27 +38,34 @@ def draw(results: dict[str, Any], directory: Path) -> list[Path]:
 
 def _figure(one: Sweep, curves: dict[str, Any]) -> "Figure":
     from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: PLC0415
 
     figure = Figure(figsize=SIZE_INCH, layout="constrained")
-    rate, delivery = figure.subplots(2, 1, sharex=True)
+    rate, delivery, cost = figure.subplots(3, 1, sharex=True)
     for name, curve in curves.items():
         _curve(rate, name, curve, "per_s", name, 1.0, "-")
         _curve(delivery, name, curve, "p50_us", f"{name}, p50", 1000.0, "-")
         _curve(delivery, name, curve, "p99_us", f"{name}, p99", 1000.0, "--")
+        _curve(cost, name, curve, "server_us", f"{name}, nodes", 1.0, "-")
+        _curve(cost, name, curve, "redis_us", f"{name}, Redis", 1.0, "--")
     rate.set_ylabel("tasks/s")
-    rate.set_ylim(bottom=0)
+    rate.set_ylim(bottom=0, top=rate.get_ylim()[1] * 1.05)
     delivery.set_ylabel("request to device, ms")
-    delivery.set_yscale("log")
-    delivery.set_xlabel(one.axis)
+    cost.set_ylabel("processors, µs a task")
+    cost.set_xlabel(one.axis)
     points = sorted({int(x) for curve in curves.values() for x in curve})
     if points[-1] > 10 * points[0]:
-        delivery.set_xscale("log")
-    delivery.set_xticks(points, [f"{x:,}" for x in points])
-    delivery.minorticks_off()
-    for axes in (rate, delivery):
+        cost.set_xscale("log")
+    cost.set_xticks(points, [f"{x:,}" for x in points])
+    for axes in (delivery, cost):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    for axes in (rate, delivery, cost):
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small")
+        # Beside the curves, not over them.
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     return figure
 

@@ -21,7 +21,7 @@ from lib.scaling.model import demand
 
 __all__ = ["POINTS", "Compared", "Point", "compare"]
 
-NODES, HEARTBEAT_S = 2, 20
+HEARTBEAT_S = 20
 MB = 2**20
 
 
@@ -32,9 +32,18 @@ class Point:
     devices: int
     tasks_per_s: float
     seconds: float
+    nodes: int = 2
 
 
-POINTS = (Point(1_000, 0, 25), Point(200, 25, 25), Point(200, 200, 25), Point(3_000, 100, 25), Point(5_000, 50, 25))
+POINTS = (
+    Point(1_000, 0, 25),
+    Point(200, 25, 25),
+    Point(200, 200, 25),
+    Point(200, 1_000, 15),
+    Point(3_000, 100, 25),
+    Point(5_000, 50, 25),
+    Point(600, 100, 25, nodes=6),
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,12 @@ async def compare(costs: Costs, lab: Lab, points: Sequence[Point] = POINTS) -> l
 
 
 async def _at(costs: Costs, lab: Lab, point: Point) -> list[Compared]:
-    says = demand(costs, devices=point.devices, tasks_per_s=point.tasks_per_s, nodes=NODES, retention_s=point.seconds)
-    async with gathering(lab, cluster(NODES, FLEET_SETTINGS), point.devices) as (running, fleet):
+    says = demand(
+        costs, devices=point.devices, tasks_per_s=point.tasks_per_s, nodes=point.nodes, retention_s=point.seconds
+    )
+    # Two nodes as they were measured, sockets on one and REST on the other; more of them as they would be used.
+    contestant = cluster(point.nodes, FLEET_SETTINGS, spread=point.nodes > 2)
+    async with gathering(lab, contestant, point.devices) as (running, fleet):
         async with fleet.beating(HEARTBEAT_S):
             await asyncio.sleep(3.0)
             before = redis_use(running.redis)

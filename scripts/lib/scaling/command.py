@@ -69,7 +69,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--utilisation", type=float, default=default.utilisation, metavar="SHARE", help="of a processor (default: 0.6)"
     )
     parser.add_argument(
-        "--connections", type=int, default=default.connections_per_node, metavar="N", help="sockets a node (20000)"
+        "--connections", type=int, default=default.connections_per_node, metavar="N", help="sockets a node (15000)"
     )
     parser.add_argument("--redis-gb", type=float, default=16.0, metavar="GB", help="memory of a shard (16)")
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""Unit costs, from results of `scripts/bench`: of a task, of a device in a second, of a node in a second.
+"""Unit costs, from results of `scripts/bench`: of a task, of a registration, of a device and of a node in a second.
 
-They come from rows `dispatch`, `memory`, `commands`, `storage` and `idle`; a file without one of them is refused.
+They come from rows `dispatch`, `memory`, `arrival`, `commands`, `storage` and `idle`; a file without one is refused.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from lib.outcome import Exit, ScriptError
 __all__ = ["Costs", "Task", "is_one_slot", "read_costs"]
 
 KB = 1024
-WANTED = ("dispatch", "memory", "commands", "storage", "idle")
+WANTED = ("dispatch", "memory", "arrival", "commands", "storage", "idle")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Costs:
     """µs are of one processor. A task costs what lies between `paced` and `full`.
 
     `hot_*`: what falls on keys which live in one slot, as a share of Redis's time a task, and in µs a node a second.
+    `name_share_of_task`: what falls on keys of tasks' names, which lie elsewhere than their devices.
     """
 
     paced: Task
@@ -49,6 +50,11 @@ class Costs:
     client_bytes_per_task: float
     client_bytes_per_device_s: float
     commands_per_task: float
+    node_us_per_arrival: float
+    redis_us_per_arrival: float
+    client_bytes_per_arrival: float
+    heartbeat_s: float
+    name_share_of_task: float
     hot_share_of_task: Mapping[str, float]
     hot_us_per_node_s: Mapping[str, float]
 
@@ -78,6 +84,8 @@ def read_costs(report: Report) -> Costs:
     redis_idle_us = of_task["idle_cpu_us_per_s"]
     redis_full_us = statistics.median(rest["redis_cpu_share"]) * 1e6
     tries = rows["dispatch"].details["cluster"]
+    arrivals = rows["arrival"].details["of_each"]["cluster"]
+    by_key = of_task["us_by_key_per_task"]
     return Costs(
         paced=Task(of_task["paced_per_s"], of_task["paced_node_us_per_task"], of_task["paced_redis_us_per_task"]),
         full=Task(
@@ -98,8 +106,13 @@ def read_costs(report: Report) -> Costs:
         client_bytes_per_task=of_task["client_bytes_per_task"],
         client_bytes_per_device_s=statistics.median(rest["client_bytes_per_s"]) / devices,
         commands_per_task=figures["commands/sent"],
-        hot_share_of_task=_hot(of_task["by_key_per_task"], 1.0, without=rest["by_key_per_s"]),
-        hot_us_per_node_s=_hot(_of_nodes(rest["by_key_per_s"]), redis_idle_us / 2),
+        node_us_per_arrival=statistics.median(one["node_us"] for one in arrivals),
+        redis_us_per_arrival=statistics.median(one["redis_us"] for one in arrivals),
+        client_bytes_per_arrival=statistics.median(one["client_bytes"] for one in arrivals),
+        heartbeat_s=rest["heartbeat_s"],
+        name_share_of_task=by_key.get("aip:task:{}", 0.0) / sum(by_key.values()),
+        hot_share_of_task=_hot(by_key, 1.0, without=rest["us_by_key_per_s"]),
+        hot_us_per_node_s=_hot(_of_nodes(rest["us_by_key_per_s"]), redis_idle_us / 2),
     )
 
 
@@ -109,9 +122,9 @@ def _of_nodes(by_key: Mapping[str, float]) -> dict[str, float]:
 
 
 def _hot(by_key: Mapping[str, float], total: float, *, without: Container[str] = ()) -> dict[str, float]:
-    """A total by key, as Redis's commands are spread over the keys; those in one slot only.
+    """A total by key, as Redis's time is spread over the keys; those in one slot only.
 
     `without`: keys that are used as much when nothing is asked of the cluster.
     """
-    commands = sum(by_key.values())
-    return {kind: total * n / commands for kind, n in by_key.items() if is_one_slot(kind) and kind not in without}
+    whole = sum(by_key.values())
+    return {kind: total * n / whole for kind, n in by_key.items() if is_one_slot(kind) and kind not in without}

@@ -1,6 +1,7 @@
 """`docs/SCALING.md`, from measured costs and the model; a figure that nobody measured is named as an assumption."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lib.bench.document import KEPT, written_by_hand
@@ -8,15 +9,16 @@ from lib.bench.report import Report, number
 from lib.scaling.check import Compared
 from lib.scaling.costs import Costs
 from lib.scaling.model import Assumptions, Plan, plan, saturation
+from lib.scaling.simulated import PLACEMENT, STORM, placement_table, storm_table
+from lib.scaling.sizes import GB, MB, SIZES
 
-__all__ = ["SIZES", "comparison", "scaling", "sizes_table", "write_scaling"]
+__all__ = ["comparison", "scaling", "sizes_table", "write_scaling"]
 
-# Devices, tasks per second.
-SIZES = ((1_000, 100), (10_000, 1_000), (100_000, 10_000), (1_000_000, 10_000), (1_000_000, 100_000))
-GB, MB = 2**30, 2**20
+# For how long results are kept, s.
+RETENTIONS = ((86_400, "a day"), (3_600, "an hour"), (600, "10 minutes"))
 COLUMNS = (
-    *("devices", "tasks/s", "nodes", "because of", "shards", "because of", "shards for processors alone"),
-    *("nodes' memory", "Redis's memory", "clients' traffic", "Redis's traffic", "busiest key of one slot"),
+    *("devices", "tasks/s", "nodes", "because of", "shards", "because of", "nodes' memory", "Redis's memory"),
+    *("clients' traffic", "Redis's traffic", "busiest key of one slot"),
 )
 NAMES: Mapping[str, tuple[str, str]] = {
     "node_us_per_device_s": ("a node's processor, a device a second (ping, pong, heartbeat)", "µs"),
@@ -31,6 +33,9 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "client_bytes_per_task": ("traffic of clients, a task (REST and socket)", "bytes"),
     "client_bytes_per_device_s": ("traffic of clients, a device a second", "bytes"),
     "commands_per_task": ("commands to Redis, a task", ""),
+    "node_us_per_arrival": ("a node's processor, a device that connects and registers", "µs"),
+    "redis_us_per_arrival": ("Redis's processor, the same", "µs"),
+    "client_bytes_per_arrival": ("traffic of clients, the same", "bytes"),
 }
 INTRODUCTION = """# Scaling
 
@@ -44,45 +49,8 @@ $ scripts/scaling_model .run/bench/results.json --check --document
 Devices and nodes cost what each costs at small sizes. A task costs less the more there are, since those that come
 together share pipelines and turns of the event loop: its cost was measured at a slow pace and at full load, and lies
 on the line between the two (logarithmic axes). `--check` compares all of that with runs at sizes that were not
-calibrated. Costs are of a single Redis server; in a Redis Cluster a publication is a command of its own, since scripts
-may touch one slot only. Lists of all clients and other reads are not part of it.
-"""
-KEYS = """## Where the load lies in a Redis Cluster
-
-Keys of a device carry one of 4,096 tags, by a hash of its id; a session whose id the cluster made carries the tag of
-its device, so that one script touches both; names of tasks and batches have tags of their own: these spread over all
-shards as their ids do, and so does the bus, since a node's channel is a slot (sharded publications). A node's list of
-its clients (`aip:{node:<id>}:clients`) is one slot a node, and every device on it is noted there every few seconds: as
-many slots as nodes. What has no id in its key is one slot, on one shard, whatever
-their number:
-
-- `aip:sessions`: the newest sessions of the cluster; every node adds those of one turn of its loop in one call.
-- `aip:events`: the newest events of the cluster; every node appends what it noted, up to 32 events an entry.
-- `aip:due`: what is to be looked at later; devices that go away and tasks that wait for one are put there, and every
-  node asks it once a second.
-- `aip:{nodes}:…`: leases and what nodes say of themselves; every node renews once a second, and is told all live
-  nodes: the answers grow with the square of the number of nodes.
-
-What the first two cost a task is measured by which key each command names, with what scripts do to it. A node's part is
-all that an idle Redis uses, divided among the keys that idle nodes name: more than it is, since Redis has housekeeping
-of its own.
-"""
-KUBERNETES = """## What a machine under it must allow
-
-- **Open files**: a node needs one a socket and one a request, and keeps 256 in reserve: with the setting
-  `max_tcp_connections` (25,000) that is `ulimit -n` ≥ 25,256 in the pod. It raises its soft limit itself; the hard
-  limit is the container runtime's. It warns at start and bears fewer if that is lower.
-- **Connection tracking**: each socket is an entry in `nf_conntrack` on every machine that translates its address (the
-  balancer's and, behind a Service, the node's). `net.netfilter.nf_conntrack_max` must exceed the sockets of all pods
-  on a machine, requests included, and the entries must outlive the silence between two pings (20 s).
-- **Ephemeral ports**: a balancer's address reaches one pod's address over as many connections as
-  `net.ipv4.ip_local_port_range` has ports; by the kernel's default (32768 to 60999) that is 28,232. More sockets on a
-  pod need more balancers, or more addresses.
-- **Accept queue**: the nodes listen with a backlog of 4096; the kernel uses the smaller of that and
-  `net.core.somaxconn`. A fleet that comes back together overflows it, and whoever is dropped tries again a second
-  later.
-- **Memory**: buffers of sockets are the kernel's (`net.ipv4.tcp_mem`), not in the nodes' resident memory, and count
-  against the pod's limit where cgroups account for them.
+calibrated. Where keys lie, and how a fleet comes back, is simulated with the cluster's own code. Below the tables
+stands [what follows from them](#what-follows).
 """
 
 
@@ -94,11 +62,19 @@ def write_scaling(report: Report, costs: Costs, assumed: Assumptions, compared: 
 
 def scaling(report: Report, costs: Costs, assumed: Assumptions, compared: Sequence[Compared]) -> str:
     """The document in Markdown, but for what people wrote."""
+    rows = sorted({f"{row.when} at {row.commit}" for row in report.rows})
     machine = ", ".join(f"{name} {report.machine.get(name)}" for name in ("processor", "python", "redis-server"))
-    parts = [INTRODUCTION, f"## Costs, as measured\n\nOn {machine}, {report.machine.get('when')}.\n", _costs(costs), ""]
+    parts = [
+        INTRODUCTION,
+        f"## Costs, as measured\n\nOn {machine}, measured {' and '.join(rows)}.\n",
+        _costs(costs),
+        "",
+    ]
     parts += ["## How many of each\n", _assumptions(assumed), sizes_table(costs, assumed), ""]
     parts += ["## What is full first\n", "With two nodes and one Redis, as tasks come more often:\n"]
-    parts += [_saturation(costs, assumed), "", KEYS, _hot(costs), "", KUBERNETES]
+    parts += [_saturation(costs, assumed), "", "## Results, kept for how long\n", _retention(costs, assumed), ""]
+    parts += ["## Where keys lie\n", _hot(costs), "", PLACEMENT, placement_table(costs, assumed), ""]
+    parts += ["## A fleet that comes back\n", STORM, storm_table(costs, assumed), ""]
     if compared:
         parts += ["## Predicted and measured\n", comparison(compared), ""]
     return "\n".join(parts)
@@ -110,15 +86,20 @@ def _costs(costs: Costs) -> str:
         rate = f"a task, {task.per_s:,.0f} a second"
         lines.append(f"| nodes' processors (both that it crosses), {rate} | {number(task.node_us)} µs |")
         lines.append(f"| Redis's processor, {rate} | {number(task.redis_us)} µs |")
-    return "\n".join([*lines, *(f"| {t} | {number(getattr(costs, n))} {u} |" for n, (t, u) in NAMES.items())])
+    lines += [f"| {text} | {number(getattr(costs, name))} {unit} |" for name, (text, unit) in NAMES.items()]
+    # Of a device's time the heartbeat is what it asks for itself; the pings beside it are the node's.
+    beat = f"a heartbeat every {costs.heartbeat_s:g} s, with the pings of that time"
+    lines.append(f"| a node's processor, {beat} | {number(costs.node_us_per_device_s * costs.heartbeat_s)} µs |")
+    lines.append(f"| Redis's processor, {beat} | {number(costs.redis_us_per_device_s * costs.heartbeat_s)} µs |")
+    return "\n".join(lines)
 
 
 def _assumptions(assumed: Assumptions) -> str:
     return (
         f"Assumed: processors are used to {assumed.utilisation:.0%}; a node is one process on one processor and holds "
-        f"{assumed.connections_per_node:,} sockets; a Redis server uses one processor and "
-        f"{assumed.redis_bytes_per_shard / GB:g} GB; results are kept for {assumed.retention_s:,} s. Replicas of "
-        "Redis, a spare node for each that may be lost, and what is asked for by others come on top.\n"
+        f"{assumed.connections_per_node:,} sockets, so that others have room for those of one that dies; a Redis "
+        f"server uses one processor and {assumed.redis_bytes_per_shard / GB:g} GB; results are kept for "
+        f"{assumed.retention_s:,} s. Replicas of Redis, and what is asked for by others, come on top.\n"
     )
 
 
@@ -135,7 +116,6 @@ def _size(devices: int, tasks: int, one: Plan, assumed: Assumptions) -> str:
     hot = f"`{one.hot_key}`: {one.hot:.0%} of a processor{' (too much)' if one.hot > assumed.utilisation else ''}"
     cells = [
         *(f"{devices:,}", f"{tasks:,}", f"{one.nodes:,}", one.nodes_for, f"{one.shards:,}", one.shards_for),
-        f"{-(-d.redis_processors // assumed.utilisation):,.0f}",
         *(f"{number(d.node_bytes / GB)} GB", f"{number(d.redis_bytes / GB)} GB"),
         *(f"{number(d.client_bytes_s / MB)} MB/s", f"{number(d.redis_net_bytes_s / MB)} MB/s", hot),
     ]
@@ -149,6 +129,19 @@ def _saturation(costs: Costs, assumed: Assumptions) -> str:
     )
 
 
+def _retention(costs: Costs, assumed: Assumptions) -> str:
+    """Redis's memory by how long results are kept."""
+    head = ["devices", "tasks/s", *(f"{text}: memory, shards" for _, text in RETENTIONS)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for devices, tasks in SIZES:
+        cells = [f"{devices:,}", f"{tasks:,}"]
+        for seconds, _ in RETENTIONS:
+            one = plan(costs, replace(assumed, retention_s=seconds), devices=devices, tasks_per_s=tasks)
+            cells.append(f"{number(one.demand.redis_bytes / GB)} GB, {one.shards:,} for {one.shards_for}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _hot(costs: Costs) -> str:
     lines = ["| key in one slot | share of Redis's time for a task | µs of Redis a node a second |", "|---|---|---|"]
     for key in sorted({*costs.hot_share_of_task, *costs.hot_us_per_node_s}):
@@ -159,10 +152,11 @@ def _hot(costs: Costs) -> str:
 
 def comparison(compared: Sequence[Compared]) -> str:
     """Predicted beside measured, in Markdown."""
-    lines = ["| devices | tasks/s | what | predicted | measured | measured ÷ predicted |", "|---|---|---|---|---|---|"]
+    head = ["nodes", "devices", "tasks/s", "what", "predicted", "measured", "measured ÷ predicted"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for c in compared:
         ratio = number(c.measured / c.predicted) if c.predicted else ""
-        size = f"{c.point.devices:,} | {c.point.tasks_per_s:g}"
+        size = f"{c.point.nodes} | {c.point.devices:,} | {c.point.tasks_per_s:,g}"
         values = f"{number(c.predicted)} {c.unit} | {number(c.measured)} {c.unit}"
         lines.append(f"| {size} | {c.what} | {values} | {ratio} |")
     return "\n".join(lines)

@@ -24,12 +24,12 @@ BISECTIONS = 60
 class Assumptions:
     """What nobody measured: how full a processor may be, and what machines and settings there are.
 
-    A node is one process and uses one processor; so does a Redis server. `connections_per_node` is the setting
-    `max_connections`, `retention_s` the setting `result_ttl_s`.
+    A node is one process and uses one processor; so does a Redis server. `connections_per_node` leaves room below the
+    setting `max_connections` for the devices of a node that died; `retention_s` is the setting `result_ttl_s`.
     """
 
     utilisation: float = 0.6
-    connections_per_node: int = 20_000
+    connections_per_node: int = 15_000
     redis_bytes_per_shard: int = 16 * 2**30
     retention_s: int = 86_400
 

@@ -26,6 +26,11 @@ COSTS = Costs(
     client_bytes_per_task=1e3,
     client_bytes_per_device_s=20,
     commands_per_task=10,
+    node_us_per_arrival=500,
+    redis_us_per_arrival=50,
+    client_bytes_per_arrival=500,
+    heartbeat_s=20,
+    name_share_of_task=0.2,
     hot_share_of_task={"aip:sessions": 0.1, "aip:events": 0.02},
     hot_us_per_node_s={"aip:{nodes}:leases": 400, "aip:events": 0},
 )
@@ -153,7 +158,12 @@ def _results() -> Report:
         "paced_per_s": 50,
         "paced_node_us_per_task": 2000.0,
         "paced_redis_us_per_task": 400.0,
-        "by_key_per_task": {"aip:session:{}": 39.0, "aip:sessions": 10.0, "aip:{nodes}:leases": 1.0},
+        "us_by_key_per_task": {
+            "aip:session:{}": 29.0,
+            "aip:task:{}": 10.0,
+            "aip:sessions": 10.0,
+            "aip:{nodes}:leases": 1.0,
+        },
     }
     tries = [{"server_us": us, "load": {"completed_per_s": us * 3}} for us in (400.0, 600.0)]
     rest = {
@@ -162,9 +172,12 @@ def _results() -> Report:
         "other_node_cpu_share": [0.01],
         "redis_cpu_share": [0.003],
         "client_bytes_per_s": [5000.0],
-        "by_key_per_s": {"aip:{node:}:clients": 90.0, "aip:{nodes}:leases": 10.0},
+        "heartbeat_s": 20,
+        "us_by_key_per_s": {"aip:{node:}:clients": 90.0, "aip:{nodes}:leases": 10.0},
     }
+    arrivals = [{"node_us": us, "redis_us": us / 10, "client_bytes": 500.0} for us in (500.0, 700.0)]
     rows = [
+        row("arrival", {"rate": 1000.0}, {"of_each": {"cluster": arrivals}}),
         row("dispatch", {"reference": 0.5}, {"cluster": tries}),
         row("memory", {"device": 30.0}, {"kb_before": {"cluster": [90_000.0]}}),
         row("commands", {"sent": 10.0, "cpu": 100.0}, task),
@@ -184,6 +197,9 @@ def test_costs_are_read_from_results() -> None:
     assert costs.redis_us_per_node_s == pytest.approx(500)
     assert costs.node_bytes_per_device == 30 * 1024
     assert costs.client_bytes_per_device_s == 5
+    assert costs.node_us_per_arrival == pytest.approx(600)
+    assert costs.redis_us_per_arrival == pytest.approx(60)
+    assert costs.name_share_of_task == pytest.approx(0.2)
     assert costs.hot_share_of_task == pytest.approx({"aip:sessions": 0.2})
     assert costs.hot_us_per_node_s == pytest.approx({"aip:{nodes}:leases": 500})
 
@@ -200,5 +216,5 @@ def test_the_document_says_what_was_measured_and_what_assumed() -> None:
     text = scaling(_results(), COSTS, ROOMY, compared)
     assert "On processor a fast one" in text
     assert "processors are used to 50%" in text
-    assert "| 1,000 | 50 | processors of the nodes | 20.0 % | 22.0 % | 1.10 |" in text
+    assert "| 2 | 1,000 | 50 | processors of the nodes | 20.0 % | 22.0 % | 1.10 |" in text
     assert comparison([]).count("\n") == 1

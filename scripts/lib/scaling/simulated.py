@@ -9,12 +9,12 @@ from node.settings import Settings
 
 __all__ = ["PLACEMENT", "STORM", "placement_table", "storm_table"]
 
-PLACEMENT = """Simulated (`scripts/lib/scaling/placement.py`): the keys of so many devices and nodes, as the cluster builds
-them, in the slots where Redis puts them, the slots dealt out in equal ranges. Shards are those that the work alone
-needs; memory may need more (above).
+PLACEMENT = """Simulated (`scripts/lib/scaling/placement.py`): the keys of so many devices and nodes, as the cluster
+builds them, in the slots where Redis puts them, the slots dealt out in equal ranges. Shards are those that the work
+alone needs; memory may need more (above).
 """
-STORM = """Simulated (`scripts/lib/scaling/storm.py`) with the nodes' own admission, as shipped, and the device agent's own
-way of waiting. Times are seconds since the sockets broke, until so many of the devices were registered again.
+STORM = """Simulated (`scripts/lib/scaling/storm.py`) with the nodes' own admission, as shipped, and the device agent's
+own way of waiting. Times are seconds since the sockets broke, until so many of the devices were registered again.
 """
 
 

@@ -211,7 +211,8 @@ def test_results_without_a_row_are_refused() -> None:
         read_costs(results)
 
 
-def test_the_document_says_what_was_measured_and_what_assumed() -> None:
+def test_the_document_says_what_was_measured_and_what_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.scaling.simulated.SIZES", ((1_000, 100),))
     compared = [Compared(Point(1000, 50, 10), "processors of the nodes", "%", 20.0, 22.0)]
     text = scaling(_results(), COSTS, ROOMY, compared)
     assert "On processor a fast one" in text

@@ -6,7 +6,7 @@ compared with what the model says. A model that is off here is no ground for a m
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import FLEET_SETTINGS, Running, cluster
@@ -18,8 +18,9 @@ from lib.bench.rows import Lab
 from lib.bench.rows.gathering import gathering
 from lib.scaling.costs import Costs
 from lib.scaling.model import demand
+from lib.scaling.placement import placed
 
-__all__ = ["POINTS", "Compared", "Point", "compare"]
+__all__ = ["HEARTBEAT_S", "ON_SHARDS", "POINTS", "Compared", "Point", "Shard", "compare", "compare_shards"]
 
 HEARTBEAT_S = 20
 MB = 2**20
@@ -45,6 +46,17 @@ POINTS = (
     Point(600, 100, 25, nodes=6),
 )
 
+ON_SHARDS = Point(600, 200, 20)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A primary's part of what tasks ask of Redis: predicted, of processor time, of commands."""
+
+    predicted: float
+    processor: float
+    commands: float
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -60,6 +72,37 @@ class Compared:
 async def compare(costs: Costs, lab: Lab, points: Sequence[Point] = POINTS) -> list[Compared]:
     """Every quantity at every size. Raises BenchError, ScriptError."""
     return [line for point in points for line in await _at(costs, lab, point)]
+
+
+async def compare_shards(costs: Costs, lab: Lab, point: Point = ON_SHARDS) -> list[Shard]:
+    """How the work lies on the primaries of a real Redis Cluster. Raises BenchError, ScriptError."""
+    contestant = cluster(point.nodes, FLEET_SETTINGS, topology="cluster")
+    async with gathering(lab, contestant, point.devices) as (running, fleet):
+        quiet_s = 5.0
+        start = [redis_use(server) for server in running.primaries]
+        await asyncio.sleep(quiet_s)
+        rest = [redis_use(server) - used for server, used in zip(running.primaries, start, strict=True)]
+        start, loop = [redis_use(server) for server in running.primaries], asyncio.get_running_loop()
+        began = loop.time()
+        await _work(running, fleet, point)
+        took = (loop.time() - began) / quiet_s
+        spent = [redis_use(server) - used for server, used in zip(running.primaries, start, strict=True)]
+    # What an idle server uses, replication and gossip of the cluster among it, is the same on each.
+    busy = [used.cpu_s - idle.cpu_s * took for used, idle in zip(spent, rest, strict=True)]
+    asked = [used.commands - idle.commands * took for used, idle in zip(spent, rest, strict=True)]
+    says = placed(
+        replace(costs, hot_us_per_node_s={}, redis_us_per_device_s=0.0),
+        devices=point.devices,
+        tasks_per_s=point.tasks_per_s,
+        nodes=point.nodes,
+        shards=len(busy),
+    )
+    shares = (_shares(says.loads), _shares(busy), _shares(asked))
+    return [Shard(*one) for one in zip(*shares, strict=True)]
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    return [value / sum(values) for value in values]
 
 
 async def _at(costs: Costs, lab: Lab, point: Point) -> list[Compared]:

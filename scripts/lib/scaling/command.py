@@ -14,9 +14,9 @@ from lib.bench.report import Report, merged
 from lib.bench.rows import Lab
 from lib.bootstrap import ROOT
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
-from lib.scaling.check import compare
+from lib.scaling.check import Compared, Shard, compare, compare_shards
 from lib.scaling.costs import read_costs
-from lib.scaling.document import comparison, sizes_table, write_scaling
+from lib.scaling.document import comparison, scaling, shards_table, sizes_table, write_scaling
 from lib.scaling.model import Assumptions
 
 __all__ = ["main"]
@@ -38,14 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ScriptError(Exit.USAGE, "what --quick measures goes into no document")
         costs = read_costs(results)
         say(sizes_table(costs, assumed))
-        compared = []
+        compared: list[Compared] = []
+        shards: list[Shard] = []
         if options.check:
             raise_open_files(OPEN_FILES)
             pin(os.getpid(), options.generator_cpus)
-            compared = uvloop.run(compare(costs, Lab(1, quick=False, server_cpus=options.server_cpus)))
+            lab = Lab(1, quick=False, server_cpus=options.server_cpus)
+            compared = uvloop.run(compare(costs, lab))
             say(f"\n{comparison(compared)}")
+            shards = uvloop.run(compare_shards(costs, lab))
+            say(f"\n{shards_table(shards)}")
         if options.document:
-            write_scaling(results, costs, assumed, compared, DOCUMENT)
+            write_scaling(DOCUMENT, scaling(results, costs, assumed, compared, shards))
             say(f"\nWritten: {DOCUMENT}")
     except ScriptError as exc:
         return report("scaling_model", exc)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from lib.bench.document import KEPT, written_by_hand
 from lib.bench.report import Report, number
-from lib.scaling.check import Compared
+from lib.scaling.check import HEARTBEAT_S, ON_SHARDS, POINTS, Compared, Shard
 from lib.scaling.costs import Costs
 from lib.scaling.model import Assumptions, Plan, plan, saturation
 from lib.scaling.simulated import PLACEMENT, STORM, placement_table, storm_table
 from lib.scaling.sizes import GB, MB, SIZES
 
-__all__ = ["comparison", "scaling", "sizes_table", "write_scaling"]
+__all__ = ["comparison", "scaling", "shards_table", "sizes_table", "write_scaling"]
 
 # For how long results are kept, s.
 RETENTIONS = ((86_400, "a day"), (3_600, "an hour"), (600, "10 minutes"))
@@ -52,15 +52,24 @@ on the line between the two (logarithmic axes). `--check` compares all of that w
 calibrated. Where keys lie, and how a fleet comes back, is simulated with the cluster's own code. Below the tables
 stands [what follows from them](#what-follows).
 """
+CHECKED = f"""One run each, {min(p.seconds for p in POINTS):g} to {max(p.seconds for p in POINTS):g} seconds. With two nodes
+the sockets are on one and REST on the other, with more both are on all; every device says that it is alive every
+{HEARTBEAT_S} s.
+"""
+ON_CLUSTER = f"""A Redis Cluster of three primaries with a replica each, {ON_SHARDS.devices} devices,
+{ON_SHARDS.tasks_per_s:g} tasks/s for {ON_SHARDS.seconds:g} s, less what it uses at rest; each primary's part of the whole:
+"""
 
 
-def write_scaling(report: Report, costs: Costs, assumed: Assumptions, compared: Sequence[Compared], path: Path) -> None:
+def write_scaling(path: Path, text: str) -> None:
     """Write the document; what people wrote below the line is kept."""
     kept = written_by_hand(path)
-    path.write_text(f"{scaling(report, costs, assumed, compared)}\n{KEPT}\n{kept}", encoding="utf-8")
+    path.write_text(f"{text}\n{KEPT}\n{kept}", encoding="utf-8")
 
 
-def scaling(report: Report, costs: Costs, assumed: Assumptions, compared: Sequence[Compared]) -> str:
+def scaling(
+    report: Report, costs: Costs, assumed: Assumptions, compared: Sequence[Compared], shards: Sequence[Shard]
+) -> str:
     """The document in Markdown, but for what people wrote."""
     rows = sorted({f"{row.when} at {row.commit}" for row in report.rows})
     machine = ", ".join(f"{name} {report.machine.get(name)}" for name in ("processor", "python", "redis-server"))
@@ -76,7 +85,9 @@ def scaling(report: Report, costs: Costs, assumed: Assumptions, compared: Sequen
     parts += ["## Where keys lie\n", _hot(costs), "", PLACEMENT, placement_table(costs, assumed), ""]
     parts += ["## A fleet that comes back\n", STORM, storm_table(costs, assumed), ""]
     if compared:
-        parts += ["## Predicted and measured\n", comparison(compared), ""]
+        parts += ["## Predicted and measured\n", CHECKED, comparison(compared), ""]
+    if shards:
+        parts += [ON_CLUSTER, shards_table(shards), ""]
     return "\n".join(parts)
 
 
@@ -159,4 +170,12 @@ def comparison(compared: Sequence[Compared]) -> str:
         size = f"{c.point.nodes} | {c.point.devices:,} | {c.point.tasks_per_s:,g}"
         values = f"{number(c.predicted)} {c.unit} | {number(c.measured)} {c.unit}"
         lines.append(f"| {size} | {c.what} | {values} | {ratio} |")
+    return "\n".join(lines)
+
+
+def shards_table(shards: Sequence[Shard]) -> str:
+    """Each primary's part of the work, in Markdown."""
+    lines = ["| primary | predicted | processor time | commands |", "|---|---|---|---|"]
+    for which, one in enumerate(shards, 1):
+        lines.append(f"| {which} | {one.predicted:.1%} | {one.processor:.1%} | {one.commands:.1%} |")
     return "\n".join(lines)

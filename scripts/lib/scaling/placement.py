@@ -7,6 +7,7 @@ command names, as measured; devices get equally many tasks, and names of tasks l
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,17 +24,20 @@ KEYS = Keys()
 
 @dataclass(frozen=True)
 class Placed:
-    """Processors of Redis: of the busiest shard, and of all on the average. `tags`: devices on the shard that holds
-    most of them, beside the average."""
+    """Processors of Redis, shard by shard. `tags`: devices on the shard that holds most of them, beside the average."""
 
-    busiest: float
-    average: float
+    loads: Sequence[float]
     tags: float
 
     @property
-    def unevenness(self) -> float:
-        """The busiest beside the average."""
-        return self.busiest / self.average if self.average else 1.0
+    def busiest(self) -> float:
+        """Of the shard that has most to do."""
+        return max(self.loads)
+
+    @property
+    def average(self) -> float:
+        """Of all."""
+        return sum(self.loads) / len(self.loads)
 
 
 @lru_cache(maxsize=8)
@@ -64,7 +68,7 @@ def placed(costs: Costs, *, devices: int, tasks_per_s: float, nodes: int, shards
     for kind in {*costs.hot_share_of_task, *costs.hot_us_per_node_s}:
         busy = costs.hot_share_of_task.get(kind, 0.0) * of_tasks + costs.hot_us_per_node_s.get(kind, 0.0) * nodes / US
         load[_shard(key_slot(kind.encode()), shards)] += busy
-    return Placed(max(load), sum(load) / shards, max(fleet) * shards / devices)
+    return Placed(load, max(fleet) * shards / devices)
 
 
 def fewest_shards(

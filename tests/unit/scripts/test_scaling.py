@@ -6,7 +6,7 @@ import pytest
 from lib.bench.report import Report
 from lib.bench.rows.base import Row, figure
 from lib.outcome import ScriptError
-from lib.scaling.check import Compared, Point
+from lib.scaling.check import Compared, Point, Shard
 from lib.scaling.costs import Costs, Task, is_one_slot, read_costs
 from lib.scaling.document import comparison, scaling, sizes_table
 from lib.scaling.model import Assumptions, carried, demand, plan, saturation, task_cost
@@ -214,8 +214,9 @@ def test_results_without_a_row_are_refused() -> None:
 def test_the_document_says_what_was_measured_and_what_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.scaling.simulated.SIZES", ((1_000, 100),))
     compared = [Compared(Point(1000, 50, 10), "processors of the nodes", "%", 20.0, 22.0)]
-    text = scaling(_results(), COSTS, ROOMY, compared)
+    text = scaling(_results(), COSTS, ROOMY, compared, [Shard(0.3, 0.32, 0.31)])
     assert "On processor a fast one" in text
     assert "processors are used to 50%" in text
     assert "| 2 | 1,000 | 50 | processors of the nodes | 20.0 % | 22.0 % | 1.10 |" in text
+    assert "| 1 | 30.0% | 32.0% | 31.0% |" in text
     assert comparison([]).count("\n") == 1

@@ -21,7 +21,7 @@ from lib.bench.processes import Usage, pin, usage
 from lib.bootstrap import ROOT
 from lib.outcome import Exit, ScriptError
 from lib.processes import Child, spawn, stop
-from lib.topologies import Server, Single, TopologyError, free_port
+from lib.topologies import Server, Topology, TopologyError, free_port, open_topology
 from lib.web import Unreachable, ask
 
 __all__ = ["HOST", "Contestant", "Program", "Running", "environment", "uvicorn"]
@@ -43,7 +43,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Running:
-    """A contestant that runs. `rest` takes dispatches, `sockets` take devices; `pids` are its servers' by name."""
+    """A contestant that runs. `rest` takes dispatches, `sockets` take devices; `pids` are its servers' by name.
+
+    `redis` is its Redis; of a Redis Cluster, the first of its `primaries`, which are in order of their slots.
+    """
 
     rest: Sequence[Address]
     sockets: Sequence[Address]
@@ -51,7 +54,12 @@ class Running:
     completes: bool
     device: Maker
     pids: dict[str, int]
-    redis: Server
+    primaries: Sequence[Server]
+
+    @property
+    def redis(self) -> Server:
+        """The only one, mostly."""
+        return self.primaries[0]
 
     def cpu(self) -> Usage:
         """What its servers have used so far, Redis left out."""
@@ -79,8 +87,10 @@ class Contestant:
         delivers: bool = True,
         completes: bool = False,
         spread: bool = False,
+        topology: str = "single",
     ) -> None:
         self.name = name
+        self._topology = topology
         self.nodes = nodes
         self._device = device
         self._delivers = delivers
@@ -99,7 +109,7 @@ class Contestant:
         """
         children: list[Child] = []
         with tempfile.TemporaryDirectory(prefix="aip-bench-") as name:
-            redis = Single(Path(name, "redis"))
+            redis = open_topology(self._topology, Path(name, "redis"))
             try:
                 _start_redis(redis)
                 programs = self.programs(redis.url, [free_port() for _ in range(self.nodes)])
@@ -107,7 +117,7 @@ class Contestant:
                 for program, child in zip(programs, children, strict=True):
                     _await(program, child)
                     pin(child.process.pid, server_cpus)
-                yield self._described(programs, children, redis.servers[0])
+                yield self._described(programs, children, redis.primaries())
             except BenchError as exc:
                 raise BenchError(f"{self.name}: {exc}") from exc
             finally:
@@ -117,7 +127,9 @@ class Contestant:
                     child.handle.wait()
                 redis.dispose()
 
-    def _described(self, programs: Sequence[Program], children: Sequence[Child], redis: Server) -> Running:
+    def _described(
+        self, programs: Sequence[Program], children: Sequence[Child], primaries: Sequence[Server]
+    ) -> Running:
         addresses = [Address(HOST, program.port) for program in programs]
         return Running(
             rest=addresses if self._spread else addresses[-1:],
@@ -126,7 +138,7 @@ class Contestant:
             completes=self._completes,
             device=self._device,
             pids={child.process.name: child.process.pid for child in children},
-            redis=redis,
+            primaries=primaries,
         )
 
 
@@ -146,7 +158,7 @@ def uvicorn(name: str, app: str, port: int, redis_url: str) -> Program:
     return Program(name, argv, env, port, "/livez")
 
 
-def _start_redis(redis: Single) -> None:
+def _start_redis(redis: Topology) -> None:
     try:
         redis.start()
     except TopologyError as exc:

@@ -52,12 +52,12 @@ on the line between the two (logarithmic axes). `--check` compares all of that w
 calibrated. Where keys lie, and how a fleet comes back, is simulated with the cluster's own code. Below the tables
 stands [what follows from them](#what-follows).
 """
-CHECKED = f"""One run each, {min(p.seconds for p in POINTS):g} to {max(p.seconds for p in POINTS):g} seconds. With two nodes
-the sockets are on one and REST on the other, with more both are on all; every device says that it is alive every
-{HEARTBEAT_S} s.
+CHECKED = f"""One run each, {min(p.seconds for p in POINTS):g} to {max(p.seconds for p in POINTS):g} seconds. With two
+nodes the sockets are on one and REST on the other, with more both are on all; every device says every {HEARTBEAT_S} s
+that it is alive.
 """
-ON_CLUSTER = f"""A Redis Cluster of three primaries with a replica each, {ON_SHARDS.devices} devices,
-{ON_SHARDS.tasks_per_s:g} tasks/s for {ON_SHARDS.seconds:g} s, less what it uses at rest; each primary's part of the whole:
+ON_CLUSTER = f"""A Redis Cluster of three primaries with a replica each, {ON_SHARDS.devices} devices and
+{ON_SHARDS.tasks_per_s:g} tasks/s for {ON_SHARDS.seconds:g} s, less what it uses at rest. Each primary's part:
 """
 
 

@@ -71,11 +71,11 @@ def scaling(
     report: Report, costs: Costs, assumed: Assumptions, compared: Sequence[Compared], shards: Sequence[Shard]
 ) -> str:
     """The document in Markdown, but for what people wrote."""
-    rows = sorted({f"{row.when} at {row.commit}" for row in report.rows})
+    rows = sorted({f"{row.when} at {row.commit}" for row in report.rows if row.when})
     machine = ", ".join(f"{name} {report.machine.get(name)}" for name in ("processor", "python", "redis-server"))
     parts = [
         INTRODUCTION,
-        f"## Costs, as measured\n\nOn {machine}, measured {' and '.join(rows)}.\n",
+        f"## Costs, as measured\n\nOn {machine}, measured {' and '.join(rows) or report.machine.get('when')}.\n",
         _costs(costs),
         "",
     ]

@@ -18,6 +18,8 @@ __all__ = ["Assumptions", "Demand", "Plan", "Saturation", "carried", "demand", "
 US = 1e6
 FEWEST_NODES = 2
 BISECTIONS = 60
+# A key that has less than this of a task fills no shard before everything else does.
+TRIFLE = 0.001
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ def saturation(costs: Costs, assumed: Assumptions) -> list[Saturation]:
         Saturation("one Redis server's memory", kept, "shards, or a shorter `result_ttl_s`"),
     ]
     for key, share in costs.hot_share_of_task.items():
+        if share < TRIFLE:
+            continue
         # Whatever it is that fills it comes at its full rate.
         rate = full / (share * costs.full.redis_us)
         found.append(Saturation(f"`{key}`, on whatever shard it is", rate, "none but a change of the design"))

@@ -62,10 +62,13 @@ def test_every_command_of_a_task_is_counted(tmp_path: Path) -> None:
     assert keys["aip:client:{}"] >= 1
     assert sum(keys.values()) >= sum(sent.values())
     assert row["details"]["client_bytes_per_task"] > 100
+    assert {"aip:session:{}", "aip:client:{}"} <= set(row["details"]["us_by_key_per_task"])
 
 
 def test_a_fleet_is_listed_while_others_are_served(tmp_path: Path) -> None:
+    bench("commands", "--quick", "--out", str(tmp_path))
     bench("listing", "--quick", "--out", str(tmp_path))
+    assert set(rows_of(tmp_path)) == {"commands", "listing"}
     for node in rows_of(tmp_path)["listing"]["details"]["rounds"][0]:
         assert len(node["took_ms"]) == 10
         assert node["stall_ms"] > 0

@@ -122,7 +122,7 @@ class Steps:
         # What its socket has not taken is not dispatched yet.
         ready = [s for s in waiting if not s.connection.has_unsent]
         for session in ready:
-            self._background.spawn(self._on_late(session), "step-behind")
+            self._background.begin(self._on_late(session), "step-behind")
         if len(ready) < len(waiting):
             self._late.update((s.session_id, s) for s in waiting if s.connection.has_unsent)
             self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._begin_flush)

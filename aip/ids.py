@@ -4,6 +4,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from aip.errors import ProtocolError
 
@@ -44,7 +45,14 @@ def new_id() -> str:
 
 def utc_now() -> str:
     """The current time in UTC as ISO 8601, the form of every `timestamp` field."""
-    return datetime.now(UTC).isoformat()
+    second, part = divmod(time.time_ns() // 1_000, 1_000_000)
+    return f"{_to_the_second(second)}.{part:06d}+00:00"
+
+
+@lru_cache(maxsize=1)
+def _to_the_second(seconds: int) -> str:
+    # Thousands of messages are written in one second.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def now_ms() -> int:

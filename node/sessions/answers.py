@@ -25,7 +25,8 @@ def outcome_of(message: ClientMessage, secrets: ToolSecrets) -> tuple[SessionSta
     completed = message.status is TaskStatus.COMPLETED
     result = message.result
     if result is None and message.action_results is not None:
-        result = [r.model_dump(exclude_none=True) for r in message.action_results]
+        # Of plain values, but for the state: what it says is left out where it says nothing.
+        result = [{name: value for name, value in r if value is not None} for r in message.action_results]
     error = None
     if not completed:
         failed = next((r.error for r in message.action_results or [] if r.error), None)

@@ -26,7 +26,7 @@ from aip import (
 from aip.codec import encode_payload_command
 from aip.ids import now_ms
 from node.sessions.journal import act_entry, results_entry
-from node.sessions.local_session import LocalSession
+from node.sessions.local_session import LocalSession, Restored
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
 from node.sessions.platforms import AgentNames, Focus
 from node.sessions.secrets import ToolSecrets
@@ -75,7 +75,7 @@ class Driver:
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
         session.stages.enter()
-        order, restored = session.order, session.restored
+        order, restored = session.order, session.restored or Restored()
         names = session.agent
         task = Task(
             order.request,

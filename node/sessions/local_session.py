@@ -40,10 +40,12 @@ class LocalSession:
     planner: Planner
     platform: Platform
     stages: Stages
-    deadline_timer: asyncio.TimerHandle | None = None
+    # Its place among the deadlines.
+    due_tick: int = 0
     echo_timer: asyncio.TimerHandle | None = None
     driver: asyncio.Task[None] | None = None
-    restored: Restored = field(default_factory=Restored)
+    # Nothing where it begins here.
+    restored: Restored | None = None
     # Commands on the device: response id → where its answer goes.
     pending: dict[str, "asyncio.Future[ClientMessage]"] = field(default_factory=dict)
     echoed: bool = False
@@ -128,14 +130,14 @@ class LocalSession:
         return True
 
     def stop(self) -> None:
-        """End all that this node does for it: timers, the planner's task, waiting for answers."""
+        """End all that this node does for it: its timer, the planner's task, waiting for answers."""
         self.over = True
         self.stages.left()
-        for timer in (self.deadline_timer, self.echo_timer):
-            if timer is not None:
-                timer.cancel()
-        for future in self.pending.values():
-            future.cancel()
-        self.pending.clear()
+        if self.echo_timer is not None:
+            self.echo_timer.cancel()
+        if self.pending:
+            for future in self.pending.values():
+                future.cancel()
+            self.pending.clear()
         if self.driver is not None and self.driver is not asyncio.current_task():
             self.driver.cancel()

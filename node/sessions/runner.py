@@ -26,6 +26,7 @@ from aip.ids import now_ms
 from node.background import Background
 from node.gateway.connection import Connection
 from node.sessions.answers import outcome_of, progress_of
+from node.sessions.deadlines import Deadlines
 from node.sessions.driver import Driver, response_ids
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.orders import TaskOrder
@@ -84,6 +85,7 @@ class Runner:
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
         self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
         self._sessions = SessionTable()
+        self._deadlines = Deadlines(self._on_deadline)
         self.counts = self._sessions.counts
         self._stages = stages
 
@@ -112,7 +114,7 @@ class Runner:
         With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile. True if
         the session takes the inbox entry `entry_id` off, with what it stores.
         """
-        session = self._open(connection, order, Restored())
+        session = self._open(connection, order, None)
         if session is None:
             return False
         takes = entry_id != "" and live_together(order.session_id, order.client_id)
@@ -150,7 +152,7 @@ class Runner:
             session.hand_over()
             self._await_echo(session)
 
-    def _open(self, connection: Connection, order: TaskOrder, restored: Restored) -> LocalSession | None:
+    def _open(self, connection: Connection, order: TaskOrder, restored: Restored | None) -> LocalSession | None:
         # What is handed to a socket that is going would stay here, and be in the way when the device is back.
         if order.session_id in self._sessions or connection.closing is not None:
             return None
@@ -165,9 +167,7 @@ class Runner:
         session = LocalSession(order, connection, planner, platform, self._stages(order), restored=restored)
         self._sessions.add(session)
         # Of the time until the deadline a part may have been for waiting.
-        left_s = min((order.deadline_ms - now_ms()) / 1000, order.timeout_s)
-        loop = asyncio.get_running_loop()
-        session.deadline_timer = loop.call_later(max(left_s, 0.0), self._on_deadline, session)
+        self._deadlines.add(session, min((order.deadline_ms - now_ms()) / 1000, order.timeout_s))
         return session
 
     async def _begin(
@@ -194,8 +194,7 @@ class Runner:
         if NO_ECHO in features or session.connection.payload_format or session.echoed or self._echo_wait_s == 0:
             self._start(session)
         else:
-            loop = asyncio.get_running_loop()
-            session.echo_timer = loop.call_later(self._echo_wait_s, self._start, session)
+            session.echo_timer = asyncio.get_running_loop().call_later(self._echo_wait_s, self._start, session)
 
     async def _advance(
         self,
@@ -280,12 +279,12 @@ class Runner:
         event = progress_of(message, self._secrets)
         # That it began is stored at once: it shows that the device took the task.
         stored = self._steps.note(session, event) if state is None else self._advance(session, state, event)
-        self._background.spawn(stored, "session-progress")
+        self._background.begin(stored, "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
         state, result, error = outcome_of(message, self._secrets)
         # What a device ended by itself it need not be told.
-        self._background.spawn(self._finish(session, state, result, error, tell_device=False), "session-finish")
+        self._background.begin(self._finish(session, state, result, error, tell_device=False), "session-finish")
 
     # -- the end ---------------------------------------------------------------------------------------------------
     def _on_deadline(self, session: LocalSession) -> None:
@@ -334,6 +333,7 @@ class Runner:
     def _forget(self, session: LocalSession) -> None:
         session.stop()
         self._sessions.remove(session)
+        self._deadlines.remove(session)
         if session.behind:
             self._background.spawn(self._steps.flush([session]), "step-behind")
         if session.order.owner != session.connection.client_id:

@@ -66,10 +66,13 @@ class ToolSecrets:
 
     def struck(self, value: Any) -> Any:
         """Any JSON value without a secret in it."""
+        return self._struck(value) if self._values else value
+
+    def _struck(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {self.struck(k): self.struck(v) for k, v in value.items()}
+            return {self._struck(k): self._struck(v) for k, v in value.items()}
         if isinstance(value, list):
-            return [self.struck(v) for v in value]
+            return [self._struck(v) for v in value]
         if isinstance(value, str):
             for secret in self._values:
                 value = value.replace(secret, STRUCK_OUT)

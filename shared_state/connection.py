@@ -19,8 +19,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from shared_state.errors import StateUnavailable
-from shared_state.lanes import CLOSED, MAX_PIPELINES, Lane, Observer, answer
+from shared_state.lanes import CLOSED, MAX_PIPELINES, Lane, Observer
 from shared_state.lua import script_source
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Attempt, Replicas, Subscription, route_for
@@ -89,16 +88,12 @@ class Connection:
         written. Raises StateUnavailable or StateError. Cancelling the awaiter is safe: the command may or may not have
         run.
         """
-        future = asyncio.get_running_loop().create_future()
+        lane = self._lane(self._route.lane(args), durable=durable and self._replicas is not None)
         if self._closed:
-            answer(future, StateUnavailable(CLOSED))
-        else:
-            lane = self._lane(self._route.lane(args), durable=durable and self._replicas is not None)
-            if lane.waiting >= MAX_WAITING:
-                answer(future, StateUnavailable("too many requests are waiting for Redis"))
-            else:
-                lane.put(args, future)
-        return future
+            return lane.refuse(CLOSED)
+        if lane.waiting >= MAX_WAITING:
+            return lane.refuse("too many requests are waiting for Redis")
+        return lane.put(args)
 
     def script(
         self, name: str, keys: Sequence[str], args: Sequence[Arg] = (), *, durable: bool = False

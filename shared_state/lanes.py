@@ -21,7 +21,7 @@ from shared_state.errors import StateError, StateUnavailable
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Attempt, Line, Outcome, Route, Server, shaped
 
-__all__ = ["MAX_PIPELINES", "Lane", "answer"]
+__all__ = ["MAX_PIPELINES", "Lane"]
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,6 @@ Observer = Callable[[float, bool], None]
 Execute = Callable[[list[Args], Attempt | None], Awaitable[list[Any]]]
 Future = asyncio.Future[Any]
 CLOSED = "the connection to Redis is closed"
-
-
-def answer(future: Future, reply: Any) -> None:
-    """Tell whoever waits, unless they gave up. An exception is raised there."""
-    if future.done():
-        return
-    if isinstance(reply, Exception):
-        future.set_exception(reply)
-        # Of several calls that fail together the caller may look at one only: that is no loss to report.
-        future.exception()
-    else:
-        future.set_result(reply)
 
 
 class Lane:
@@ -86,21 +74,30 @@ class Lane:
         """How many calls are not yet on their way."""
         return len(self._futures)
 
-    def put(self, args: Args, future: Future) -> None:
-        """Send a command with the next pipeline; its reply, or StateError, is told to `future`."""
+    def refuse(self, why: str) -> Future:
+        """An answer for a call that is not taken."""
+        future = self._loop.create_future()
+        _answer(future, StateUnavailable(why))
+        return future
+
+    def put(self, args: Args) -> Future:
+        """Send a command with the next pipeline; the future will hold its reply, or StateError."""
+        # Of the loop that is kept: on Python 3.11 whoever asks for the running one asks the system for its process id.
+        future = self._loop.create_future()
         if not self._futures:
             self._asked_at = self.time()
         self._commands.append(args)
         self._futures.append(future)
         if not self._scheduled:
             self._schedule()
+        return future
 
     async def close(self) -> None:
         """Let what is under way finish (within the time of a call); what waits is answered with StateUnavailable."""
         # First those that wait: a pipeline that ends would take them along.
         waiting, self._futures, self._commands = self._futures, [], []
         for future in waiting:
-            answer(future, StateUnavailable(CLOSED))
+            _answer(future, StateUnavailable(CLOSED))
         if self._under_way:
             self._all_ended.clear()
             try:
@@ -214,10 +211,7 @@ class _Pipeline:
         seconds = self._lane.time() - self.started
         if isinstance(outcome, list) and seconds <= self._lane.route.suspicious_after_s:
             replies = list(map(shaped, self._commands, outcome))
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    break
-            else:
+            if not any(isinstance(reply, Exception) for reply in replies):
                 self._tell(replies)
                 return
         self._take_care(Attempt(self._server, outcome, seconds))
@@ -225,7 +219,7 @@ class _Pipeline:
     def _tell(self, replies: list[Any]) -> None:
         failed = False
         for future, reply in zip(self._futures, replies, strict=True):
-            answer(future, reply)
+            _answer(future, reply)
             failed = failed or isinstance(reply, StateUnavailable)
         self._lane.ended(self, failed=failed)
 
@@ -258,3 +252,15 @@ class _Pipeline:
             log.exception("a pipeline broke")
             failure = StateError("the call to Redis broke")
         return [failure] * len(commands)
+
+
+def _answer(future: Future, reply: Any) -> None:
+    """Tell whoever waits, unless they gave up. An exception is raised there."""
+    if future.done():
+        return
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+        # Of several calls that fail together the caller may look at one only: that is no loss to report.
+        future.exception()
+    else:
+        future.set_result(reply)

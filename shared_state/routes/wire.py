@@ -118,7 +118,7 @@ class Line(asyncio.Protocol):
         # Not held back by a full buffer: nothing else is written before all replies are here, and the caller holds the
         # bytes anyway.
         self._transport.write(packed)
-        self._done, self._count, self._replies = done, count, []
+        self._done, self._count = done, count
 
     def end(self, exc: Exception) -> None:
         """Close the socket at once; `exc` is the outcome of what is under way. Safe to repeat."""
@@ -147,8 +147,9 @@ class Line(asyncio.Protocol):
             self.end(exc)
             return
         self._done = None
+        replies, self._replies = self._replies, []
         self._on_free(self)
-        done(self._replies)
+        done(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():

@@ -32,16 +32,20 @@ def loads(raw: bytes | str) -> Any:
     except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
         reason = exc.msg if isinstance(exc, orjson.JSONDecodeError) else type(exc).__name__
         raise ProtocolError(f"the frame is not valid JSON ({reason})") from None
-    if _deep(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw):
+    if _deep(raw):
         raise ProtocolError(f"the frame is nested deeper than {MAX_DEPTH} levels")
     return value
 
 
-def _deep(raw: bytes) -> bool:
+def _deep(raw: bytes | str) -> bool:
     """Whether valid JSON is nested deeper than MAX_DEPTH, without a walk through its values: a frame may hold millions.
 
     What is left of the text without strings and scalars are brackets; each round takes the innermost level away.
     """
+    if isinstance(raw, str):
+        if raw.count("[") + raw.count("{") <= MAX_DEPTH:
+            return False
+        raw = raw.encode("utf-8", "surrogatepass")
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return False
     brackets = _STRING.sub(b"", raw).translate(_TO_SQUARE, _NO_BRACKETS)
@@ -54,7 +58,9 @@ def _deep(raw: bytes) -> bool:
 
 def _validate(model: type[_M], data: dict[str, Any]) -> _M:
     try:
-        return model.model_validate(data)
+        # As `model_validate` does it, which asks for a dozen options on the way.
+        valid: _M = model.__pydantic_validator__.validate_python(data)
+        return valid
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         path = ""
@@ -72,7 +78,7 @@ def _object(raw: bytes | str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")
     # Absent and null are the same, also where a field has a default or an alias.
-    return {name: value for name, value in data.items() if value is not None}
+    return {name: value for name, value in data.items() if value is not None} if None in data.values() else data
 
 
 def decode_client_frame(raw: bytes | str) -> ClientMessage | FileFrame:

@@ -5,7 +5,7 @@ values here are fixed by the clients in the field: adding one is harmless, chang
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -22,14 +22,23 @@ __all__ = [
 ]
 
 
-class ClientType(StrEnum):
+class _Word(StrEnum):
+    """A value of the protocol. The published documents write them in upper case, clients in the field in lower case."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        lower = value.lower() if isinstance(value, str) else None
+        return next((member for member in cls if member.value == lower), None)
+
+
+class ClientType(_Word):
     """Who is speaking: one that executes, or one that orchestrates."""
 
     DEVICE = "device"
     CONSTELLATION = "constellation"
 
 
-class TaskStatus(StrEnum):
+class TaskStatus(_Word):
     """The `status` of a message."""
 
     CONTINUE = "continue"
@@ -39,7 +48,7 @@ class TaskStatus(StrEnum):
     ERROR = "error"
 
 
-class ResultStatus(StrEnum):
+class ResultStatus(_Word):
     """How one command ended."""
 
     SUCCESS = "success"
@@ -48,7 +57,7 @@ class ResultStatus(StrEnum):
     NONE = "none"
 
 
-class ClientMessageType(StrEnum):
+class ClientMessageType(_Word):
     """What a client may say."""
 
     REGISTER = "register"
@@ -61,7 +70,7 @@ class ClientMessageType(StrEnum):
     DEVICE_INFO_RESPONSE = "device_info_response"
 
 
-class ServerMessageType(StrEnum):
+class ServerMessageType(_Word):
     """What a server may say."""
 
     TASK = "task"
@@ -73,16 +82,10 @@ class ServerMessageType(StrEnum):
     ERROR = "error"
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
 def _or_action(value: object) -> object:
-    return "action" if value is None else value
-
-
-# The published documents write enumerated values in upper case; clients in the field write them in lower case.
-_Lower = BeforeValidator(_lower)
+    if value is None:
+        return "action"
+    return value.lower() if isinstance(value, str) else value
 
 
 class _Wire(BaseModel):
@@ -94,14 +97,14 @@ class Command(_Wire):
 
     tool_name: str
     parameters: dict[str, Any] | None = None
-    tool_type: Annotated[Literal["action", "data_collection"], _Lower, BeforeValidator(_or_action)] = "action"
+    tool_type: Annotated[Literal["action", "data_collection"], BeforeValidator(_or_action)] = "action"
     call_id: str | None = None
 
 
 class Result(_Wire):
     """The outcome of one Command. `result` is whatever the tool returned."""
 
-    status: Annotated[ResultStatus, _Lower]
+    status: ResultStatus
     result: Any = None
     error: str | None = None
     namespace: str | None = None
@@ -111,9 +114,9 @@ class Result(_Wire):
 class ClientMessage(_Wire):
     """A message from a client to the server. `message_type` is accepted for `type`."""
 
-    type: Annotated[ClientMessageType, _Lower] = Field(validation_alias=AliasChoices("type", "message_type"))
-    status: Annotated[TaskStatus, _Lower] = TaskStatus.OK
-    client_type: Annotated[ClientType, _Lower] = ClientType.DEVICE
+    type: ClientMessageType = Field(validation_alias=AliasChoices("type", "message_type"))
+    status: TaskStatus = TaskStatus.OK
+    client_type: ClientType = ClientType.DEVICE
     client_id: str | None = None
     target_id: str | None = None
     session_id: str | None = None
@@ -134,8 +137,8 @@ class ClientMessage(_Wire):
 class ServerMessage(_Wire):
     """A message from the server to a client. `response_id` is always set and unique."""
 
-    type: Annotated[ServerMessageType, _Lower] = Field(validation_alias=AliasChoices("type", "message_type"))
-    status: Annotated[TaskStatus, _Lower] = TaskStatus.OK
+    type: ServerMessageType = Field(validation_alias=AliasChoices("type", "message_type"))
+    status: TaskStatus = TaskStatus.OK
     user_request: str | None = None
     agent_name: str | None = None
     process_name: str | None = None

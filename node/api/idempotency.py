@@ -59,7 +59,7 @@ def key_of(request: Request) -> str | None:
 
 
 class Once:
-    """One request under a key: `body` is what it asks for, `send` dispatches it, `say` writes the answer."""
+    """One request under a key: `body` is what it asks for, `send(attempt=…)` dispatches it, `say` writes the answer."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Once:
         *,
         client_id: str,
         timeout_s: float,
-        send: Callable[[Attempt], Awaitable[Session]],
+        send: Callable[..., Awaitable[Session]],
         say: Callable[[Session], bytes],
     ) -> None:
         self._state = context.state
@@ -135,7 +135,7 @@ class Once:
 
     async def _try(self, attempt: Attempt, *, continued: bool) -> Session:
         try:
-            return await self._send(attempt)
+            return await self._send(attempt=attempt)
         except (StateUnavailable, TooManySessions):
             # Neither says anything about what the earlier try left.
             raise

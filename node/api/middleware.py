@@ -73,39 +73,37 @@ class Shell:
             self._metrics.request(_method(scope), _route(scope), scope.get(_STATUS, 500), took_s, exemplar)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Who shows the key is worked for, if there is a place."""
-        if scope["path"] in OPEN_PATHS:
-            await self._work_on(scope, receive, send)
-            return
+        response = None if scope["path"] in OPEN_PATHS else self._refusal(scope)
+        try:
+            endpoint = self._exact.get((scope["method"], scope["path"]))
+            if response is None and endpoint is not None:
+                scope[ROUTE] = scope["path"]
+                response = await endpoint(Request(scope, receive))
+            if response is None:
+                await self._rest(scope, receive, self._signing(scope, send))
+            else:
+                response.raw_headers += self._signature(scope, response.status_code)
+                await response(scope, receive, send)
+        finally:
+            self._limits.end(scope)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to whoever does not show the key, or finds no place; everybody else has a place now."""
         try:
             if not self._auth.allows(scope["headers"]):
                 raise ApiError(401, "Missing or wrong API key")
             self._limits.begin(scope)
         except ApiError as exc:
-            await self._say(failure(exc), scope, receive, send)
-            return
-        try:
-            await self._work_on(scope, receive, send)
-        finally:
-            self._limits.end(scope)
+            return failure(exc)
+        return None
 
-    async def _work_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._exact.get((scope["method"], scope["path"]))
-        if endpoint is not None:
-            scope[ROUTE] = scope["path"]
-            await self._say(await endpoint(Request(scope, receive)), scope, receive, send)
-            return
-
+    def _signing(self, scope: Scope, send: Send) -> Send:
         async def send_signed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *self._signature(scope, message["status"])]
             await send(message)
 
-        await self._rest(scope, receive, send_signed)
-
-    async def _say(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-        response.raw_headers += self._signature(scope, response.status_code)
-        await response(scope, receive, send)
+        return send_signed
 
     def _signature(self, scope: Scope, status: int) -> list[tuple[bytes, bytes]]:
         """What every answer says besides: its id, its trace, and that the connection is not kept."""

@@ -1,5 +1,8 @@
 """Tasks over REST, in UFO's shapes: dispatch one, once if it carries an `Idempotency-Key`; read its result."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,7 +15,7 @@ from node.api.errors import ApiError, from_state
 from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
 from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchRequest, TaskResultAnswer
-from node.sessions.dispatching import Attempt, Patience
+from node.sessions.dispatching import IMPATIENT, Attempt, Patience
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import (
     InboxFull,
@@ -24,7 +27,6 @@ from shared_state.errors import (
     TaskNameTaken,
     TooManySessions,
 )
-from shared_state.idempotency import Answered
 from shared_state.sessions import TERMINAL, Session
 
 __all__ = ["check_task", "dispatch", "patience_of", "task_result"]
@@ -52,8 +54,16 @@ async def dispatch(context: Context, request: Request) -> Response:
         data = await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
         task = _read(data, context)
         outcome = "error"
-        answered, replayed = await _dispatch(context, task, key, data)
-        outcome = "replayed" if replayed else "accepted"
+        timeout_s = task.timeout_s or context.settings.session_timeout_s
+        send = _sender(context, task, timeout_s)
+        if key is None:
+            response = JsonAnswer(_dispatched(await send(attempt=Attempt.fresh(task.client_id))))
+            outcome = "accepted"
+        else:
+            once = Once(context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched)
+            answered, replayed = await once.run()
+            response = JsonAnswer(answered.body, answered.status, {REPLAYED_HEADER: "true"} if replayed else None)
+            outcome = "replayed" if replayed else "accepted"
     except PlannerRefused as exc:
         outcome = "no_planner"
         raise ApiError(422, str(exc)) from None
@@ -65,33 +75,22 @@ async def dispatch(context: Context, request: Request) -> Response:
         raise from_state(exc) from exc
     finally:
         context.metrics.dispatched[outcome].inc()
-    return JsonAnswer(answered.body, answered.status, {REPLAYED_HEADER: "true"} if replayed else None)
+    return response
 
 
-async def _dispatch(
-    context: Context, task: DispatchRequest, key: str | None, data: dict[str, object]
-) -> tuple[Answered, bool]:
-    """The answer, and whether it had been given before."""
-    timeout_s = task.timeout_s or context.settings.session_timeout_s
-
-    async def send(attempt: Attempt) -> Session:
-        return await context.dispatcher.dispatch(
-            client_id=task.client_id,
-            request=task.request,
-            task_name=task.task_name,
-            commands=task.commands or [],
-            timeout_s=timeout_s,
-            planner=task.planner,
-            metadata=task.metadata or {},
-            patience=patience_of(task),
-            attempt=attempt,
-        )
-
-    if key is None:
-        return Answered(200, _dispatched(await send(Attempt.fresh(task.client_id)))), False
-    return await Once(
-        context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched
-    ).run()
+def _sender(context: Context, task: DispatchRequest, timeout_s: float) -> Callable[..., Awaitable[Session]]:
+    """What dispatches the task as the `attempt` that it is given."""
+    return partial(
+        context.dispatcher.dispatch,
+        client_id=task.client_id,
+        request=task.request,
+        task_name=task.task_name,
+        commands=task.commands or [],
+        timeout_s=timeout_s,
+        planner=task.planner,
+        metadata=task.metadata or {},
+        patience=patience_of(task),
+    )
 
 
 def _dispatched(s: Session) -> bytes:
@@ -138,6 +137,8 @@ def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
 
 def patience_of(task: DispatchRequest) -> Patience:
     """How long the task may wait for its device, and how often it may be tried."""
+    if not task.queue_if_offline and task.max_attempts is None:
+        return IMPATIENT
     queue_for_s = (task.ttl_s or QUEUE_FOR_S) if task.queue_if_offline else None
     return Patience(queue_for_s, task.max_attempts or 1)
 

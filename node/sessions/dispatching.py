@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aip import ClientType, Command, new_id
 from aip.ids import now_ms
@@ -44,8 +44,7 @@ class _Unknown(Exception):
     """Redis went away in the midst of a dispatch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One dispatch under ids that stay the same when it is repeated, because its outcome was not known.
 
     `token` names its claim of the task's name, and its TASK message. `given_id`: the session id was chosen by a client,

@@ -39,7 +39,7 @@ class Point:
 POINTS = (
     Point(1_000, 0, 25),
     Point(200, 25, 25),
-    Point(200, 200, 25),
+    Point(200, 400, 15),
     Point(200, 1_000, 15),
     Point(3_000, 100, 25),
     Point(5_000, 50, 25),

@@ -4,7 +4,7 @@ They come from rows `dispatch`, `memory`, `arrival`, `commands`, `storage` and `
 """
 
 import statistics
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from lib.bench.report import Report
@@ -30,14 +30,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Costs:
-    """µs are of one processor. A task costs what lies between `paced` and `full`.
+    """µs are of one processor. `tasks`: what a task costs at several rates, from the lowest to full load.
 
     `hot_*`: what falls on keys which live in one slot, as a share of Redis's time a task, and in µs a node a second.
     `name_share_of_task`: what falls on keys of tasks' names, which lie elsewhere than their devices.
     """
 
-    paced: Task
-    full: Task
+    tasks: Sequence[Task]
     node_us_per_device_s: float
     node_us_per_node_s: float
     redis_us_per_device_s: float
@@ -57,6 +56,11 @@ class Costs:
     name_share_of_task: float
     hot_share_of_task: Mapping[str, float]
     hot_us_per_node_s: Mapping[str, float]
+
+    @property
+    def full(self) -> Task:
+        """At full load."""
+        return self.tasks[-1]
 
 
 def is_one_slot(kind: str) -> bool:
@@ -80,20 +84,20 @@ def read_costs(report: Report) -> Costs:
     figures = {key: figure.value.median for key, figure in report.figures.items()}
     of_task, rest = rows["commands"].details, rows["idle"].details
     devices = rest["devices"]
-    empty, full = statistics.median(rest["other_node_cpu_share"]), statistics.median(rest["node_cpu_share"])
+    empty, holding = statistics.median(rest["other_node_cpu_share"]), statistics.median(rest["node_cpu_share"])
     redis_idle_us = of_task["idle_cpu_us_per_s"]
     redis_full_us = statistics.median(rest["redis_cpu_share"]) * 1e6
     tries = rows["dispatch"].details["cluster"]
     arrivals = rows["arrival"].details["of_each"]["cluster"]
     by_key = of_task["us_by_key_per_task"]
+    full = Task(
+        statistics.median(t["load"]["completed_per_s"] for t in tries),
+        statistics.median(t["server_us"] for t in tries),
+        figures["commands/cpu"],
+    )
     return Costs(
-        paced=Task(of_task["paced_per_s"], of_task["paced_node_us_per_task"], of_task["paced_redis_us_per_task"]),
-        full=Task(
-            statistics.median(t["load"]["completed_per_s"] for t in tries),
-            statistics.median(t["server_us"] for t in tries),
-            figures["commands/cpu"],
-        ),
-        node_us_per_device_s=max(0.0, full - empty) * 1e6 / devices,
+        tasks=[*(Task(one["per_s"], one["node_us"], one["redis_us"]) for one in of_task["paced"]), full],
+        node_us_per_device_s=max(0.0, holding - empty) * 1e6 / devices,
         node_us_per_node_s=empty * 1e6,
         redis_us_per_device_s=max(0.0, redis_full_us - redis_idle_us) / devices,
         # The two nodes of an otherwise idle cluster.

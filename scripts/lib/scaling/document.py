@@ -47,8 +47,8 @@ $ scripts/scaling_model .run/bench/results.json --check --document
 ```
 
 Devices and nodes cost what each costs at small sizes. A task costs less the more there are, since those that come
-together share pipelines and turns of the event loop: its cost was measured at a slow pace and at full load, and lies
-on the line between the two (logarithmic axes). `--check` compares all of that with runs at sizes that were not
+together share pipelines and turns of the event loop: its cost was measured at several paces and at full load, and
+lies on the lines between them (logarithmic axes). `--check` compares all of that with runs at sizes that were not
 calibrated. Where keys lie, and how a fleet comes back, is simulated with the cluster's own code. Below the tables
 stands [what follows from them](#what-follows).
 """
@@ -93,7 +93,7 @@ def scaling(
 
 def _costs(costs: Costs) -> str:
     lines = ["| what | costs |", "|---|---|"]
-    for task in (costs.paced, costs.full):
+    for task in costs.tasks:
         rate = f"a task, {task.per_s:,.0f} a second"
         lines.append(f"| nodes' processors (both that it crosses), {rate} | {number(task.node_us)} µs |")
         lines.append(f"| Redis's processor, {rate} | {number(task.redis_us)} µs |")

@@ -1,12 +1,14 @@
 """The model: demand is linear in devices and nodes, and nearly so in tasks, which get cheaper as they come together.
 
-What a task costs between the two rates at which that was measured is read off the straight line through both, both axes
-being logarithmic; beyond them it costs what it costs there. The rate is that of a pair of nodes: a task crosses two.
+What a task costs between two rates at which that was measured is read off the straight line through both, both axes
+being logarithmic; beyond all of them it costs what it costs there. The rate is that of a pair of nodes: a task crosses
+two.
 
 Two things do not follow from adding machines: a key that is one slot stays on one shard, and retention multiplies the
 memory of results. Both come out of `plan` as what they are: a bound, and a number of shards.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,8 +76,8 @@ class Saturation:
 
 def task_cost(costs: Costs, per_s: float) -> Task:
     """What a task costs where a pair of nodes gets so many a second."""
-    low, high = costs.paced, costs.full
-    rate = min(max(per_s, low.per_s), high.per_s)
+    rate = min(max(per_s, costs.tasks[0].per_s), costs.full.per_s)
+    low, high = next(pair for pair in itertools.pairwise(costs.tasks) if rate <= pair[1].per_s)
     at = math.log(rate / low.per_s) / math.log(high.per_s / low.per_s) if high.per_s > low.per_s else 1.0
 
     def between(first: float, last: float) -> float:

@@ -12,8 +12,7 @@ from lib.scaling.document import comparison, scaling, sizes_table
 from lib.scaling.model import Assumptions, carried, demand, plan, saturation, task_cost
 
 COSTS = Costs(
-    paced=Task(10, 500, 100),
-    full=Task(1000, 500, 100),
+    tasks=[Task(10, 500, 100), Task(1000, 500, 100)],
     node_us_per_device_s=10,
     node_us_per_node_s=1_000,
     redis_us_per_device_s=1,
@@ -48,7 +47,7 @@ def test_demand_is_the_sum_of_its_parts() -> None:
     assert d.hot == pytest.approx({"aip:sessions": 0.002, "aip:events": 0.0004, "aip:{nodes}:leases": 0.0016})
 
 
-SHARING = replace(COSTS, paced=Task(10, 4000, 400), full=Task(1000, 1000, 100))
+SHARING = replace(COSTS, tasks=[Task(10, 4000, 400), Task(1000, 1000, 100)])
 
 
 @pytest.mark.parametrize(
@@ -155,9 +154,10 @@ def _results() -> Report:
         "redis_in_bytes_per_task": 3000.0,
         "redis_out_bytes_per_task": 1000.0,
         "client_bytes_per_task": 900.0,
-        "paced_per_s": 50,
-        "paced_node_us_per_task": 2000.0,
-        "paced_redis_us_per_task": 400.0,
+        "paced": [
+            {"per_s": 50, "node_us": 2000.0, "redis_us": 400.0},
+            {"per_s": 500, "node_us": 900.0, "redis_us": 200.0},
+        ],
         "us_by_key_per_task": {
             "aip:session:{}": 29.0,
             "aip:task:{}": 10.0,
@@ -189,8 +189,9 @@ def _results() -> Report:
 
 def test_costs_are_read_from_results() -> None:
     costs = read_costs(_results())
-    assert costs.full == Task(1500, 500, 100)
-    assert costs.paced == Task(50, 2000, 400)
+    assert costs.tasks == [Task(50, 2000, 400), Task(500, 900, 200), Task(1500, 500, 100)]
+    between = task_cost(costs, 500)
+    assert (between.node_us, between.redis_us) == (pytest.approx(900), pytest.approx(200))
     assert costs.node_us_per_device_s == pytest.approx(50)
     assert costs.node_us_per_node_s == pytest.approx(10_000)
     assert costs.redis_us_per_device_s == pytest.approx(2)

@@ -1,9 +1,10 @@
 """Row `commands`: what a task asks of Redis, from its dispatch to its stored end."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import TypedDict
 
 from lib.bench.connections import TRAFFIC
 from lib.bench.contestants import Running, cluster
@@ -15,14 +16,26 @@ from lib.bench.rows.gathering import gathering
 
 __all__ = ["commands"]
 
-DEVICES, AT_ONCE, PACE_PER_S = 100, 64, 50
+DEVICES, AT_ONCE = 100, 64
+# Tasks a second that come evenly, and for how many seconds.
+PACES = ((50, 15), (200, 10), (600, 8))
+QUICK_PACES = ((20, 2), (50, 1))
 HOW = (
     f"{DEVICES} devices, {AT_ONCE} requests at once; commands as clients send them (a script is one) and those that "
     "scripts call, counted in a stretch that was watched with MONITOR; which keys Redis's time goes to, by its SLOWLOG "
     "in another; processor time of Redis from INFO in a third, less what the cluster uses while nothing is asked of "
-    f"it; the same at {PACE_PER_S} tasks/s, where tasks do not share pipelines; nobody reads results meanwhile"
+    f"it; the same at {', '.join(str(per_s) for per_s, _ in PACES)} tasks/s that come evenly, where few of them share "
+    "pipelines; nobody reads results meanwhile"
 )
 END_S = 1.0
+
+
+class Paced(TypedDict):
+    """What a task costs when so many a second come evenly: microseconds of the nodes and of Redis."""
+
+    per_s: int
+    node_us: float
+    redis_us: float
 
 
 @dataclass(frozen=True)
@@ -36,8 +49,7 @@ class _Cost:
     cpu_us: float
     client_bytes: int
     idle: RedisUse
-    paced_node_us: float
-    paced_redis_us: float
+    paced: Sequence[Paced]
 
 
 async def commands(lab: Lab) -> Row:
@@ -47,6 +59,7 @@ async def commands(lab: Lab) -> Row:
     sent = [cost.watched.sent.total() / watched for cost in costs]
     in_scripts = [cost.watched.in_scripts.total() / watched for cost in costs]
     last, timed = costs[-1], lab.scale(2000, 100)
+    paces = [one["per_s"] for one in last.paced]
     figures = [
         figure(
             "commands/sent",
@@ -66,7 +79,7 @@ async def commands(lab: Lab) -> Row:
             better="lower",
             floor=40,
             aim=20,
-            beside={f"at {PACE_PER_S} tasks/s, µs": [c.paced_redis_us for c in costs]},
+            beside={f"at {paces[i]} tasks/s, µs": [c.paced[i]["redis_us"] for c in costs] for i in range(len(paces))},
         ),
     ]
     details = {
@@ -77,9 +90,7 @@ async def commands(lab: Lab) -> Row:
         "redis_in_bytes_per_task": last.used.net_in_bytes / last.tasks,
         "redis_out_bytes_per_task": last.used.net_out_bytes / last.tasks,
         "client_bytes_per_task": last.client_bytes / last.tasks,
-        "paced_per_s": PACE_PER_S,
-        "paced_node_us_per_task": median(c.paced_node_us for c in costs),
-        "paced_redis_us_per_task": median(c.paced_redis_us for c in costs),
+        "paced": [_median([cost.paced[i] for cost in costs]) for i in range(len(paces))],
         "idle_commands_per_s": last.idle.commands,
         "idle_cpu_us_per_s": last.idle.cpu_s * 1e6,
     }
@@ -108,7 +119,10 @@ async def _cost(lab: Lab) -> _Cost:
             await _tasks(lab, running, fleet, lab.scale(2000, 100))
         cpu_us = (used.cpu_s - idle.cpu_s / idle_s * took_s) / tasks * 1e6
         a_second = RedisUse(idle.cpu_s / idle_s, int(idle.commands / idle_s), 0, 0, 0)
-        paced_node_us, paced_redis_us = await _paced(lab, running, fleet)
+        paced = [
+            await _paced(running, fleet, per_s, seconds, node.total_s / idle_s, idle.cpu_s / idle_s)
+            for per_s, seconds in (QUICK_PACES if lab.quick else PACES)
+        ]
         return _Cost(
             watched=watched,
             by_kind_us=by_kind_us,
@@ -117,18 +131,32 @@ async def _cost(lab: Lab) -> _Cost:
             cpu_us=cpu_us,
             client_bytes=traffic,
             idle=a_second,
-            paced_node_us=paced_node_us - node.total_s / idle_s / PACE_PER_S * 1e6,
-            paced_redis_us=paced_redis_us - idle.cpu_s / idle_s / PACE_PER_S * 1e6,
+            paced=paced,
         )
 
 
-async def _paced(lab: Lab, running: Running, fleet: Fleet) -> tuple[float, float]:
-    """Microseconds of the nodes and of Redis, a task, when tasks come one by one."""
-    seconds = lab.scale(15, 2)
-    cpu, start = running.cpu(), redis_use(running.redis)
-    numbers = await steady(running, fleet, rate_per_s=PACE_PER_S, seconds=seconds)
+async def _paced(
+    running: Running, fleet: Fleet, per_s: int, seconds: float, node_rest: float, redis_rest: float
+) -> Paced:
+    """At one pace, less what nodes and Redis use at rest (processors)."""
+    cpu, start, loop = running.cpu(), redis_use(running.redis), asyncio.get_running_loop()
+    began = loop.time()
+    numbers = await steady(running, fleet, rate_per_s=per_s, seconds=seconds)
+    took_s = loop.time() - began
     used, redis_used = running.cpu() - cpu, redis_use(running.redis) - start
-    return used.total_s / len(numbers) * 1e6, redis_used.cpu_s / len(numbers) * 1e6
+    return {
+        "per_s": per_s,
+        "node_us": (used.total_s - node_rest * took_s) / len(numbers) * 1e6,
+        "redis_us": (redis_used.cpu_s - redis_rest * took_s) / len(numbers) * 1e6,
+    }
+
+
+def _median(rounds: Sequence[Paced]) -> Paced:
+    return {
+        "per_s": rounds[0]["per_s"],
+        "node_us": median(one["node_us"] for one in rounds),
+        "redis_us": median(one["redis_us"] for one in rounds),
+    }
 
 
 async def _tasks(lab: Lab, running: Running, fleet: Fleet, count: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from lib.bench.report import Report
+from lib.bench.rows import Row
 from lib.outcome import Exit, ScriptError
 
 __all__ = ["Costs", "Task", "is_one_slot", "read_costs"]
@@ -76,11 +77,18 @@ def _is_channel(kind: str) -> bool:
 
 
 def read_costs(report: Report) -> Costs:
-    """The costs. Raises ScriptError if a row is missing."""
+    """The costs. Raises ScriptError if a row is missing, or was measured when it said less."""
     rows = {row.name: row for row in report.rows}
     missing = [name for name in WANTED if name not in rows]
     if missing:
         raise ScriptError(Exit.USAGE, f"the results have no row {', '.join(missing)}: scripts/bench {' '.join(WANTED)}")
+    try:
+        return _costs(report, rows)
+    except KeyError as exc:
+        raise ScriptError(Exit.USAGE, f"the results lack {exc}: they are of an earlier version") from None
+
+
+def _costs(report: Report, rows: Mapping[str, Row]) -> Costs:
     figures = {key: figure.value.median for key, figure in report.figures.items()}
     of_task, rest = rows["commands"].details, rows["idle"].details
     devices = rest["devices"]

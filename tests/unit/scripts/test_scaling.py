@@ -191,7 +191,8 @@ def test_costs_are_read_from_results() -> None:
     costs = read_costs(_results())
     assert costs.tasks == [Task(50, 2000, 400), Task(500, 900, 200), Task(1500, 500, 100)]
     between = task_cost(costs, 500)
-    assert (between.node_us, between.redis_us) == (pytest.approx(900), pytest.approx(200))
+    assert between.node_us == pytest.approx(900)
+    assert between.redis_us == pytest.approx(200)
     assert costs.node_us_per_device_s == pytest.approx(50)
     assert costs.node_us_per_node_s == pytest.approx(10_000)
     assert costs.redis_us_per_device_s == pytest.approx(2)
@@ -209,6 +210,13 @@ def test_results_without_a_row_are_refused() -> None:
     results = _results()
     results.rows.pop()
     with pytest.raises(ScriptError, match="idle"):
+        read_costs(results)
+
+
+def test_results_of_an_earlier_version_are_refused() -> None:
+    results = _results()
+    del next(row for row in results.rows if row.name == "commands").details["paced"]
+    with pytest.raises(ScriptError, match="paced"):
         read_costs(results)
 
 

@@ -97,8 +97,13 @@ def _commands(report: Report) -> list[str]:
     keys: Mapping[str, float] = row.details["by_key_per_task"]
     lines = ["## What a task asks of Redis\n", "| sent (a script by its name) | a task |", "|---|---|"]
     lines += [f"| `{name}` | {number(n)} |" for name, n in sent.items() if n >= 0.01]
-    lines += ["", "| key, with what scripts do to it | commands a task |", "|---|---|"]
-    return [*lines, *(f"| `{name}` | {number(n)} |" for name, n in keys.items() if n >= 0.01), ""]
+    spent: Mapping[str, float] = row.details.get("us_by_key_per_task", {})
+    whole = sum(spent.values()) or 1.0
+    lines += ["", "| key, with what scripts do to it | commands a task | of Redis's time |", "|---|---|---|"]
+    for name, n in keys.items():
+        if n >= 0.01:
+            lines.append(f"| `{name}` | {number(n)} | {spent.get(name, 0.0) / whole:.1%} |")
+    return [*lines, ""]
 
 
 def _storage(report: Report) -> list[str]:

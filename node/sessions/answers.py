@@ -26,7 +26,7 @@ def outcome_of(message: ClientMessage, secrets: ToolSecrets) -> tuple[SessionSta
     result = message.result
     if result is None and message.action_results is not None:
         # Of plain values, but for the state: what it says is left out where it says nothing.
-        result = [{name: value for name, value in r if value is not None} for r in message.action_results]
+        result = [{name: value for name, value in vars(r).items() if value is not None} for r in message.action_results]
     error = None
     if not completed:
         failed = next((r.error for r in message.action_results or [] if r.error), None)

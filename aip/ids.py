@@ -28,19 +28,32 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TASK_SEGMENT = re.compile(r"[^\x00-\x1f\x7f-\x9f{}\\/:%\u2028\u2029\ud800-\udfff]+")
 
 _VARIANT = {digit: "89ab"[number & 3] for number, digit in enumerate("0123456789abcdef")}
-# Random digits, drawn and not used yet; each is used once. A process that forks would have to clear it: none here does.
-_random: list[str] = []
+# Random ends of ids, drawn and not used yet; each is used once. A process that forks would have to clear it: none here
+# does.
+_ends: list[str] = []
 
 
 def new_id() -> str:
     """A UUIDv7 (RFC 9562, section 5.7) in its canonical form: sorts by creation time, 74 random bits."""
-    if not _random:
-        # A call to the system costs more than all the rest.
-        drawn = os.urandom(10 * 128).hex()
-        _random.extend([drawn[i : i + 20] for i in range(0, len(drawn), 20)])
-    at, rest = f"{time.time_ns() // 1_000_000:012x}", _random.pop()
-    # Version 7, and the variant in two bits of the digit that the random one is mapped to.
-    return f"{at[:8]}-{at[8:12]}-7{rest[:3]}-{_VARIANT[rest[3]]}{rest[4:7]}-{rest[7:19]}"
+    if not _ends:
+        _draw()
+    return _beginning(time.time_ns() // 1_000_000) + _ends.pop()
+
+
+def _draw() -> None:
+    # A call to the system costs more than all the rest.
+    drawn = os.urandom(10 * 128).hex()
+    for at in range(0, len(drawn), 20):
+        rest = drawn[at : at + 20]
+        # Version 7, and the variant in two bits of the digit that the random one is mapped to.
+        _ends.append(f"7{rest[:3]}-{_VARIANT[rest[3]]}{rest[4:7]}-{rest[7:19]}")
+
+
+@lru_cache(maxsize=1)
+def _beginning(at_ms: int) -> str:
+    # Several ids are made within one millisecond.
+    at = f"{at_ms:012x}"
+    return f"{at[:8]}-{at[8:12]}-"
 
 
 def utc_now() -> str:

@@ -8,7 +8,7 @@ in length (`InboxFull`) and in age.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
@@ -41,16 +41,14 @@ MARK_LIFE_MS = 60_000
 TASK = b"task\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A message that waits: its place in the stream, and its bytes."""
 
     entry_id: str
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """Where a message went: the node that holds the client ('' if none does now), and how many heard the wake-up."""
 
     node_id: str

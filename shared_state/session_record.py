@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -143,8 +143,7 @@ class Behind:
         return flat
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more.
 
     `owner` and `task_name` are '' where nobody but REST asked for it, and the caller knew its device.

@@ -43,6 +43,7 @@ from shared_state.voice import Voice
 __all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
+_ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
 
@@ -231,7 +232,7 @@ class Sessions:
         """
         k = self._keys
         behind = behind or Behind()
-        event = orjson.dumps({"event": "ended", "state": state, **({"error": error} if error else {})})
+        event = orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state]
         together = client_id != "" and live_together(session_id, client_id)
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         if together:
@@ -254,8 +255,10 @@ class Sessions:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
-        await self._tell(reply[2], "ended", session_id)
-        await self._tell(reply[3], "event", session_id)
+        if reply[2]:
+            await self._tell(reply[2], "ended", session_id)
+        if reply[3]:
+            await self._tell(reply[3], "event", session_id)
         if not reply[1]:
             return Ended(session_id, "", client_id, "", settled=together)
         order = orjson.loads(reply[1])
@@ -279,9 +282,10 @@ class Sessions:
         return parse(session_id, fields) if fields else None
 
     async def find_by_task(self, task_name: str) -> Session | None:
-        """The newest session with this task name."""
+        """The newest session with this task name, which may be its own id."""
         held = await self._redis.command("GET", self._keys.task(task_name))
-        return await self.find(_Claim.read(held).session_id) if held else None
+        session = await self.find(_Claim.read(held).session_id if held else task_name)
+        return session if held or (session is not None and session.task_name == task_name) else None
 
     async def events(self, session_id: str, *, after: str = "") -> list[Event]:
         """What happened in the session, in order; with `after`, what came behind that event."""

@@ -85,6 +85,7 @@ class Starts:
         k = self._keys
         client_id, session_id = session.client_id, session.session_id
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
+        placed = place(session)
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
         reply = await self._redis.script(
             "session_start",
@@ -98,7 +99,7 @@ class Starts:
             [
                 *(client_id, order_json(session, commands=False), task_message(session) if session.commands else ""),
                 *(INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
-                *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), place(session)),
+                *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
                 *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
                 *believed,
                 *("1" if renews else "", SLACK_MS),
@@ -111,5 +112,5 @@ class Starts:
         posted = await told(self._voice, reply, client_id, self._max_sessions)
         if renews:
             self._renewals.done(client_id, life_ms)
-        self._index.add(place(session), life_ms)
+        self._index.add(placed, life_ms)
         return posted

@@ -4,8 +4,9 @@ A dispatch leaves either a session that is on its way to its device, or nothing.
 is the outcome unknown: then nothing is taken back, the caller is told which session to read, and the same `Attempt` may
 be repeated, since every step of it knows itself again.
 
-The usual way is two calls: the task's name is claimed, then the session is stored and its task posted in one. What the
-device can do is known from earlier dispatches (`Directory`); the second call checks that it still holds.
+The usual way is two calls: the task's name is claimed (if it has one of its own), then the session is stored and its
+task posted in one. What the device can do is known from earlier dispatches (`Directory`); the second call checks that
+it still holds.
 """
 
 import asyncio
@@ -128,10 +129,12 @@ class Dispatcher:
         # The look-up and the claim travel together; both are awaited before anything is decided.
         known = self._directory.known(client_id)
         looking = None if known is not None else self._directory.look_up(client_id)
+        claimed = None
         try:
-            claimed = await self._state.sessions.claim_task(
-                name, attempt.session_id, token=attempt.token, span_s=span_s
-            )
+            if name != attempt.session_id or attempt.given_id:
+                claimed = await self._state.sessions.claim_task(
+                    name, attempt.session_id, token=attempt.token, span_s=span_s
+                )
         except BaseException:
             if looking is not None:
                 looking.cancel()
@@ -174,7 +177,8 @@ class Dispatcher:
                 self._metrics.refusals.labels(limit).inc()
             if isinstance(exc, NotRegistered):
                 self._directory.forget(client_id)
-            await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
+            if claimed is not None:
+                await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
             raise
         return session
 

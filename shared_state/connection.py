@@ -71,9 +71,9 @@ class Connection:
         self._closed = False
 
     @property
-    def scripts_may_publish(self) -> bool:
-        """Whether a script can reach the channel of a node; in a Cluster the channel is in another slot."""
-        return self._route.scripts_may_publish
+    def one_server(self) -> bool:
+        """Whether one server holds all keys, and a script may touch any; in a Cluster those of one slot."""
+        return self._route.one_server
 
     @property
     def waiting(self) -> int:

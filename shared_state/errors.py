@@ -76,6 +76,10 @@ class TaskNameTaken(StateError):
         self.session_id = session_id
 
 
+class NameHeld(StateError):
+    """Some claim has this task name, perhaps of a session that has ended."""
+
+
 class SessionExists(StateError):
     """The session id is in use: by another client, or by a session that has not ended."""
 

@@ -32,7 +32,7 @@ async def check_servers(connection: Connection) -> list[str]:
         found = [f"the Redis servers could not be checked: {exc}"]
     else:
         found = [
-            *_about_versions(infos, oldest=OLDEST if connection.scripts_may_publish else OLDEST_FOR_CLUSTER),
+            *_about_versions(infos, oldest=OLDEST if connection.one_server else OLDEST_FOR_CLUSTER),
             *_about_eviction(policies),
             *_about_persistence(appends, saves),
         ]

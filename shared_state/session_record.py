@@ -13,6 +13,7 @@ __all__ = [
     "EndIf",
     "Ended",
     "Event",
+    "NameClaim",
     "Session",
     "SessionState",
     "created_event",
@@ -154,6 +155,24 @@ class Ended(NamedTuple):
     client_id: str
     task_name: str
     settled: bool = False
+
+
+class NameClaim(NamedTuple):
+    """Who has a task's name: the claim's token, how long it was made for, and the session that the name means."""
+
+    token: str
+    life_ms: int
+    session_id: str
+
+    def written(self) -> bytes:
+        """As it is stored."""
+        return f"{self.token} {self.life_ms} {self.session_id}".encode()
+
+    @classmethod
+    def read(cls, written: bytes) -> "NameClaim":
+        """What is stored."""
+        token, life_ms, session_id = written.decode().split(" ", 2)
+        return cls(token, int(life_ms), session_id)
 
 
 def place(session: Session) -> str:

@@ -13,7 +13,7 @@ A session is driven over one connection of its device. Steps carry that connecti
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -28,6 +28,7 @@ from shared_state.session_record import (
     Ended,
     EndIf,
     Event,
+    NameClaim,
     Session,
     SessionState,
     created_event,
@@ -46,22 +47,6 @@ EVENTS_BOUND = 1_000
 _ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
-
-
-class _Claim(NamedTuple):
-    """Who has a task's name: the claim's token, how long it was made for, and the session that the name means."""
-
-    token: str
-    life_ms: int
-    session_id: str
-
-    def written(self) -> bytes:
-        return f"{self.token} {self.life_ms} {self.session_id}".encode()
-
-    @classmethod
-    def read(cls, written: bytes) -> "_Claim":
-        token, life_ms, session_id = written.decode().split(" ", 2)
-        return cls(token, int(life_ms), session_id)
 
 
 class Sessions:
@@ -83,14 +68,14 @@ class Sessions:
         that has the name is under way.
         """
         key, life_ms = self._keys.task(task_name), self._life_ms(span_s)
-        claim = _Claim(token, life_ms, session_id).written()
+        claim = NameClaim(token, life_ms, session_id).written()
         set_anew = await self._redis.command("SET", key, claim, "NX", "PX", life_ms)
         held = claim if set_anew else await self._redis.command("GET", key)
         replaced = ""
         # It may have lived out its time between the two: then whatever is (not) there is replaced.
         while held != claim:
             if held is not None:
-                holder = _Claim.read(held)
+                holder = NameClaim.read(held)
                 if not await self._is_over(key, holder):
                     raise TaskNameTaken(task_name, holder.session_id)
                 replaced = holder.session_id
@@ -101,7 +86,7 @@ class Sessions:
         """Undo the claim `token` for a session that never started. Safe to repeat."""
         await self._redis.script("task_release", [self._keys.task(task_name)], [token, restore])
 
-    async def _is_over(self, key: str, claim: "_Claim") -> bool:
+    async def _is_over(self, key: str, claim: "NameClaim") -> bool:
         session = await self.find(claim.session_id)
         if session is None:
             # Claimed, and its session not stored yet; or, after a while, never, or not any more.
@@ -284,7 +269,7 @@ class Sessions:
     async def find_by_task(self, task_name: str) -> Session | None:
         """The newest session with this task name, which may be its own id."""
         held = await self._redis.command("GET", self._keys.task(task_name))
-        session = await self.find(_Claim.read(held).session_id if held else task_name)
+        session = await self.find(NameClaim.read(held).session_id if held else task_name)
         return session if held or (session is not None and session.task_name == task_name) else None
 
     async def events(self, session_id: str, *, after: str = "") -> list[Event]:

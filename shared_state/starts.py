@@ -7,6 +7,7 @@ whose id an orchestrator chose lives elsewhere; it is created first (`Sessions.c
 import time
 
 from shared_state.connection import Connection
+from shared_state.errors import NameHeld
 from shared_state.inbox import (
     ACTIVE_SLACK_S,
     CLIENT_SESSIONS_BOUND,
@@ -18,7 +19,7 @@ from shared_state.inbox import (
 )
 from shared_state.keys import Keys
 from shared_state.session_index import SessionIndex
-from shared_state.session_record import Session, order_json, place, stored_fields
+from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
 from shared_state.voice import Voice
 
 __all__ = ["ANYONE", "Believed", "Starts"]
@@ -68,18 +69,25 @@ class Starts:
         self._max_sessions = max_sessions
         self._renewals = _Renewals()
 
+    @property
+    def may_claim(self) -> bool:
+        """Whether the name of a task can be claimed by its start."""
+        return self._redis.one_server
+
     async def start(
         self,
         session: Session,
         *,
         believed: Believed = ANYONE,
         wait_s: float = 0.0,
+        token: str = "",
         durable: bool = False,
     ) -> Posted | None:
         """Store a session as `created` and leave its task for its device. None if the device is not as `believed`.
 
-        With `wait_s` the message waits for that long for a client that nobody knows, too. Safe to repeat. Raises
-        NotRegistered, InboxFull or TooManySessions, and then nothing is stored; or StateUnavailable. `durable`: as for
+        With `wait_s` the message waits for that long for a client that nobody knows, too. With a `token` (where starts
+        `may_claim`) the task's name is claimed by it, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered,
+        InboxFull or TooManySessions, and then nothing is stored; or StateUnavailable. `durable`: as for
         `Connection.command`.
         """
         k = self._keys
@@ -87,28 +95,35 @@ class Starts:
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
         placed = place(session)
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
+        keys = [
+            k.registration(client_id),
+            k.inbox(client_id),
+            k.active(client_id),
+            k.client_sessions(client_id),
+            k.session(session_id),
+        ]
+        claim = b""
+        if token:
+            keys.append(k.task(session.task_name))
+            claim = NameClaim(token, life_ms, session_id).written()
         reply = await self._redis.script(
             "session_start",
-            [
-                k.registration(client_id),
-                k.inbox(client_id),
-                k.active(client_id),
-                k.client_sessions(client_id),
-                k.session(session_id),
-            ],
+            keys,
             [
                 *(client_id, order_json(session, commands=False), task_message(session) if session.commands else ""),
                 *(INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
                 *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
                 *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
                 *believed,
-                *("1" if renews else "", SLACK_MS),
+                *("1" if renews else "", SLACK_MS, claim),
                 *stored_fields(session),
             ],
             durable=durable,
         )
         if reply[0] == -3:
             return None
+        if reply[0] == -4:
+            raise NameHeld(f"Task '{session.task_name}' has a session")
         posted = await told(self._voice, reply, client_id, self._max_sessions)
         if renews:
             self._renewals.done(client_id, life_ms)

@@ -33,7 +33,7 @@ class Voice:
     @property
     def script_prefix(self) -> str:
         """What a script puts before a node id to publish; '' where it must leave that to its caller."""
-        return self._keys.channel_prefix() if self._redis.scripts_may_publish else ""
+        return self._keys.channel_prefix() if self._redis.one_server else ""
 
     async def tell(self, node_id: str, kind: str, *fields: str | bytes) -> int:
         """Publish a frame to a node; returns how many heard it. Raises StateUnavailable after a few attempts.

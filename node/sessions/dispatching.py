@@ -4,9 +4,9 @@ A dispatch leaves either a session that is on its way to its device, or nothing.
 is the outcome unknown: then nothing is taken back, the caller is told which session to read, and the same `Attempt` may
 be repeated, since every step of it knows itself again.
 
-The usual way is two calls: the task's name is claimed (if it has one of its own), then the session is stored and its
-task posted in one. What the device can do is known from earlier dispatches (`Directory`); the second call checks that
-it still holds.
+The usual way is one call: the task's name is claimed, the session stored and its task posted. In a Redis Cluster the
+name is in another slot, and claimed first; so is one that an ended session has. What the device can do is known from
+earlier dispatches (`Directory`); the call checks that it still holds.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from node.telemetry.trace import current_traceparent
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
-from shared_state.errors import InboxFull, NotRegistered, StateError, StateUnavailable, TooManySessions
+from shared_state.errors import InboxFull, NameHeld, NotRegistered, StateError, StateUnavailable, TooManySessions
 from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
 from shared_state.sessions import Session
@@ -91,6 +91,22 @@ class Patience:
 IMPATIENT = Patience()
 
 
+@dataclass(slots=True)
+class _Naming:
+    """A task's name on its way to its session: claimed `with_start`, or by itself; `before` is who had it then."""
+
+    attempt: Attempt
+    name: str
+    span_s: float
+    with_start: bool
+    before: str | None = None
+
+    @property
+    def needed(self) -> bool:
+        """Whether the name is yet to be claimed. A session's own id is nobody else's name, unless a client chose it."""
+        return self.before is None and (self.name != self.attempt.session_id or self.attempt.given_id)
+
+
 class Dispatcher:
     """Begins sessions."""
 
@@ -126,15 +142,13 @@ class Dispatcher:
         name = task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
         span_s = timeout_s + (patience.queue_for_s or 0.0)
-        # The look-up and the claim travel together; both are awaited before anything is decided.
+        naming = _Naming(attempt, name, span_s, with_start=self._may_claim(attempt, client_id))
+        # The look-up and a claim of its own travel together; both are awaited before anything is decided.
         known = self._directory.known(client_id)
         looking = None if known is not None else self._directory.look_up(client_id)
-        claimed = None
         try:
-            if name != attempt.session_id or attempt.given_id:
-                claimed = await self._state.sessions.claim_task(
-                    name, attempt.session_id, token=attempt.token, span_s=span_s
-                )
+            if naming.needed and not naming.with_start:
+                await self._claim(naming)
         except BaseException:
             if looking is not None:
                 looking.cancel()
@@ -164,10 +178,10 @@ class Dispatcher:
             if patience.queue_for_s is not None:
                 # Before the session: whatever waits is looked at when it may wait no longer.
                 await self._state.due.add(DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S)
-            if known is not None and (sent := await self._send_as_known(known, session_for, attempt)) is not None:
+            if known is not None and (sent := await self._send_as_known(known, session_for, naming)) is not None:
                 return sent
             session = session_for(await (looking or self._directory.look_up(client_id)))
-            await self._send(session, ANYONE, given_id=attempt.given_id)
+            await self._send(session, ANYONE, naming)
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
@@ -177,13 +191,24 @@ class Dispatcher:
                 self._metrics.refusals.labels(limit).inc()
             if isinstance(exc, NotRegistered):
                 self._directory.forget(client_id)
-            if claimed is not None:
-                await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=claimed))
+            if naming.before is not None:
+                await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=naming.before))
             raise
         return session
 
+    def _may_claim(self, attempt: Attempt, client_id: str) -> bool:
+        """Whether the start of the session can claim its name, too."""
+        starts = not attempt.given_id and live_together(attempt.session_id, client_id)
+        return starts and self._state.starts.may_claim
+
+    async def _claim(self, naming: "_Naming") -> None:
+        attempt = naming.attempt
+        naming.before = await self._state.sessions.claim_task(
+            naming.name, attempt.session_id, token=attempt.token, span_s=naming.span_s
+        )
+
     async def _send_as_known(
-        self, known: Registration, session_for: Callable[[Registration], Session], attempt: Attempt
+        self, known: Registration, session_for: Callable[[Registration], Session], naming: _Naming
     ) -> Session | None:
         """Send by what was known of the device. None if that may not hold any more: it is to be looked up."""
         try:
@@ -191,12 +216,12 @@ class Dispatcher:
         except (NotRegistered, PlannerRefused, TooManySessions):
             # It may be able to do more by now, or be on another node.
             session = None
-        if session is not None and await self._send(session, known.believed, given_id=attempt.given_id):
+        if session is not None and await self._send(session, known.believed, naming):
             return session
         self._directory.forget(known.client_id)
         return None
 
-    async def _send(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
+    async def _send(self, session: Session, believed: Believed, naming: _Naming) -> bool:
         """Store the session and post its task; repeated once if the answer got lost, since both know themselves.
 
         False if the device is not as it is believed to be; nothing is stored then.
@@ -204,7 +229,11 @@ class Dispatcher:
         repeats = 1
         while True:
             try:
-                return await self._start(session, believed, given_id=given_id)
+                return await self._start(session, believed, naming)
+            except NameHeld:
+                # By a session that has ended, or else the task is refused.
+                await self._claim(naming)
+                continue
             except StateUnavailable as exc:
                 if repeats == 0:
                     raise _Unknown(
@@ -230,11 +259,15 @@ class Dispatcher:
         self._loads.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    async def _start(self, session: Session, believed: Believed, *, given_id: bool) -> bool:
+    async def _start(self, session: Session, believed: Believed, naming: _Naming) -> bool:
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
-        if not given_id and live_together(session.session_id, session.client_id):
-            return await self._state.starts.start(session, believed=believed, wait_s=wait_s, durable=True) is not None
+        if not naming.attempt.given_id and live_together(session.session_id, session.client_id):
+            token = naming.attempt.token if naming.needed else ""
+            posted = await self._state.starts.start(
+                session, believed=believed, wait_s=wait_s, token=token, durable=True
+            )
+            return posted is not None
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.
         await self._state.sessions.create(session, durable=True)
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)

@@ -18,9 +18,9 @@ __all__ = ["Args", "Attempt", "Replicas", "Route"]
 class Route(ABC):
     """To one server, or to each of several the commands that it has to run."""
 
-    # Whether a script that holds the keys of a message may also publish the wake-up for it. In a Cluster the channel
-    # belongs to another slot.
-    scripts_may_publish = True
+    # Whether one server holds all keys and channels. In a Cluster a script may touch the keys of one slot; a node's
+    # channel belongs to another than its clients' messages.
+    one_server = True
     # Replies that took longer may come from a server that serves no more: they count only once `execute` took them up.
     suspicious_after_s = math.inf
 

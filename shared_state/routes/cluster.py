@@ -44,7 +44,7 @@ _Hop = tuple[int, Address | None, bool]
 class ClusterRoute(Route):
     """Every command goes to the primary of its slot."""
 
-    scripts_may_publish = False
+    one_server = False
 
     def __init__(self, target: Target, *, timeout_s: float, max_sockets: int) -> None:
         self._target = target

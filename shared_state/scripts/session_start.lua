@@ -2,6 +2,7 @@
 -- Safe to repeat: the session is known by its id, which nobody else uses.
 -- What need not be asked is not: each command that a script calls costs Redis as much as one that a client sends.
 -- KEYS  1 registration   2 inbox   3 active sessions   4 the client's newest sessions   5 session
+--       6 its task's name (only where one server holds all keys; in a Cluster it is in another slot, and claimed before)
 -- ARGV  1 client id   2 order   3 message, if it is not `task\n` and the order ('' = it is)   4 bound of the inbox: where
 --       nothing is under way one more may wait   5 life of the inbox, ms   6 channel prefix ('' = the caller publishes)
 --       7 session id   8 its deadline, ms   9 life of the set of active sessions, ms   10 entry for the newest sessions
@@ -9,10 +10,11 @@
 --       14 bound of the active sessions   15 now, ms: those whose deadline is over do not count
 --       16 generation that the caller takes the client to be in ('' = it does not matter)   17 features likewise
 --       18 '1' = lives are to be renewed; else only what is new gets one, and the caller renewed them lately
---       19 how much longer lives are made   20.. field, value, ... of the session
+--       19 how much longer lives are made   20 claim of the task's name ('' = it has been claimed)
+--       21.. field, value, ... of the session
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was started before), receivers};
 --       {0} not registered; {-1} the inbox is full; {-2} too many active sessions; {-3} the client is not what the caller
---       takes it to be
+--       takes it to be; {-4} another claim has the name
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation', 'features')
 local node = there[1] or ''
 if not there[2] and ARGV[13] ~= '1' then return {0} end
@@ -24,8 +26,11 @@ if refused then
   if redis.call('EXISTS', KEYS[5]) == 1 then return {1, node, '', 1} end
   return {refused}
 end
+if KEYS[6] and not redis.call('SET', KEYS[6], ARGV[20], 'NX', 'PX', ARGV[12]) then
+  if redis.call('GET', KEYS[6]) ~= ARGV[20] then return {-4} end
+end
 if redis.call('HSETNX', KEYS[5], 'state', 'created') == 0 then return {1, node, '', 1} end
-redis.call('HSET', KEYS[5], 'order', ARGV[2], unpack(ARGV, 20))
+redis.call('HSET', KEYS[5], 'order', ARGV[2], unpack(ARGV, 21))
 redis.call('PEXPIRE', KEYS[5], ARGV[12])
 local renew, slack = ARGV[18] == '1', tonumber(ARGV[19])
 local message = ARGV[3] ~= '' and ARGV[3] or 'task\n' .. ARGV[2]

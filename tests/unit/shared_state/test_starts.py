@@ -7,7 +7,7 @@ import pytest
 
 from shared_state import State, starts
 from shared_state.clients import Registration
-from shared_state.errors import InboxFull, NotRegistered, TooManySessions
+from shared_state.errors import InboxFull, NameHeld, NotRegistered, TooManySessions
 from shared_state.inbox import task_message
 from shared_state.keys import new_session_id
 from shared_state.sessions import Behind, Ended, Session, SessionState
@@ -162,3 +162,34 @@ async def test_of_many_events_the_oldest_go_and_numbers_stay(state: State, monke
     assert [e.facts["n"] for e in await state.sessions.events(session.session_id, after=events[2].event_id)] == [7, 8]
     assert [e.number for e in await state.sessions.events(session.session_id, after="1-2")] == [5, 6, 7, 8, 9]
     assert await state.sessions.events(session.session_id, after=events[-1].event_id) == []
+
+
+async def test_a_name_is_claimed_with_the_start_where_one_server_holds_all(state: State) -> None:
+    if not state.starts.may_claim:
+        pytest.skip("in a Cluster the name is in another slot")
+    session = _new(task_name="job")
+    assert await state.starts.start(session, token="t1") is not None
+    assert await state.starts.start(session, token="t1") is not None, "repeated, it is the same claim"
+    found = await state.sessions.find_by_task("job")
+    assert found is not None
+    assert found.session_id == session.session_id
+    assert await state.connection.command("PTTL", state.keys.task("job")) > 0
+    before, second = await _counts(state), _new(task_name="job")
+    with pytest.raises(NameHeld):
+        await state.starts.start(second, token="t2")
+    assert await state.sessions.find(second.session_id) is None
+    assert await _counts(state) == before
+    # Claimed apart, once the first has ended, it is nobody else's.
+    await end_session(state, session.session_id, client_id="device-1")
+    await state.sessions.claim_task("job", second.session_id, token="t2", span_s=60)
+    assert await state.starts.start(second, token="t2") is not None
+
+
+async def test_a_start_that_is_refused_claims_nothing(state: State) -> None:
+    if not state.starts.may_claim:
+        pytest.skip("in a Cluster the name is in another slot")
+    for _ in range(3):
+        await state.starts.start(_new())
+    with pytest.raises(TooManySessions):
+        await state.starts.start(_new(task_name="job"), token="t1")
+    assert await state.connection.command("EXISTS", state.keys.task("job")) == 0

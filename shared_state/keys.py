@@ -1,7 +1,8 @@
 """Every key and every channel of the cluster, spelled here and nowhere else.
 
-All keys that one script touches share the tag in braces, so that they live in one slot of a Redis Cluster. Ids hold
-no braces (`aip.ids` refuses them), so an id cannot move a key to another slot or imitate another key.
+All keys that one script touches share the tag in braces, so that they live in one slot of a Redis Cluster. (But where
+there are no slots, the start of a session claims the name of its task, too: a round trip less on the way of each task.)
+Ids hold no braces (`aip.ids` refuses them), so an id cannot move a key to another slot or imitate another key.
 
 A client's tag is one of 4,096, by a hash of its id. Ids of sessions that the cluster makes end with the tag of their
 client (`new_session_id`), so that a session lives beside its client's inbox: one script begins it, another ends it. An

@@ -24,6 +24,8 @@ class Single(Topology):
         arguments: Sequence[str] = (),
     ) -> None:
         given = ["--save", "", "--appendonly", "no", "--dbfilename", "dump.rdb", "--maxmemory-policy", "noeviction"]
+        # As `scripts/up` starts it.
+        given += ["--hash-max-ziplist-value", "1024"]
         if certificates is not None:
             given += certificates.server_arguments
         self.certificates = certificates

@@ -73,6 +73,8 @@ async def test_without_probes_a_half_open_subscription_leaves_the_node_deaf_whil
 
         hole.open_hole(only_subscriptions=True)
         await cluster.a.dispatch(device.client_id, ECHO)
+        # The answer may be here before the wake-up has come as far as to the hole.
+        await eventually(lambda: hole.swallowed > 0, "the wake-up falls into the hole")
         hole.close_hole()
 
         async def deaf_and_ready() -> bool:

@@ -132,8 +132,10 @@ def nothing_is_done_twice(evidence: Evidence) -> Iterator[Violation]:
         what = [
             f"{e.effect} at {e.at_s:.2f} s by {e.device}, process {e.life}, for {e.response_id or '?'}" for e in done
         ]
-        # A journal with a hole anywhere is followed wrongly.
-        hinges = (*(_writes_of(evidence, task) if task else ()), *_steps(evidence, name)[:-1])
+        # A journal with a hole anywhere is followed wrongly; so is one where nobody knows any more that another process
+        # came, and that what the one before was at had ended with it.
+        came = [*_arrivals(evidence, done)] if done[0].life != done[-1].life else []
+        hinges = (*(_writes_of(evidence, task) if task else ()), *_steps(evidence, name)[:-1], *came)
         yield Violation("once", f"{name} was carried out again: {'; '.join(what)}", task, hinges)
 
 
@@ -278,6 +280,13 @@ def _end(evidence: Evidence, task: Task, seen_s: float) -> Span:
 def _steps(evidence: Evidence, name: str) -> list[Span]:
     """When the steps of a task were stored: each just before it was done."""
     return sorted((e.at_s, e.at_s) for e in evidence.ledger.executions if _task_name(e) == name)
+
+
+def _arrivals(evidence: Evidence, done: list[Execution]) -> Iterator[Span]:
+    """When it was stored that the device came, and what became of its sessions: between the first time and the last."""
+    for entry in evidence.ledger.entries:
+        if entry.deed is Deed.CONNECTED and entry.who == done[0].device and done[0].at_s < entry.at_s < done[-1].at_s:
+            yield entry.at_s, entry.at_s
 
 
 def _task_name(execution: Execution) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from lib.chaos.evidence import Complaint, Disagreement, Evidence, KeyFinding, Reading
 from lib.chaos.invariants import CHECKS, judge
-from lib.chaos.ledger import Deed, Ledger, Outcome, Task, digest_of
+from lib.chaos.ledger import Deed, Entry, Ledger, Outcome, Task, digest_of
 from lib.chaos.replication import LossWindow
 
 NODES = ("node-1", "node-2")
@@ -273,6 +273,16 @@ def test_a_task_accepted_in_the_window_of_a_failover_is_counted_as_lost_by_it() 
     verdict = judge(lost(a_good_run(), accepted_s=4.5))
     assert verdict.violations == []
     assert [v.rule for v in verdict.lost_by_failover] == ["readable"]
+
+
+@pytest.mark.parametrize(("came_s", "violated"), [(4.5, []), (7.0, ["once"])])
+def test_a_process_whose_coming_was_lost_may_be_taken_for_the_one_before(came_s: float, violated: list[str]) -> None:
+    """It was told to do again what its predecessor did: that is excused only if its coming fell into the window."""
+    evidence = a_good_run()
+    evidence.loss_windows = [LossWindow(4.0, 5.0, "redis-1 took over")]
+    evidence.ledger.entries.append(Entry(came_s, Deed.CONNECTED, "light-1"))
+    evidence.ledger.executed("light-1", 2, "r-1", "t#1", at_s=9.0)
+    assert rules(evidence) == violated
 
 
 @pytest.mark.parametrize("accepted_s", [3.9, 5.1])

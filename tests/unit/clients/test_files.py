@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from aip import Command, new_id
@@ -23,6 +22,7 @@ from clients.device.outbox import Outbox
 from clients.device.servers.spec import LOCAL_NAMESPACE
 from clients.device.toolbox import Toolbox
 from clients.device.workspace import Workspace
+from tests.support.memory import memory_held
 from tests.unit.clients.scripted import PATIENCE_S, Peer, ScriptedServer
 from tests.unit.clients.test_link import Handler, Profiles
 from tests.unit.clients.toolboxes import inside, local_server
@@ -163,11 +163,11 @@ async def test_forty_megabytes_are_sent_without_being_held_in_memory_or_holding_
             file.write(os.urandom(MIB))
     async with device(server.url, workdir, chunk_bytes=256 * 1024, heartbeat_s=0.001) as it:
         peer = await server.registered()
-        process = psutil.Process()
-        before = process.memory_info().rss
-        sending = it.sending("big", name="renamed.bin")
-        arrival = await Arrival().take(peer)
-        assert process.memory_info().rss - before < 24 * MIB
+        with memory_held() as held:
+            sending = it.sending("big", name="renamed.bin")
+            arrival = await Arrival().take(peer)
+        # Both ends live in this process.
+        assert held.peak < 16 * MIB
         await arrival.confirm(peer)
         sent = await result(sending)
     assert (sent["name"], sent["size"], sent["sha256"]) == ("renamed.bin", 40 * MIB, arrival.digest.hexdigest())
@@ -385,11 +385,10 @@ async def test_forty_megabytes_are_stored_without_being_held_in_memory(server: S
     data = os.urandom(40 * MIB)
     async with device(server.url, workdir):
         peer = await server.registered()
-        process = psutil.Process()
-        before = process.memory_info().rss
-        answer = await offer(peer, data, chunk=256 * 1024)
+        with memory_held() as held:
+            answer = await offer(peer, data, chunk=256 * 1024)
         # Both ends live in this process.
-        assert process.memory_info().rss - before < 32 * MIB
+        assert held.peak < 16 * MIB
     assert (answer["status"], answer["checksum"]) == ("ok", sha256(data))
 
 

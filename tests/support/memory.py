@@ -7,25 +7,23 @@ behind, and the allocator gives that back, or takes more, when it likes.
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 
+@dataclass
 class Held:
-    """What was allocated since the block was entered and is still held, in bytes."""
+    """The most that was held at once of what the block allocated, in bytes; known once the block is left."""
 
-    def __init__(self) -> None:
-        self._before = tracemalloc.get_traced_memory()[0]
-
-    @property
-    def peak(self) -> int:
-        """The most that was held at once."""
-        return tracemalloc.get_traced_memory()[1] - self._before
+    peak_bytes: int = 0
 
 
 @contextmanager
 def memory_held() -> Iterator[Held]:
     """Follow what is allocated inside the block; what lives already does not count."""
+    held = Held()
     tracemalloc.start()
     try:
-        yield Held()
+        yield held
+        held.peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

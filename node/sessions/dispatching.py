@@ -62,6 +62,10 @@ class Attempt(NamedTuple):
         """A new attempt to send a task to `client_id`."""
         return cls(new_session_id(client_id), new_id(), now_ms(), given_id=False)
 
+    def lives_beside(self, client_id: str) -> bool:
+        """Whether the session may be stored and posted in one call: its id is of our making, and for this device."""
+        return not self.given_id and live_together(self.session_id, client_id)
+
     @classmethod
     def under(cls, session_id: str) -> "Attempt":
         """A new attempt under a session id that a client chose."""
@@ -142,17 +146,10 @@ class Dispatcher:
         name = task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
         span_s = timeout_s + (patience.queue_for_s or 0.0)
-        naming = _Naming(attempt, name, span_s, with_start=self._may_claim(attempt, client_id))
-        # The look-up and a claim of its own travel together; both are awaited before anything is decided.
-        known = self._directory.known(client_id)
-        looking = None if known is not None else self._directory.look_up(client_id)
-        try:
-            if naming.needed and not naming.with_start:
-                await self._claim(naming)
-        except BaseException:
-            if looking is not None:
-                looking.cancel()
-            raise
+        naming = _Naming(
+            attempt, name, span_s, with_start=attempt.lives_beside(client_id) and self._state.starts.may_claim
+        )
+        known, looking = await self._know_and_claim(client_id, naming)
 
         def session_for(found: Registration | None) -> Session:
             return Session(
@@ -186,22 +183,40 @@ class Dispatcher:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
         except Exception as exc:
-            if isinstance(exc, TooManySessions):
-                limit = Limit.SESSIONS_PER_DEVICE if exc.of_device else Limit.SESSIONS_PER_NODE
-                self._metrics.refusals.labels(limit).inc()
-            if isinstance(exc, NotRegistered):
-                self._directory.forget(client_id)
-            if naming.before is not None:
-                await self._quietly(self._state.sessions.release_task(name, attempt.token, restore=naming.before))
+            await self._take_back(exc, client_id, naming)
             raise
         return session
 
-    def _may_claim(self, attempt: Attempt, client_id: str) -> bool:
-        """Whether the start of the session can claim its name, too."""
-        starts = not attempt.given_id and live_together(attempt.session_id, client_id)
-        return starts and self._state.starts.may_claim
+    async def _know_and_claim(
+        self, client_id: str, naming: _Naming
+    ) -> tuple[Registration | None, "asyncio.Task[Registration | None] | None"]:
+        """What is known of the device, or else a look-up under way; the name is claimed, if its start cannot do it.
 
-    async def _claim(self, naming: "_Naming") -> None:
+        The two travel together. Raises TaskNameTaken or StateUnavailable.
+        """
+        known = self._directory.known(client_id)
+        looking = None if known is not None else self._directory.look_up(client_id)
+        try:
+            if naming.needed and not naming.with_start:
+                await self._claim(naming)
+        except BaseException:
+            if looking is not None:
+                looking.cancel()
+            raise
+        return known, looking
+
+    async def _take_back(self, exc: Exception, client_id: str, naming: _Naming) -> None:
+        """The task is refused, and nothing of it was stored but perhaps the claim of its name."""
+        if isinstance(exc, TooManySessions):
+            limit = Limit.SESSIONS_PER_DEVICE if exc.of_device else Limit.SESSIONS_PER_NODE
+            self._metrics.refusals.labels(limit).inc()
+        if isinstance(exc, NotRegistered):
+            self._directory.forget(client_id)
+        if naming.before is not None:
+            release = self._state.sessions.release_task(naming.name, naming.attempt.token, restore=naming.before)
+            await self._quietly(release)
+
+    async def _claim(self, naming: _Naming) -> None:
         attempt = naming.attempt
         naming.before = await self._state.sessions.claim_task(
             naming.name, attempt.session_id, token=attempt.token, span_s=naming.span_s
@@ -262,7 +277,7 @@ class Dispatcher:
     async def _start(self, session: Session, believed: Believed, naming: _Naming) -> bool:
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
-        if not naming.attempt.given_id and live_together(session.session_id, session.client_id):
+        if naming.attempt.lives_beside(session.client_id):
             token = naming.attempt.token if naming.needed else ""
             posted = await self._state.starts.start(
                 session, believed=believed, wait_s=wait_s, token=token, durable=True

@@ -38,13 +38,13 @@ class Server(uvicorn.Server):
 
     def __init__(self, node: Node, *, signals: bool) -> None:
         settings = node.settings
-        node.overview.tcp = lambda: len(self.server_state.connections)
-        node.overview.tcp_limit = _bearable(settings.max_tcp_connections)
+        node.api.overview.tcp = lambda: len(self.server_state.connections)
+        node.api.overview.tcp_limit = _bearable(settings.max_tcp_connections)
         config = Config(
             node.app,
             Bounds(
                 node.metrics,
-                max_tcp_connections=node.overview.tcp_limit,
+                max_tcp_connections=node.api.overview.tcp_limit,
                 head_timeout_s=settings.head_timeout_s,
                 message_rate_per_s=settings.message_rate_per_s,
                 message_burst=settings.message_burst,

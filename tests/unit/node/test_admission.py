@@ -129,7 +129,7 @@ async def test_only_so_many_registrations_are_stored_at_a_time(
         await socket.__aenter__()
     for i, socket in enumerate(sockets):
         socket.send(type="register", client_id=f"d{i}")
-    await until(lambda: len(node.hub) == 12, "all are registered")
+    await until(lambda: len(node.gateway.hub) == 12, "all are registered")
     for socket in sockets:
         assert (await socket.receive()).type == "heartbeat"
         await socket.close()
@@ -147,4 +147,4 @@ async def test_a_node_without_a_lease_refuses_sockets_before_their_upgrade(
             assert socket.denied_with == 503
             assert 1 <= int(socket.denied_headers["retry-after"]) <= 5
     async with Device(node, "device-1"):
-        assert len(node.hub) == 1
+        assert len(node.gateway.hub) == 1

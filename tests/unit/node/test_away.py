@@ -63,7 +63,7 @@ async def test_a_goodbye_counts_though_the_node_was_just_sending(make_node: Make
     sid = await dispatch(node)
     await device.next_commands()
     device.break_sending()
-    connection = node.hub.get("device-1")
+    connection = node.gateway.hub.get("device-1")
     assert connection is not None
     connection.send_error("lost")
     await connection.flushed()
@@ -206,7 +206,7 @@ async def test_a_task_that_waits_outlives_a_visit_of_its_device_that_did_not_tak
     await node.state.clients.register(registration)
     left = await node.state.clients.leave("device-1", registration.connection_id)
     assert left.sessions == [sid]
-    departures: Departures = node._leaving._departures
+    departures: Departures = node.gateway.leaving._departures
     await departures.end("device-1", left.sessions)
     after = await _found(node, sid)
     assert (after.state, after.attempts, after.queue_until_ms) == (SessionState.CREATED, 1, before.queue_until_ms)
@@ -255,7 +255,7 @@ async def test_a_device_that_works_on_its_own_is_not_sent_a_task_twice(node: Nod
 
 async def test_a_task_that_is_tried_again_and_finds_no_device_times_out(node: Node) -> None:
     device = await Device(node, features=()).__aenter__()
-    node.runner._echo_wait_s = 60.0
+    node.sessions.runner._echo_wait_s = 60.0
     sid = await dispatch(node, max_attempts=2, timeout_s=1.0)
     await next_of(device, "task")
     await state_is(node, sid, SessionState.DISPATCHED)
@@ -277,7 +277,7 @@ async def test_redis_going_away_in_the_midst_of_a_departure_leaves_nobody_unsett
 
     monkeypatch.setattr(node.state.inbox, "settle", away)
     await device.close()
-    await until(lambda: node._leaving.settled, "everybody is settled")
+    await until(lambda: node.gateway.leaving.settled, "everybody is settled")
 
 
 async def test_a_node_that_was_taken_for_dead_looks_into_the_inboxes_of_the_clients_it_claims(

@@ -145,7 +145,7 @@ async def test_requests_that_wait_are_answered_with_what_there_is(node: Node, ap
         sid = (await api.post("/api/dispatch", json=TASK | {"task_name": "job"})).json()["session_id"]
         waiting = asyncio.create_task(api.get("/api/task_result/job", params={"wait": "60"}))
         following = asyncio.create_task(api.get(f"/api/sessions/{sid}/events"))
-        await until(lambda: node._waiters._by_session and node._followers._by_session, "both wait")
+        await until(lambda: node.sessions.waiters._by_session and node.sessions.followers._by_session, "both wait")
         await api.post(DRAIN, params=FOR_EVER)
         async with asyncio.timeout(30):
             assert (await waiting).json() == {"status": "pending"}
@@ -176,7 +176,7 @@ async def test_a_drain_can_be_taken_back(node: Node, api: httpx.AsyncClient) -> 
         for name in ("first", "second"):
             assert (await api.get(f"/api/task_result/{name}", params={"wait": "30"})).json()["state"] == "completed"
         async with Device(node, "newcomer"):
-            assert len(node.hub) == 2
+            assert len(node.gateway.hub) == 2
     assert "aip_draining 0.0" in node.metrics.expose().decode()
 
 
@@ -220,4 +220,4 @@ async def test_a_socket_that_came_in_before_the_drain_and_registers_after_it_beg
         with pytest.raises(SocketClosed) as closed:
             await socket.receive()
     assert closed.value.code == 1012
-    assert not len(node.hub)
+    assert not len(node.gateway.hub)

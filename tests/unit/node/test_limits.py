@@ -68,7 +68,7 @@ async def test_requests_that_wait_leave_their_place_to_those_that_do_not(make_no
         def waiting() -> asyncio.Task[httpx.Response]:
             return asyncio.create_task(api.get(f"/api/task_result/{name}", params={"wait": "60"}))
 
-        limits = node.limits
+        limits = node.api.limits
         waiters = []
         for count in (1, 2):
             waiters.append(waiting())
@@ -99,7 +99,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(make_node: MakeNode) 
         answer = await api.post("/api/dispatch", content=never(), headers=headers)
         assert answer.status_code == 408
         assert answer.headers["Connection"] == "close"
-        assert node.limits.working == 0
+        assert node.api.limits.working == 0
 
 
 async def test_a_device_takes_only_so_many_sessions_over_rest(make_node: MakeNode) -> None:
@@ -142,7 +142,7 @@ async def test_a_node_takes_only_so_many_sessions(make_node: MakeNode) -> None:
     async with Device(here), Device(here, "device-2"), rest(here) as api, rest(there) as other:
         for client_id in ("device-1", "device-2"):
             assert (await api.post("/api/dispatch", json=TASK | {"client_id": client_id})).status_code == 200
-        await until(lambda: len(here.runner) == 2, "both have begun")
+        await until(lambda: len(here.sessions.runner) == 2, "both have begun")
         third = await api.post("/api/dispatch", json=TASK)
         assert third.status_code == 429
         assert "(max_sessions_per_node)" in third.json()["detail"]

@@ -30,7 +30,7 @@ async def _never(message: Message) -> None:
 def _held(node: Node, client_id: str) -> Connection:
     connection = Connection(_never, metrics=node.metrics, queue_bound=node.settings.send_queue_bytes)
     connection.client_id, connection.client_type = client_id, ClientType.DEVICE
-    node.hub.put(connection)
+    node.gateway.hub.put(connection)
     return connection
 
 
@@ -44,21 +44,21 @@ async def test_bytes_that_wait_are_read_from_the_sockets(node: Node) -> None:
     assert _value(node, "aip_ws_sent_bytes_total") == 1_010
     for connection in (quick, slow):
         connection.abandon()
-        node.hub.remove(connection)
+        node.gateway.hub.remove(connection)
     assert _value(node, "aip_ws_send_queue_bytes") == 0
 
 
 async def test_ten_thousand_registered_clients_add_no_series(node: Node) -> None:
-    await node.overview.refresh()
+    await node.api.overview.refresh()
     before = {(s.name, tuple(sorted(s.labels.items()))) for f in node.metrics.registry.collect() for s in f.samples}
     sockets = [_held(node, f"device-{i}") for i in range(10_000)]
     await node.membership._renew()
-    await node.overview.refresh()
+    await node.api.overview.refresh()
     after = {(s.name, tuple(sorted(s.labels.items()))) for f in node.metrics.registry.collect() for s in f.samples}
     assert after == before
     assert _value(node, "aip_connections", client_type="device") == 10_000
     for connection in sockets:
-        node.hub.remove(connection)
+        node.gateway.hub.remove(connection)
 
 
 async def test_sessions_stand_by_state_and_each_stage_is_timed_once(node: Node) -> None:
@@ -105,7 +105,7 @@ async def test_only_the_first_of_the_nodes_speaks_for_the_cluster(make_node: Mak
     async with Device(first, "d1"), Device(second, "d2"):
         for node in (first, second):
             await node.membership._renew()
-        await asyncio.gather(first.overview.refresh(), second.overview.refresh())
+        await asyncio.gather(first.api.overview.refresh(), second.api.overview.refresh())
         assert _value(first, "aip_cluster_nodes", state="serving") == 2
         assert _value(first, "aip_cluster_connections", client_type="device") == 2
         assert _value(first, "aip_cluster_connections", client_type="constellation") == 0
@@ -114,31 +114,31 @@ async def test_only_the_first_of_the_nodes_speaks_for_the_cluster(make_node: Mak
     await first.stop()
     async with Device(second, "d2"):
         await second.membership._renew()
-        await second.overview.refresh()
+        await second.api.overview.refresh()
         assert _value(second, "aip_cluster_nodes", state="serving") == 1
 
 
 async def test_what_is_due_and_left_undone_is_told(node: Node) -> None:
-    await node.overview.refresh()
+    await node.api.overview.refresh()
     assert (_value(node, "aip_cluster_due"), _value(node, "aip_cluster_due_overdue_seconds")) == (0, 0)
     await node.state.due.add(DueKind.CLIENT, "away", 100.0)
-    node.overview._read_at = None
-    await node.overview.refresh()
+    node.api.overview._read_at = None
+    await node.api.overview.refresh()
     assert (_value(node, "aip_cluster_due"), _value(node, "aip_cluster_due_overdue_seconds")) == (1, 0)
 
 
 async def test_without_redis_nothing_is_said_of_the_cluster_and_all_of_the_node(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await node.overview.refresh()
+    await node.api.overview.refresh()
     assert _value(node, "aip_cluster_nodes", state="serving") == 1
 
     async def away() -> None:
         raise StateUnavailable("away")
 
     monkeypatch.setattr(node.state.nodes, "describe", away)
-    monkeypatch.setattr(node.overview, "_clock", lambda: 1e12)
-    await node.overview.refresh()
+    monkeypatch.setattr(node.api.overview, "_clock", lambda: 1e12)
+    await node.api.overview.refresh()
     assert _value(node, "aip_cluster_nodes", state="serving") is None
     assert _value(node, "aip_lease_held") == 1
 

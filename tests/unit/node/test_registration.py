@@ -29,7 +29,7 @@ async def test_a_registration_is_answered_with_a_heartbeat(node: Node) -> None:
         answer = await socket.ask(type="register", client_id="device-1")
         assert (answer.type, answer.status, answer.error) == ("heartbeat", "ok", None)
         assert answer.response_id
-    await until(lambda: len(node.hub) == 0, "the socket is let go")
+    await until(lambda: len(node.gateway.hub) == 0, "the socket is let go")
     assert await node.state.clients.online_ids() == []
 
 
@@ -57,7 +57,7 @@ async def test_a_bad_first_message_is_refused(node: Node, fields: dict[str, Any]
         told, code = await _refused(socket, **fields)
     assert told.startswith(error)
     assert code == 4002
-    assert len(node.hub) == 0
+    assert len(node.gateway.hub) == 0
 
 
 @pytest.mark.parametrize("frame", ["", "{", "[]", b"\xff", b"\x00" * 100, "\ud7ff", "[" * 5_000])
@@ -116,7 +116,7 @@ async def test_when_redis_is_away_a_client_is_told_to_try_later(node: Node, monk
             told, code = await _refused(socket, type="register", client_id="device-1")
     assert told == "The cluster cannot register you now: Redis cannot be reached"
     assert code == 1013
-    assert len(node.hub) == 0
+    assert len(node.gateway.hub) == 0
 
 
 CLAIMS: list[dict[str, Any]] = [
@@ -176,7 +176,7 @@ async def test_a_pushed_profile_replaces_the_old_one(node: Node) -> None:
 async def test_an_empty_feature_word_survives_the_store_as_nothing(node: Node) -> None:
     async with Device(node, "device-1", features=("",)):
         found = await node.state.clients.find("device-1")
-        held = node.hub.get("device-1")
+        held = node.gateway.hub.get("device-1")
         assert found is not None
         assert held is not None
         assert found.features == held.features
@@ -188,7 +188,7 @@ async def test_signs_of_life_list_nobody_who_has_left_meanwhile(node: Node, monk
     devices = [Device(node, f"d{i:02}") for i in range(20)]
     for device in devices:
         await device.__aenter__()
-    noting = asyncio.create_task(node._holding.note_signs_of_life())
+    noting = asyncio.create_task(node.gateway.holding.note_signs_of_life())
     await asyncio.sleep(0)
     await devices[-1].close()
     await noting
@@ -207,14 +207,14 @@ async def test_signs_of_life_are_noted_of_those_who_gave_one(node: Node, monkeyp
 
     monkeypatch.setattr(node.state.clients, "note_seen", noting)
     async with Device(node, "talks") as talks, Device(node, "listens"):
-        await node._holding.note_signs_of_life()
+        await node.gateway.holding.note_signs_of_life()
         await asyncio.sleep(0.01)
         await talks.ask(type="heartbeat")
-        await node._holding.note_signs_of_life()
-        await node._holding.claim_again()  # which lists everybody as of the registration
-        await node._holding.note_signs_of_life()
+        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.holding.claim_again()  # which lists everybody as of the registration
+        await node.gateway.holding.note_signs_of_life()
         assert [set(part) for part in noted] == [{"talks", "listens"}, {"talks"}, {"talks", "listens"}]
-        held = node.hub.get("talks")
+        held = node.gateway.hub.get("talks")
         assert held is not None
         assert (await node.state.clients.on_node(node.node_id))["talks"] == held.last_seen_ms
 
@@ -225,11 +225,11 @@ async def test_signs_of_life_are_noted_after_the_clock_was_set_back(
     async with Device(node, "device-1") as device:
         with monkeypatch.context() as patched:
             patched.setattr("node.gateway.holding.now_ms", lambda: now_ms() + 3_600_000)
-            await node._holding.note_signs_of_life()
+            await node.gateway.holding.note_signs_of_life()
         await asyncio.sleep(0.01)
         await device.ask(type="heartbeat")
-        await node._holding.note_signs_of_life()
-        held = node.hub.get("device-1")
+        await node.gateway.holding.note_signs_of_life()
+        held = node.gateway.hub.get("device-1")
         assert held is not None
         assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}
 
@@ -241,16 +241,16 @@ async def test_signs_of_life_that_could_not_be_stored_are_stored_later(
         raise StateUnavailable("Redis is away")
 
     async with Device(node, "device-1") as device:
-        await node._holding.note_signs_of_life()
+        await node.gateway.holding.note_signs_of_life()
         await asyncio.sleep(0.01)
         await device.ask(type="heartbeat")
         with monkeypatch.context() as patched:
             patched.setattr(node.state.clients, "note_seen", away)
             with pytest.raises(StateUnavailable):
-                await node._holding.note_signs_of_life()
+                await node.gateway.holding.note_signs_of_life()
         await asyncio.sleep(0.01)
-        await node._holding.note_signs_of_life()
-        held = node.hub.get("device-1")
+        await node.gateway.holding.note_signs_of_life()
+        held = node.gateway.hub.get("device-1")
         assert held is not None
         assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}
 

@@ -131,7 +131,7 @@ async def test_a_wait_ends_when_the_node_stops(node: Node, api: httpx.AsyncClien
     async with Device(node):
         await api.post("/api/dispatch", json=TASK | {"task_name": "job"})
         waiting = asyncio.create_task(api.get("/api/task_result/job", params={"wait": "60"}))
-        await until(lambda: node._waiters._by_session, "the request waits")
+        await until(lambda: node.sessions.waiters._by_session, "the request waits")
         node.begin_stop()
         async with asyncio.timeout(30):
             assert (await waiting).json() == {"status": "pending"}

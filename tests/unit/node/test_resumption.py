@@ -273,8 +273,8 @@ async def test_a_socket_that_lost_its_client_in_the_midst_of_its_inbox_is_handed
 
     async def read(client_id: str, *, after: str = "") -> list[Entry]:
         entries = await genuine(client_id, after=after)
-        if entries and (loser := node.hub.get("device-1")) is not None:
-            node._leaving.give_way(loser)
+        if entries and (loser := node.gateway.hub.get("device-1")) is not None:
+            node.gateway.leaving.give_way(loser)
         return entries
 
     async with rest(node) as api:
@@ -286,7 +286,7 @@ async def test_a_socket_that_lost_its_client_in_the_midst_of_its_inbox_is_handed
         with pytest.raises(SocketClosed, match="4102"):
             await loser.receive()
         await loser.close()
-    assert len(node.runner) == 0
+    assert len(node.sessions.runner) == 0
     async with Device(node, features=OURS) as back:
         command, _ = await back.next_commands()
         back.answer(command, OK, OK)
@@ -303,7 +303,7 @@ async def test_a_constellation_that_takes_the_id_of_a_device_gets_none_of_its_ta
         answer = await boss.ask(type="register", client_id="device-1", client_type="constellation")
         assert answer.status == "ok"
         assert (await boss.ask(type="heartbeat")).type == "heartbeat"
-        assert len(node.runner) == 0
+        assert len(node.sessions.runner) == 0
     await state_is(node, sid, SessionState.CANCELLED)
 
 

@@ -43,7 +43,7 @@ async def nodes(request: pytest.FixtureRequest, make_node: MakeNode) -> tuple[No
 
 async def _agreed(nodes: tuple[Node, ...], device: Device) -> None:
     """Registry and sockets name one holder, and that it is this one."""
-    held = [c for n in set(nodes) if (c := n.hub.get(device.client_id)) is not None]
+    held = [c for n in set(nodes) if (c := n.gateway.hub.get(device.client_id)) is not None]
     assert len(held) == 1
     found = await nodes[0].state.clients.find(device.client_id)
     assert found is not None
@@ -106,7 +106,7 @@ async def test_a_holder_that_says_anything_meanwhile_is_not_silent(
 
         async def speaks(_self: Pulse, _timeout_s: float) -> bool:
             assert (await holder.ask(type="heartbeat")).type == "heartbeat"
-            connection = old.hub.get("device-1")
+            connection = old.gateway.hub.get("device-1")
             assert connection is not None
             connection.last_seen_ms += 1
             return False
@@ -157,7 +157,7 @@ async def test_an_eviction_that_overtakes_the_registration_it_ends_is_not_lost(
     go_on.set()
     assert await _closed(loser) == 4102
     await loser.close()
-    assert slow.hub.get("device-1") is None
+    assert slow.gateway.hub.get("device-1") is None
 
 
 async def test_a_registration_under_way_answers_for_itself_when_it_is_asked_after(
@@ -204,16 +204,16 @@ async def test_a_thousand_registrations_with_the_token_end_with_one_holder(make_
     assert any(let_in)
 
     async def one_is_left() -> bool:
-        return sum(n.hub.get("device-1") is not None for n in nodes) == 1
+        return sum(n.gateway.hub.get("device-1") is not None for n in nodes) == 1
 
     await until(one_is_left, "one socket is left")
-    winner = next(n.hub.get("device-1") for n in nodes if n.hub.get("device-1") is not None)
+    winner = next(n.gateway.hub.get("device-1") for n in nodes if n.gateway.hub.get("device-1") is not None)
     found = await nodes[0].state.clients.find("device-1")
     assert found is not None
     assert winner is not None
     assert found.connection_id == winner.connection_id
     await asyncio.gather(*(d.close() for d in (first, *racers)))
-    assert sum(len(n.hub._locks) for n in nodes) == 0
+    assert sum(len(n.gateway.hub._locks) for n in nodes) == 0
 
 
 # -- secrets -------------------------------------------------------------------------------------------------------

@@ -63,13 +63,13 @@ class Spans:
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     kept = Spans()
-    monkeypatch.setattr("node.app.tracing_for", kept.tracing)
+    monkeypatch.setattr("node.parts.ground.tracing_for", kept.tracing)
     return kept
 
 
 async def _ended(node: Node, session_id: str) -> dict[str, Any]:
     async with rest(node) as api:
-        await until(lambda: session_id not in node.runner, "it is over")
+        await until(lambda: session_id not in node.sessions.runner, "it is over")
         found: dict[str, Any] = (await api.get(f"/api/sessions/{session_id}")).json()
         return found
 

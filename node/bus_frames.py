@@ -1,0 +1,69 @@
+"""What other nodes say over the bus, handed to whom it concerns; and what is looked after once the bus was away.
+
+A frame is a wake-up, never the only copy: one that is lost is made up for by whoever looks again after the gap.
+"""
+
+from node.background import Background
+from node.gateway.delivery import Deliverer
+from node.gateway.leaving import Leaving
+from node.gateway.takeover import Probes
+from node.membership import Membership
+from node.sessions.waiters import Waiters
+from node.telemetry.metrics import Metrics
+
+__all__ = ["BusFrames"]
+
+
+class BusFrames:
+    """The node's side of the bus: `on_frame` and `on_gap` are for `Bus.start`."""
+
+    def __init__(
+        self,
+        deliverer: Deliverer,
+        waiters: Waiters,
+        followers: Waiters,
+        probes: Probes,
+        leaving: Leaving,
+        membership: Membership,
+        background: Background,
+        metrics: Metrics,
+    ) -> None:
+        self._deliverer = deliverer
+        self._waiters = waiters
+        self._followers = followers
+        self._probes = probes
+        self._leaving = leaving
+        self._membership = membership
+        self._background = background
+        self._metrics = metrics
+
+    def on_frame(self, kind: bytes, rest: bytes) -> None:
+        """One frame, counted by its kind. Never waits."""
+        if kind == b"inbox":
+            self._metrics.frames_heard["inbox"].inc()
+            self._deliverer.on_wakeup(rest)
+        elif kind == b"ended":
+            self._metrics.frames_heard["ended"].inc()
+            self._waiters.wake(rest.decode())
+        elif kind == b"event":
+            self._metrics.frames_heard["event"].inc()
+            self._followers.wake(rest.decode())
+        elif kind == b"probe":
+            self._metrics.frames_heard["probe"].inc()
+            self._probes.on_probe(rest)
+        elif kind == b"probed":
+            self._metrics.frames_heard["probed"].inc()
+            self._probes.on_probed(rest)
+        elif kind == b"evict":
+            self._metrics.frames_heard["evict"].inc()
+            self._background.spawn(self._leaving.on_evict(rest), "evict")
+        else:
+            self._metrics.frames_heard["unknown"].inc()
+
+    async def on_gap(self) -> None:
+        """The bus is back: everybody looks again, and whoever was taken over meanwhile gives way."""
+        self._metrics.bus_gaps.inc()
+        self._waiters.wake_all()
+        self._followers.wake_all()
+        await self._deliverer.drain_all()
+        self._membership.compare_soon()

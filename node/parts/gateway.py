@@ -1,0 +1,77 @@
+"""What holds clients: the way of a socket from admission to its leave, and what is delivered to it meanwhile."""
+
+from collections.abc import Callable
+
+from node.devices import DeviceNotes
+from node.gateway.admission import Admission
+from node.gateway.delivery import Deliverer
+from node.gateway.endpoint import Endpoint
+from node.gateway.handlers import Handlers
+from node.gateway.holding import Holding
+from node.gateway.hub import Hub
+from node.gateway.leaving import Leaving
+from node.gateway.registrar import Registrar
+from node.gateway.takeover import Probes
+from node.gateway.tasks import TaskIntake
+from node.gateway.transfers import Transfers
+from node.parts.ground import Ground
+from node.parts.sessions import SessionParts
+
+__all__ = ["GatewayParts"]
+
+
+class GatewayParts:
+    """`is_member` says whether the node may register anybody. Raises ValueError if a setting cannot be met."""
+
+    def __init__(self, ground: Ground, sessions: SessionParts, *, is_member: Callable[[], bool]) -> None:
+        settings, state, metrics = ground.settings, ground.state, ground.metrics
+        runner, node_id = sessions.runner, ground.node_id
+        self.devices = DeviceNotes(settings.devices_config)
+        self.hub = Hub(metrics)
+        self.transfers = Transfers(state, runner, max_file_bytes=settings.max_file_bytes)
+        self.deliverer = Deliverer(
+            state.inbox, self.hub, runner, sessions.resumption, self.transfers, ground.background
+        )
+        self.leaving = Leaving(
+            state, self.hub, runner, sessions.departures, node_id=node_id, grace_s=settings.reconnect_grace_s
+        )
+        self.holding = Holding(state, self.hub, self.leaving, node_id=node_id)
+        self.probes = Probes(ground.bus, self.hub, ground.background, node_id)
+        self.admission = Admission(
+            metrics,
+            rate_per_s=settings.connect_rate_per_s,
+            burst=settings.connect_burst,
+            max_connections=settings.max_connections,
+            max_unregistered=settings.max_unregistered,
+            max_registering=settings.max_registering,
+        )
+        self.endpoint = self._endpoint(ground, sessions, is_member)
+
+    def _endpoint(self, ground: Ground, sessions: SessionParts, is_member: Callable[[], bool]) -> Endpoint:
+        settings, state, metrics = ground.settings, ground.state, ground.metrics
+        registrar = Registrar(
+            state,
+            ground.bus,
+            self.hub,
+            self.deliverer,
+            self.probes,
+            self.leaving,
+            sessions.resumption,
+            metrics,
+            node_id=ground.node_id,
+        )
+        tasks = TaskIntake(sessions.runner, sessions.dispatcher, sessions.service, sessions.planners, metrics, settings)
+        return Endpoint(
+            registrar,
+            self.leaving,
+            Handlers(state, registrar, sessions.runner, tasks, self.devices),
+            self.transfers,
+            ground.auth,
+            metrics,
+            ground.background,
+            self.admission,
+            is_member=is_member,
+            allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
+            register_timeout_s=settings.register_timeout_s,
+            send_queue_bytes=settings.send_queue_bytes,
+        )

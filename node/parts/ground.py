@@ -1,0 +1,44 @@
+"""What every room of a node stands on: who it is, what it counts with, the shared state and the bus."""
+
+import secrets
+
+from node.auth import Auth
+from node.background import Background
+from node.settings import Settings
+from node.telemetry.metrics import Metrics
+from node.telemetry.tracing import tracing_for
+from shared_state import State
+
+__all__ = ["Ground"]
+
+
+class Ground:
+    """Made first. Raises ValueError if a setting cannot be met."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # Unique per start: what an earlier process of this name held is void, whatever it held.
+        self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
+        self.auth = Auth(settings.api_key)
+        self.background = Background()
+        self.metrics = Metrics()
+        self.tracing = tracing_for(settings, self.node_id)
+        self.state = State(
+            settings.full_redis_url,
+            prefix=settings.key_prefix,
+            lease_ttl_s=settings.lease_ttl_s,
+            result_ttl_s=settings.result_ttl_s,
+            idempotency_ttl_s=settings.idempotency_ttl_s,
+            max_sessions_per_device=settings.max_sessions_per_device,
+            timeout_s=settings.redis_timeout_s,
+            min_replicas=settings.min_replicas,
+            replica_wait_ms=settings.replica_wait_ms,
+            observer=self.metrics.observe_redis,
+            on_said=self.metrics.frame_said,
+        )
+        self.bus = self.state.bus(
+            self.node_id,
+            probe_interval_s=settings.probe_interval_s,
+            deaf_after_s=settings.deaf_after_s,
+            observer=self.metrics,
+        )

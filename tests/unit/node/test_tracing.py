@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from shared_state.session_record import order_json
 from shared_state.sessions import Session
 from tests.support.asgi import Device, Socket, rest
 from tests.support.spans import Span, of_sdk, only
-from tests.support.wait import until
+from tests.support.wait import PATIENCE_S, until
 from tests.unit.node.conftest import MakeNode
 
 TRACE, ASKER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -342,13 +343,16 @@ async def test_a_collector_that_says_nothing_keeps_no_node_from_ending(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracing, "CLOSE_S", 0.2)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         node = await make_node(trace_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
         async with rest(node) as api:
             assert (await api.get("/api/clients")).status_code == 200
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await node.stop()
-    assert "spans were left unsent" in caplog.text
+        assert "spans were left unsent" in caplog.text
+        # What its thread has to say when it gives up is not to be found in the logs of the tests after this one.
+        await until(lambda: "tracing-close" not in {t.name for t in threading.enumerate()}, "the thread has ended")
 
 
 @pytest.mark.parametrize("name", tracing._EXPORTERS)

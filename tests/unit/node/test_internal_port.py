@@ -5,6 +5,7 @@ import socket
 
 import httpx
 import pytest
+from lib.topologies import free_port
 
 from node.api.openapi import document
 from node.app import Node
@@ -15,9 +16,7 @@ from tests.unit.node.conftest import MakeNode
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        found: int = listener.getsockname()[1]
-        return found
+    return free_port()
 
 
 async def _get(port: int, path: str) -> httpx.Response:

@@ -41,8 +41,7 @@ def test_what_one_process_was_given_no_other_is_given_though_nobody_listens() ->
 def test_the_ports_of_a_process_that_has_ended_are_given_again() -> None:
     taken = free_port()
     for port in range(taken + 1, taken + 100):
-        first = asked_elsewhere(port, port)
-        if first.returncode == 0:
-            assert asked_elsewhere(port, port).stdout == first.stdout == f"{port}\n"
+        # One that somebody has, or takes between the two, says nothing.
+        if [asked_elsewhere(port, port).stdout for _ in range(2)] == [f"{port}\n"] * 2:
             return
-    raise AssertionError("no port near is free")
+    raise AssertionError("no port near was given twice")

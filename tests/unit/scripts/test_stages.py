@@ -91,7 +91,7 @@ def test_an_exit_code_that_is_accepted_passes(runs: Runs) -> None:
 
 def test_the_first_failure_stops_those_beside_it_with_time_to_clean_up_and_what_would_follow(runs: Runs) -> None:
     slow = stage(
-        "slow", "touch('began')\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('cleaned up'); sys.exit(2)"
+        "slow", "try: touch('began'); time.sleep(60)\nexcept KeyboardInterrupt: print('cleaned up'); sys.exit(2)"
     )
     fails = stage("fails", "wait('began'); print('why'); sys.exit(3)")
     results = runs([slow, fails, stage("third", "touch('third')")], [stage("fourth", "touch('fourth')")])
@@ -119,17 +119,17 @@ def test_a_signal_to_the_runner_leaves_nothing_running(tmp_path: Path, number: s
         "from lib.stages import run_stages\n"
         "from tests.unit.scripts.test_stages import stage\n"
         "end_cleanly_on_signals()\n"
-        "code = \"child = subprocess.Popen(['sleep', '600']); pathlib.Path('grandchild').write_text(str(child.pid));"
-        " touch('stage')\\n"
-        "try: child.wait()\\nexcept KeyboardInterrupt: child.kill(); touch('cleaned')\"\n"
+        "code = \"child = subprocess.Popen(['sleep', '600']); pathlib.Path('grandchild').write_text(str(child.pid))\\n"
+        "try: touch('stage'); child.wait()\\nexcept KeyboardInterrupt: child.kill(); touch('cleaned')\"\n"
         "run_stages([[stage('long', code)]], at_once=1, env=os.environ, cwd=pathlib.Path.cwd())\n"
     )
     # What a killed runner leaves is in the test's own folder.
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
     with subprocess.Popen([sys.executable, "-c", runner], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as gate:
         try:
-            wait_until((tmp_path / "stage").exists, "the stage runs")
-            stage_pid = int((tmp_path / "stage").read_text())
+            started = tmp_path / "stage"
+            wait_until(lambda: started.exists() and started.read_text(), "the stage runs")
+            stage_pid = int(started.read_text())
             grandchild = int((tmp_path / "grandchild").read_text())
             gate.send_signal(number)
             code = gate.wait(PATIENCE_S)

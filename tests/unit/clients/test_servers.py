@@ -182,11 +182,12 @@ async def test_a_server_that_is_killed_is_started_again_without_a_call_having_to
 
 async def test_a_tool_that_hangs_fails_in_time_and_its_server_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "CHECK_S", 0.2)
-    async with toolbox(script(timeout_s=0.2)) as (tools, changes):
+    # Long enough for a server that is well, on a machine that is busy.
+    async with toolbox(script(timeout_s=3)) as (tools, changes):
         await changes.until(lambda: "pid" in tools.names())
         first = await call(tools, "pid")
         before = changes.count
-        with pytest.raises(ToolFailed, match=r"script\.hang: no answer within 0\.2 s"):
+        with pytest.raises(ToolFailed, match=r"script\.hang: no answer within 3 s"):
             await call(tools, "hang")
         await changes.until(lambda: changes.count >= before + 2)
         assert await call(tools, "pid") != first
@@ -195,7 +196,7 @@ async def test_a_tool_that_hangs_fails_in_time_and_its_server_is_replaced(monkey
 
 async def test_the_timeout_of_a_tool_counts_before_that_of_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolbox_module, "TOOL_GRACE_S", 20.0)
-    async with toolbox(script(timeout_s=0.001)) as (tools, changes):
+    async with toolbox(script(timeout_s=1e-6)) as (tools, changes):
         await changes.until(lambda: "pid" in tools.names())
         with pytest.raises(ToolFailed, match="no answer within"):
             await call(tools, "pid")
@@ -250,10 +251,10 @@ async def test_a_remote_tool_that_hangs_fails_alone() -> None:
     port = free_port()
     async with (
         serving(remote_server().streamable_http_app(), port),
-        toolbox(remote(port, timeout_s=0.5)) as (tools, changes),
+        toolbox(remote(port, timeout_s=3)) as (tools, changes),
     ):
         await changes.until(lambda: "wait" in tools.names())
-        with pytest.raises(ToolFailed, match=r"remote\.wait: no answer within 0\.5 s"):
+        with pytest.raises(ToolFailed, match=r"remote\.wait: no answer within 3 s"):
             await call(tools, "wait")
         assert await call(tools, "reverse", text="abc") == "cba"
 

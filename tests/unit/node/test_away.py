@@ -256,7 +256,7 @@ async def test_a_device_that_works_on_its_own_is_not_sent_a_task_twice(node: Nod
 async def test_a_task_that_is_tried_again_and_finds_no_device_times_out(node: Node) -> None:
     device = await Device(node, features=()).__aenter__()
     node.sessions.runner._echo_wait_s = 60.0
-    sid = await dispatch(node, max_attempts=2, timeout_s=1.0)
+    sid = await dispatch(node, max_attempts=2, timeout_s=3.0)
     await next_of(device, "task")
     await state_is(node, sid, SessionState.DISPATCHED)
     await device.close()

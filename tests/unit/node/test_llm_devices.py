@@ -166,7 +166,11 @@ async def test_a_device_that_listed_its_tools_when_it_registered_is_not_asked(ma
     assert it.llm.questions[0].tool_names() == ["look", "bare"]
 
 
-async def test_the_window_that_was_selected_is_what_the_next_agent_works_in(make_node: MakeNode) -> None:
+async def test_the_window_that_was_selected_is_what_the_next_agent_works_in(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both answers come, and both are wanted.
+    monkeypatch.setattr(toolbelt_module, "SECOND_ANSWER_S", PATIENCE_S)
     windows: Tools = {
         "HostAgent": {
             "action": [listed("select_application_window", "HostUIExecutor", "id")],

@@ -66,11 +66,11 @@ async def test_a_step_that_is_in_the_journal_is_not_planned_again(make_node: Mak
 
 async def test_a_device_that_moves_while_the_model_thinks_may_be_of_any_kind(make_node: MakeNode) -> None:
     """No command is under way: nothing could be carried out twice."""
-    asked = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def thinking() -> None:
         asked.set()
-        await asyncio.sleep(0.5)
+        await gone.wait()
 
     script = (
         Reply(calls=(call("execute_command", command="first"),)),
@@ -89,6 +89,7 @@ async def test_a_device_that_moves_while_the_model_thinks_may_be_of_any_kind(mak
         device.answer(first, *[echo(a) for a in actions])
         await asked.wait()
         await device.cut()
+        gone.set()
         async with Device(there, features=features, **TOOLS) as back:
             await state_is(here, sid, SessionState.COMPLETED)
             assert back.count("command") == 0

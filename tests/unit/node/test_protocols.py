@@ -171,12 +171,18 @@ async def test_what_the_application_sees_of_a_request() -> None:
     assert (scope["client"], scope["scheme"]) == (("192.0.2.1", 5), "http")
 
 
-async def test_a_connection_that_is_kept_for_nothing_is_closed_and_not_counted() -> None:
-    protocol, transport = connect(sized(b""), timeout_keep_alive=0.1)
-    for _ in range(3):
+async def test_a_connection_that_is_kept_for_nothing_is_closed_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, passed_s = asyncio.get_running_loop(), 0.0
+    running_s = loop.time
+    monkeypatch.setattr(loop, "time", lambda: running_s() + passed_s)
+    protocol, transport = connect(sized(b""), timeout_keep_alive=60, head_timeout_s=600)
+    for number in range(1, 4):
         protocol.data_received(GET)
-        await asyncio.sleep(0.06)
+        await until(lambda number=number: len(transport.writes) == number, "answered")
+        passed_s += 40
+        await asyncio.sleep(0.01)  # what is due by now happens
         assert not transport.closed, "each request gives it the time anew"
+    passed_s += 40
     await until(lambda: transport.closed, "closed")
     assert _refusals(protocol) == 0
     protocol.connection_lost(None)

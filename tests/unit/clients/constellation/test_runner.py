@@ -145,9 +145,14 @@ async def test_a_diamond_of_twelve_tasks_survives_the_loss_of_one_of_four_device
 async def test_a_device_that_comes_during_the_run_is_used_and_slots_are_kept(
     cluster: Cluster, client: ConstellationClient
 ) -> None:
+    full = asyncio.Event()
+
     async def work(session: Session) -> None:
         cluster.join("d1")
-        await asyncio.sleep(0.05)
+        # Nobody is done before the newcomer, too, has all that it can take.
+        if cluster.most_at_once.total() == 4:
+            full.set()
+        await full.wait()
         await echo(session)
 
     cluster.work = work

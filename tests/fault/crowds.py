@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from tests.integration.harness.cluster import Node
-from tests.integration.harness.patience import SLACK
+from tests.integration.harness.patience import PATIENCE_S, SLACK
 
 __all__ = ["Herd", "Raw", "memory_bytes", "metric", "probed"]
 
@@ -22,7 +22,6 @@ UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
 )
-PATIENCE_S = 30.0
 MASKED = 0x80
 TEXT, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x8, 0x9, 0xA, 0x0
 FINAL = 0x80

@@ -10,7 +10,7 @@ from tests.fault.crowds import CONTINUATION, PING, PONG, TEXT, Herd, Raw, frame,
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Node, command
 from tests.integration.harness.guests import Guests, unique
-from tests.integration.harness.patience import eventually
+from tests.integration.harness.patience import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +110,7 @@ async def test_half_a_head_is_waited_for_only_so_long(own_cluster: MakeCluster, 
             # Nothing at all; a part of an upgrade; a part of a request.
             head = ("", half.upgrade()[:60], "POST /api/dispatch HTTP/1.1\r\nHost: x\r\n")[number % 3]
             await half.say(head)
-        cut = await asyncio.gather(*(half.is_cut(within_s=6 if limited else 3) for half in halves))
+        cut = await asyncio.gather(*(half.is_cut(within_s=PATIENCE_S if limited else 3) for half in halves))
         assert set(cut) == {limited}
         assert await metric(cluster.a, refused("head_timeout")) == (30 if limited else 0)
 
@@ -128,22 +128,22 @@ async def test_a_head_that_comes_byte_by_byte_does_not_get_more_time(own_cluster
 
         trickled: list[int] = []
         trickling = asyncio.create_task(trickle())
-        assert await slow.is_cut(within_s=6)
+        assert await slow.is_cut(within_s=PATIENCE_S)
         trickling.cancel()
     await serves(cluster.a, guests)
 
 
 async def test_on_a_connection_that_is_used_again_the_next_head_has_its_own_deadline(own_cluster: MakeCluster) -> None:
-    cluster = own_cluster(1, head_timeout_s=3)
+    cluster = own_cluster(1, head_timeout_s=5)
     async with Raw(cluster.a) as again:
         # Together longer than one head may take; each far from it.
         for _ in range(3):
-            await asyncio.sleep(1.1)
+            await asyncio.sleep(1.8)
             await again.say("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b" 200 " in await again.head()
             assert await again.reader.readline() == b"ok\n"
         await again.say("GET /livez HTTP/1.1\r\nHos")
-        assert await again.is_cut(within_s=8)
+        assert await again.is_cut(within_s=PATIENCE_S)
 
 
 async def test_a_head_without_end_is_refused(own_cluster: MakeCluster) -> None:
@@ -153,7 +153,7 @@ async def test_a_head_without_end_is_refused(own_cluster: MakeCluster) -> None:
         with contextlib.suppress(OSError):
             for number in range(4_000):
                 await endless.say(f"X-{number}: {'x' * 100}\r\n")
-        assert await endless.is_cut(within_s=6)
+        assert await endless.is_cut(within_s=PATIENCE_S)
     assert await metric(cluster.a, refused("head_bytes")) == 1
 
 
@@ -164,7 +164,7 @@ async def test_an_upgrade_with_more_headers_than_are_taken_is_refused_and_does_n
     async with Raw(cluster.a) as odd:
         await odd.say(odd.upgrade(*(f"X-{i}: {i}" for i in range(300))))
         assert b" 431 " in await odd.head()
-        assert await odd.is_cut(within_s=6)
+        assert await odd.is_cut(within_s=PATIENCE_S)
 
 
 async def test_strangers_who_hold_connections_make_room_for_probes_and_devices(

@@ -14,7 +14,7 @@ from tests.integration.harness.redis_servers import RedisServers
 from tests.support.redis_server import require_redis
 
 LOG_TAIL_CHARS = 6_000
-SHARED_SETTINGS = {"register_timeout_s": 4, "max_frame_bytes": 8 * 1024 * 1024}
+SHARED_SETTINGS = {"max_frame_bytes": 8 * 1024 * 1024}
 
 MakeFleet = Callable[..., Fleet]
 MakeCluster = Callable[..., Cluster]

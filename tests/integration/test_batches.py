@@ -243,9 +243,13 @@ async def test_no_more_tasks_are_under_way_than_the_window_is_wide(cluster: Clus
     for number in range(0, len(devices), 2):
         await eventually(lambda: len(held()) == 2, "two tasks are under way", within_s=20)
         await stays(lambda: sum(d.count("task") for d in devices) == number + 2, "no third begins", for_s=0.3)  # noqa: B023
-        found = await batch(cluster.b, started["batch_id"])
-        assert (found["status"], found["window"]) == ("running", 2)
-        assert (found["done"], found["running"], found["waiting"]) == (number, 2, 4 - number)
+
+        async def noted() -> bool:
+            found = await batch(cluster.b, started["batch_id"])
+            assert (found["status"], found["window"]) == ("running", 2)
+            return [found[c] for c in ("done", "running", "waiting")] == [number, 2, 4 - number]  # noqa: B023
+
+        await eventually(noted, "it is counted so")
         for device in held():
             await UfoDevice.answer(device, await device.expect("command"))
     assert counts(await over(cluster.c, started["batch_id"])) == {"done": 6}

@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually
@@ -113,7 +114,8 @@ async def test_an_id_that_could_forge_a_key_a_log_line_or_a_header_is_refused(
     assert error["error"].startswith("client_id:")
     assert closed.code >= 4000
     assert dispatched.status_code == 400
-    assert cluster.redis.key_names("aip:client:*") == before
+    # Who was there before may go: devices of the test before this one.
+    assert set(cluster.redis.key_names("aip:client:*")) <= set(before)
 
 
 @pytest.mark.parametrize("session_id", BAD_IDS)
@@ -270,10 +272,13 @@ async def test_odd_requests_of_an_orchestrator_are_refused_in_words(cluster: Clu
 
 
 # -- silence ---------------------------------------------------------------------------------------------------------
-async def test_a_socket_that_does_not_register_in_time_is_told_so_and_closed(cluster: Cluster, guests: Guests) -> None:
+async def test_a_socket_that_does_not_register_in_time_is_told_so_and_closed(
+    own_cluster: MakeCluster, guests: Guests
+) -> None:
+    cluster = own_cluster(1, register_timeout_s=1)
     socket = await guests.socket(cluster.a)
 
-    error = await socket.expect("error", within_s=8)
+    error = await socket.expect("error")
     closed = await socket.until_closed()
 
     assert "No registration within" in error["error"]

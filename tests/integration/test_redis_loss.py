@@ -19,9 +19,8 @@ from tests.integration.harness.ufo import UfoDevice
 pytestmark = pytest.mark.integration
 
 ECHO = command("echo", text="hello")
-RECOVERS_S = 12.0
-# Longer than a node may wait for Redis, twice.
-ANSWERS_S = 12.0
+# Longer than a node may wait for Redis, twice, or for its pauses between attempts; and what a busy machine adds.
+RECOVERS_S = ANSWERS_S = 30.0
 
 
 def says_only(answer: httpx.Response, status: int) -> str:
@@ -109,7 +108,7 @@ async def test_a_frozen_redis_is_noticed_in_bounded_time(own_cluster: MakeCluste
         asyncio.gather(
             cluster.a.get("/readyz"), cluster.b.get("/api/health"), cluster.b.try_dispatch(device.client_id, ECHO)
         ),
-        10,
+        ANSWERS_S * SLACK,
     )
     cluster.redis.thaw()
 
@@ -261,7 +260,7 @@ async def test_an_end_that_a_node_could_not_hear_of_reaches_its_readers_and_requ
         await device.expect("task_end", session_id=session_id)
 
     assert (await galaxy.expect("task_end", session_id=session_id))["status"] == "completed"
-    assert (await asyncio.wait_for(reader, 10))["state"] == "completed"
+    assert (await reader)["state"] == "completed"
 
 
 async def test_a_cancellation_that_a_node_could_not_hear_of_stops_its_device_all_the_same(

@@ -10,13 +10,12 @@ from typing import Any
 import httpx
 
 from tests.integration.harness.nodes import NodeProcess
-from tests.integration.harness.patience import vanishes
+from tests.integration.harness.patience import PATIENCE_S, vanishes
 from tests.integration.harness.redis_servers import RedisServers
 
 __all__ = ["Cluster", "Fleet", "Json", "Node", "command"]
 
 Json = dict[str, Any]
-WAIT_S = 20.0
 # What a broken socket means at once is what most tests ask; those of `tests/fault` give clients time to come back.
 NO_GRACE = {"reconnect_grace_s": 0}
 
@@ -82,11 +81,11 @@ class Node:
         """Dispatch a task; it is accepted."""
         return accepted(await self.try_dispatch(client_id, *commands, **fields))
 
-    async def result(self, task_name: str, *, wait_s: float = WAIT_S) -> Json:
+    async def result(self, task_name: str, *, wait_s: float = PATIENCE_S) -> Json:
         """The result of a task as it is after `wait_s` at most."""
         return accepted(await self.get(f"/api/task_result/{task_name}", wait=wait_s))
 
-    async def done(self, task_name: str, *, wait_s: float = WAIT_S) -> Json:
+    async def done(self, task_name: str, *, wait_s: float = PATIENCE_S) -> Json:
         """The result of a task, which ends within `wait_s`."""
         result = await self.result(task_name, wait_s=wait_s)
         assert result["status"] == "done", f"the task has not ended: {result}"
@@ -162,7 +161,7 @@ class Cluster:
         """The third node."""
         return self.nodes[2]
 
-    async def all_ready(self, *, within_s: float = 12.0) -> None:
+    async def all_ready(self, *, within_s: float = PATIENCE_S) -> None:
         """Wait until every node is ready."""
 
         async def unready() -> dict[str, str]:

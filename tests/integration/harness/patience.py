@@ -13,19 +13,21 @@ from typing import TypeVar, overload
 
 import pytest
 
-__all__ = ["SLACK", "eventually", "stays", "vanishes"]
+__all__ = ["PATIENCE_S", "SLACK", "eventually", "stays", "vanishes"]
 
 SLACK = float(os.environ.get("AIP_TEST_SLACK", "1"))
+# Where the product promises nothing: far above what anything takes, also on a machine that is busy with other things.
+PATIENCE_S = 30.0
 EVERY_S = 0.05
 
 _T = TypeVar("_T")
 
 
 @overload
-async def eventually(check: Callable[[], Awaitable[_T]], what: str, *, within_s: float = 10.0) -> _T: ...
+async def eventually(check: Callable[[], Awaitable[_T]], what: str, *, within_s: float = PATIENCE_S) -> _T: ...
 @overload
-async def eventually(check: Callable[[], _T], what: str, *, within_s: float = 10.0) -> _T: ...
-async def eventually(check: Callable[[], object], what: str, *, within_s: float = 10.0) -> object:
+async def eventually(check: Callable[[], _T], what: str, *, within_s: float = PATIENCE_S) -> _T: ...
+async def eventually(check: Callable[[], object], what: str, *, within_s: float = PATIENCE_S) -> object:
     """The first true value of `check`; fails the test when none came in time."""
     deadline = time.monotonic() + within_s * SLACK
     while True:
@@ -37,7 +39,7 @@ async def eventually(check: Callable[[], object], what: str, *, within_s: float 
         await asyncio.sleep(EVERY_S)
 
 
-async def vanishes(check: Callable[[], object], what: str, *, within_s: float = 10.0) -> None:
+async def vanishes(check: Callable[[], object], what: str, *, within_s: float = PATIENCE_S) -> None:
     """Waits until `check` gives nothing (what is given until then is the trouble that a failure shows)."""
     deadline = time.monotonic() + within_s * SLACK
     while trouble := await _look(check):

@@ -12,12 +12,11 @@ from pydantic import BaseModel
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.harness.patience import SLACK
+from tests.integration.harness.patience import PATIENCE_S, SLACK
 
 __all__ = ["Closed", "Frame", "Peer"]
 
 Frame = dict[str, Any]
-OPEN_S = 10.0
 
 
 class Closed(NamedTuple):
@@ -51,7 +50,7 @@ class Peer:
             max_size=None,
             ping_interval=None,
             close_timeout=2.0,
-            open_timeout=OPEN_S * SLACK,
+            open_timeout=PATIENCE_S * SLACK,
             additional_headers=self._headers,
         )
         self._closed = None
@@ -114,7 +113,7 @@ class Peer:
             frame = orjson.dumps(frame).decode()
         await self._socket.send(frame)
 
-    async def expect(self, kind: str, *, within_s: float = 10.0, **fields: object) -> Frame:
+    async def expect(self, kind: str, *, within_s: float = PATIENCE_S, **fields: object) -> Frame:
         """The first waiting frame of type `kind` with these fields; fails the test if none comes."""
         deadline = time.monotonic() + within_s * SLACK
         while True:
@@ -129,7 +128,7 @@ class Peer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left_s)
 
-    async def first_answer(self, *, within_s: float = 10.0) -> Frame:
+    async def first_answer(self, *, within_s: float = PATIENCE_S) -> Frame:
         """The first frame that ever arrived; fails the test if none does. It is taken from those that wait."""
         deadline = time.monotonic() + within_s * SLACK
         while not self.heard:
@@ -142,7 +141,7 @@ class Peer:
             self._unread.pop(0)
         return self.heard[0]
 
-    async def until_closed(self, *, within_s: float = 10.0) -> Closed:
+    async def until_closed(self, *, within_s: float = PATIENCE_S) -> Closed:
         """How the node closed the socket; fails the test if it does not."""
         assert self._reader is not None
         await asyncio.wait([self._reader], timeout=within_s * SLACK)

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from aip.ids import now_ms
+from shared_state.clock import Clock
 from shared_state.connection import Connection
 from shared_state.keys import Keys
 
@@ -39,18 +41,23 @@ class NodeInfo:
 class Nodes:
     """Leases of the cluster's nodes."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, lease_ttl_s: float) -> None:
+    def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, lease_ttl_s: float) -> None:
         self._redis = connection
+        self._clock = clock
         self._keys = keys
         self.lease_ttl_s = lease_ttl_s
 
     async def renew(self, node_id: str, info: dict[str, Any]) -> Lease:
-        """Hold the lease for another `lease_ttl_s`. Raises StateUnavailable; safe to repeat and to cancel."""
-        held, live, dead = await self._redis.script(
+        """Hold the lease for another `lease_ttl_s`, and set the clock. Raises StateUnavailable; safe to repeat and to
+        cancel.
+        """
+        asked_ms = now_ms()
+        held, live, dead, redis_ms = await self._redis.script(
             "node_renew",
             [self._keys.leases(), self._keys.node_info(node_id)],
             [node_id, int(self.lease_ttl_s * 1000), orjson.dumps(info), LEASES_LIFE_MS],
         )
+        self._clock.compare(redis_ms, asked_ms=asked_ms, answered_ms=now_ms())
         return Lease(bool(held), frozenset(n.decode() for n in live), tuple(n.decode() for n in dead))
 
     async def live(self) -> list[str]:

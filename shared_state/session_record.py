@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from shared_state.clock import Clock
+
 __all__ = [
     "TERMINAL",
     "Behind",
@@ -17,10 +19,12 @@ __all__ = [
     "Session",
     "SessionState",
     "created_event",
+    "end_json",
     "event_json",
     "listed",
     "order_json",
     "parse",
+    "parse_end",
     "place",
     "stored_fields",
 ]
@@ -134,15 +138,6 @@ class Behind:
     def __bool__(self) -> bool:
         return bool(self.stamps or self.events or self.entry_id)
 
-    def arguments(self, now_ms: int) -> list[str | bytes | int]:
-        """Stamps, then events, as scripts take them: how long ago, since clocks differ."""
-        flat: list[str | bytes | int] = []
-        for name, at_ms in self.stamps.items():
-            flat += (name, max(0, now_ms - at_ms))
-        for at_ms, event in self.events:
-            flat += (max(0, now_ms - at_ms), event)
-        return flat
-
 
 class Ended(NamedTuple):
     """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more.
@@ -217,6 +212,23 @@ def order_json(session: Session, *, commands: bool = True) -> bytes:
     return orjson.dumps(fields)
 
 
+def end_json(
+    behind: Behind, clock: Clock, *, event: bytes, result: Any, error: str | None, fields: Mapping[str, str]
+) -> bytes:
+    """What comes with the end of a session, as it is stored: what came out, what was behind, and the last events."""
+    now_ms = clock.now_ms()
+    events = [[clock.at(at_ms), orjson.Fragment(noted)] for at_ms, noted in behind.events]
+    events.append([now_ms, orjson.Fragment(event)])
+    end: dict[str, Any] = {"ended_ms": now_ms, **fields, "events": events}
+    for name, at_ms in behind.stamps.items():
+        end[name] = clock.at(at_ms)
+    if result is not None:
+        end["result"] = result
+    if error is not None:
+        end["error"] = error
+    return orjson.dumps(end)
+
+
 def created_event(order: Mapping[str, Any]) -> Event:
     """The first event of every session, told from its order."""
     facts = {"event": "created", "client_id": order["client_id"], "task_name": order["task_name"]}
@@ -224,10 +236,8 @@ def created_event(order: Mapping[str, Any]) -> Event:
 
 
 def stored_fields(session: Session) -> list[str | bytes | int | float]:
-    """What is stored of a new session beside its state and its order: what scripts look at. Field, value, ..."""
-    fields: list[str | bytes | int | float] = [
-        *("created_ms", session.created_ms, "deadline_ms", session.deadline_ms),
-    ]
+    """What is stored of a new session beside its order and its deadline: what scripts look at. Field, value, ..."""
+    fields: list[str | bytes | int | float] = []
     if session.owner:
         fields += ["owner", session.owner]
     if session.request_id:
@@ -238,18 +248,29 @@ def stored_fields(session: Session) -> list[str | bytes | int | float]:
         fields += ["queue_until_ms", session.queue_until_ms]
     if session.max_attempts > 1:
         fields += ["max_attempts", session.max_attempts]
-    return fields
+    return ["more", "1", *fields] if fields else fields
+
+
+def parse_end(stored: bytes | None) -> tuple[str, dict[str, Any]]:
+    """The id of a session's end and what came with it, from its field `end`; both empty if it has not ended."""
+    end_id, _, end = (stored or b"\n{}").partition(b"\n")
+    return end_id.decode(), orjson.loads(end)
 
 
 def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
     """The session from its hash."""
     order = orjson.loads(fields[b"order"])
+    end_id, end = parse_end(fields.get(b"end"))
 
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode()
+    def text(name: str) -> str:
+        # What came with the end is newer, but a stamp is the first.
+        return str(end[name]) if name in end else fields.get(name.encode(), b"").decode()
 
-    def ms(name: bytes) -> int | None:
-        return int(fields[name]) if name in fields else None
+    def number(name: str) -> int | None:
+        return int(text(name) or 0) or None
+
+    def stamp(name: str) -> int | None:
+        return int(fields[name.encode()]) if name.encode() in fields else end.get(name)
 
     return Session(
         session_id=session_id,
@@ -258,25 +279,25 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         request=order["request"],
         planner=order["planner"],
         owner=order["owner"],
-        request_id=text(b"request_id"),
-        state=SessionState(text(b"state")),
+        request_id=text("request_id"),
+        state=SessionState(text("state") or SessionState.CREATED),
         created_ms=order["created_ms"],
         deadline_ms=order["deadline_ms"],
         timeout_s=order["timeout_s"],
-        dispatched_ms=ms(b"dispatched_ms"),
-        started_ms=ms(b"started_ms"),
-        ended_ms=ms(b"ended_ms"),
-        node_id=text(b"node_id"),
-        result=orjson.loads(fields[b"result"]) if b"result" in fields else None,
-        error=text(b"error") or None,
+        dispatched_ms=stamp("dispatched_ms"),
+        started_ms=stamp("started_ms"),
+        ended_ms=end.get("ended_ms"),
+        node_id=text("node_id"),
+        result=end.get("result"),
+        error=end.get("error") or None,
         metadata=order.get("metadata", {}),
-        prompt_tokens=ms(b"prompt_tokens") or 0,
-        completion_tokens=ms(b"completion_tokens") or 0,
+        prompt_tokens=number("prompt_tokens") or 0,
+        completion_tokens=number("completion_tokens") or 0,
         commands=fields.get(b"commands", b""),
         response_id=order["response_id"],
-        end_id=text(b"end_id"),
-        queue_until_ms=ms(b"queue_until_ms"),
-        attempts=ms(b"attempts") or 1,
-        max_attempts=ms(b"max_attempts") or 1,
+        end_id=end_id,
+        queue_until_ms=number("queue_until_ms"),
+        attempts=number("attempts") or 1,
+        max_attempts=number("max_attempts") or 1,
         trace=order.get("trace", ""),
     )

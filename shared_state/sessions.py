@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from aip.ids import now_ms
+from shared_state.clock import Clock
 from shared_state.connection import Connection
 from shared_state.errors import Fenced, SessionEnded, SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys, live_together
@@ -32,10 +32,12 @@ from shared_state.session_record import (
     Session,
     SessionState,
     created_event,
+    end_json,
     event_json,
     listed,
     order_json,
     parse,
+    parse_end,
     place,
     stored_fields,
 )
@@ -52,8 +54,11 @@ UNSTORED_CLAIM_MS = 10_000
 class Sessions:
     """The sessions of the cluster."""
 
-    def __init__(self, connection: Connection, keys: Keys, index: SessionIndex, *, result_ttl_s: int) -> None:
+    def __init__(
+        self, connection: Connection, keys: Keys, index: SessionIndex, clock: Clock, *, result_ttl_s: int
+    ) -> None:
         self._redis = connection
+        self._clock = clock
         self._index = index
         self._voice = Voice(connection, keys)
         self._keys = keys
@@ -109,7 +114,8 @@ class Sessions:
             [k.session(session.session_id), k.session_events(session.session_id)],
             [
                 *(session.owner, life_ms, session.created_ms, session.request_id),
-                *("order", order_json(session, commands=False), *stored_fields(session)),
+                *("order", order_json(session, commands=False), "deadline_ms", session.deadline_ms),
+                *stored_fields(session),
             ],
             durable=durable,
         )
@@ -143,17 +149,16 @@ class Sessions:
         state it is in now: a terminal one if it had ended, and then nothing else was changed. Raises Fenced if a
         connection newer than `generation` has advanced it, and SessionNotFound.
         """
-        now = now_ms()
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
         )
-        behind = behind or Behind()
-        extra: list[str | bytes | int] = []
-        if stamp and stamp not in behind.stamps:
-            extra = [stamp, 0]
-        arguments = behind.arguments(now)
-        split = 2 * len(behind.stamps)
-        noted: list[str | bytes | int] = [0, event_json(event)] if event else []
+        behind, at, now_ms = behind or Behind(), self._clock.at, self._clock.now_ms()
+        stamps = {name: at(at_ms) for name, at_ms in behind.stamps.items()}
+        if stamp:
+            stamps.setdefault(stamp, now_ms)
+        events = [(at(at_ms), noted) for at_ms, noted in behind.events]
+        if event:
+            events.append((now_ms, event_json(event)))
         k = self._keys
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         if behind.entry_id:
@@ -163,12 +168,9 @@ class Sessions:
             keys,
             [
                 *(state or "", self._voice.script_prefix, session_id, "" if generation is None else generation),
-                *(EVENTS_BOUND, behind.entry_id, len(behind.stamps) + len(extra) // 2),
-                *(len(behind.events) + len(noted) // 2, len(journal)),
-                *arguments[:split],
-                *extra,
-                *arguments[split:],
-                *noted,
+                *(EVENTS_BOUND, behind.entry_id, len(stamps), len(events), len(journal)),
+                *(x for pair in stamps.items() for x in pair),
+                *(x for pair in events for x in pair),
                 *(orjson.dumps(entry) for entry in journal),
                 *(x for pair in fields.items() for x in pair),
             ],
@@ -177,7 +179,7 @@ class Sessions:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == -2:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
-        if reply[0] == 1 and (noted or behind.events):
+        if reply[0] == 1 and events:
             await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
 
@@ -191,7 +193,7 @@ class Sessions:
         reply = await self._redis.script(
             "session_requeue",
             [self._keys.session(session_id), self._keys.session_events(session_id)],
-            [attempt, "1" if unsent else "", EVENTS_BOUND, 0, event],
+            [attempt, "1" if unsent else "", EVENTS_BOUND, self._clock.now_ms(), event],
         )
         return int(reply[0]) or None
 
@@ -218,6 +220,7 @@ class Sessions:
         k = self._keys
         behind = behind or Behind()
         event = orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state]
+        end = end_json(behind, self._clock, event=event, result=result, error=error, fields=fields)
         together = client_id != "" and live_together(session_id, client_id)
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         if together:
@@ -226,12 +229,9 @@ class Sessions:
             "session_end",
             keys,
             [
-                *(state, orjson.dumps(result) if result is not None else "", error or "", self._result_ttl_s * 1000),
+                *(state, end_id.encode() + b"\n" + end, self._clock.now_ms(), self._result_ttl_s * 1000),
                 *(self._voice.script_prefix, session_id, end_if, end_id, "" if generation is None else generation),
-                *(behind.entry_id, len(behind.stamps), len(behind.events) + 1),
-                *behind.arguments(now_ms()),
-                *(0, event),
-                *(x for pair in fields.items() for x in pair),
+                behind.entry_id,
             ],
         )
         if reply[0] == -1:
@@ -279,13 +279,17 @@ class Sessions:
         key = k.session_events(session_id)
         # In the list, the place of an event is its number less one, unless the oldest are gone.
         oldest = self._redis.command("LINDEX", key, 0)
-        kept = self._redis.command("HMGET", k.session(session_id), "order", "last_events")
+        kept = self._redis.command("HMGET", k.session(session_id), "order", "end", "events")
         entries = await self._redis.command("LRANGE", key, max(seen, 0), -1)
-        oldest, (order, last) = await oldest, await kept
+        oldest, (order, end, count) = await oldest, await kept
         gone = listed(oldest).number - 1 if oldest is not None else 0
         if gone > 0:
             entries = await self._redis.command("LRANGE", key, max(seen - gone, 0), -1)
-        found = list(map(listed, [*entries, *(last.split(b"\n") if last else ())]))
+        last = parse_end(end)[1].get("events", ())
+        found = [
+            *map(listed, entries),
+            *(Event(f"{at_ms}-{number}", facts) for number, (at_ms, facts) in enumerate(last, int(count or 0) + 1)),
+        ]
         if order is not None and gone == 0:
             found.insert(0, created_event(orjson.loads(order)))
         return [event for event in found if event.number > seen]
@@ -297,12 +301,17 @@ class Sessions:
 
     async def states(self, session_ids: Sequence[str]) -> dict[str, tuple[SessionState, str | None]]:
         """State and error of many sessions; those that are not stored are left out."""
-        pending = [self._redis.command("HMGET", self._keys.session(s), "state", "error") for s in session_ids]
+        pending = [
+            self._redis.command("HMGET", self._keys.session(s), "deadline_ms", "state", "end") for s in session_ids
+        ]
         found = {}
         for session_id, reply in zip(session_ids, pending, strict=True):
-            state, error = await reply
-            if state:
-                found[session_id] = (SessionState(state.decode()), error.decode() if error else None)
+            deadline_ms, state, end = await reply
+            if deadline_ms:
+                stands = SessionState(state.decode()) if state else SessionState.CREATED
+                # What came out of most is of no matter here, and may be long.
+                error = None if stands is SessionState.COMPLETED else parse_end(end)[1].get("error")
+                found[session_id] = (stands, error or None)
         return found
 
     async def page(self, *, client_id: str | None, limit: int, before: str = "") -> list[tuple[str, Session | None]]:

@@ -3,6 +3,7 @@
 from shared_state.batches import Batches
 from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
+from shared_state.clock import Clock
 from shared_state.connection import Connection, Observer, OnSaid
 from shared_state.due import Due
 from shared_state.events import Events
@@ -47,11 +48,12 @@ class State:
             observer=observer,
             on_said=on_said,
         )
-        self.nodes = Nodes(self.connection, self.keys, lease_ttl_s=lease_ttl_s)
+        self.clock = Clock()
+        self.nodes = Nodes(self.connection, self.keys, self.clock, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s, max_sessions=max_sessions_per_device)
         self._index = SessionIndex(self.connection, self.keys)
-        self.sessions = Sessions(self.connection, self.keys, self._index, result_ttl_s=result_ttl_s)
+        self.sessions = Sessions(self.connection, self.keys, self._index, self.clock, result_ttl_s=result_ttl_s)
         self.starts = Starts(
             self.connection,
             self.keys,

@@ -11,4 +11,4 @@ if there[2] then
   redis.call('DEL', KEYS[1])
   outcome = 1
 end
-return {outcome, unpack(redis.call('ZRANGE', KEYS[2], 0, 4095))}
+return {outcome, unpack(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(+inf', 'LIMIT', 0, 4096))}

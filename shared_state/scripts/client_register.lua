@@ -12,7 +12,7 @@
 --       session under way, ...} or {0, node id, connection id} of the holder ('' = away, and of another credential)
 local there = redis.call('HMGET', KEYS[1], 'connection_id', 'node_id', 'client_type', 'token_hash', 'credential',
   'generation', 'proven', 'replaced_node', 'replaced_connection', 'shown_hash')
-local sessions = redis.call('ZRANGE', KEYS[2], 0, 4095)
+local sessions = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(+inf', 'LIMIT', 0, 4096)
 local generation = tonumber(there[6] or '0')
 if there[1] == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])

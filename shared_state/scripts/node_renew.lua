@@ -1,7 +1,7 @@
 -- Renew a node's lease, by the clock of Redis.
 -- KEYS  1 leases   2 this node's info
 -- ARGV  1 node id  2 lease, ms   3 info (JSON)   4 life of the lease set, ms
--- reply {1 if the lease was still held else 0, live node ids, node ids whose lease has ended}
+-- reply {1 if the lease was still held else 0, live node ids, node ids whose lease has ended, now, ms}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -12,4 +12,4 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')
 local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
-return {held, live, dead}
+return {held, live, dead, now}

@@ -4,37 +4,38 @@
 -- ARGV  1 new state ('' = unchanged)   2 channel prefix ('' = the caller publishes)   3 session id
 --       4 generation of the connection ('' = of none)   5 bound of the events   6 entry of the inbox that was handed over
 --       ('' = none)   7 how many stamps   8 how many events   9 how many entries for the journal follow
---       10.. stamp: field, how long ago, ms, ...; event: how long ago, ms, JSON, ...; entry, ...; field, value, ...
+--       10.. stamp: field, when, ms, ... (the first of a field stands); event: when, ms, JSON, ...; entry, ...;
+--       field, value, ...
 -- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
 --       {-2, state} a newer connection drives it
 -- uses: _events
-local there = redis.call('HMGET', KEYS[1], 'state', 'followers', 'generation', 'events', 'dispatched_ms', 'started_ms')
-local state = there[1]
+local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'followers', 'generation', 'events', 'dispatched_ms',
+  'started_ms')
+local state = there[2] or 'created'
 local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
-if state and not ended and ARGV[4] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[4]) then return {-2, state} end
+local fenced = there[4] and ARGV[4] ~= '' and tonumber(there[4]) > tonumber(ARGV[4])
+if there[1] and not ended and fenced then return {-2, state} end
 if ARGV[6] ~= '' then redis.call('XDEL', KEYS[4], ARGV[6]) end
-if not state then return {-1} end
+if not there[1] then return {-1} end
 if ended then return {0, state} end
-local fields = {}
+local fields = {'more', '1'}
 local function set(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
 end
-if ARGV[4] ~= '' and there[3] ~= ARGV[4] then set('generation', ARGV[4]) end
+if ARGV[4] ~= '' and there[4] ~= ARGV[4] then set('generation', ARGV[4]) end
 if ARGV[1] ~= '' and not (ARGV[1] == 'dispatched' and state == 'running') then
   state = ARGV[1]
   set('state', state)
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = 10
-local stamped = {dispatched_ms = there[5], started_ms = there[6]}
+local stamped = {dispatched_ms = there[6], started_ms = there[7]}
 for _ = 1, tonumber(ARGV[7]) do
-  if not stamped[ARGV[at]] then set(ARGV[at], now - ARGV[at + 1]) end
+  if not stamped[ARGV[at]] then set(ARGV[at], ARGV[at + 1]) end
   at = at + 2
 end
 local events = tonumber(ARGV[8])
-if events > 0 then set('events', note_events(at, events, now, tonumber(there[4] or '0'), tonumber(ARGV[5]))) end
+if events > 0 then set('events', note_events(at, events, tonumber(there[5] or '0'), tonumber(ARGV[5]))) end
 at = at + 2 * events
 local entries = tonumber(ARGV[9])
 if entries > 0 then
@@ -44,10 +45,10 @@ if entries > 0 then
   at = at + entries
 end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
-if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
-if events > 0 and there[2] and ARGV[2] ~= '' then
-  for node in string.gmatch(there[2], '[^\n]+') do
+redis.call('HSET', KEYS[1], unpack(fields))
+if events > 0 and there[3] and ARGV[2] ~= '' then
+  for node in string.gmatch(there[3], '[^\n]+') do
     redis.call('PUBLISH', ARGV[2] .. node, 'event\n' .. ARGV[3])
   end
 end
-return {1, state, there[2] or ''}
+return {1, state, there[3] or ''}

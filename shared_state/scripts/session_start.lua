@@ -11,17 +11,18 @@
 --       16 generation that the caller takes the client to be in ('' = it does not matter)   17 features likewise
 --       18 '1' = lives are to be renewed; else only what is new gets one, and the caller renewed them lately
 --       19 how much longer lives are made   20 claim of the task's name ('' = it has been claimed)
---       21.. field, value, ... of the session
+--       21.. field, value, ... of the session, beside its order and its deadline (as a rule none)
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was started before), receivers};
 --       {0} not registered; {-1} the inbox is full; {-2} too many active sessions; {-3} the client is not what the caller
 --       takes it to be; {-4} another claim has the name
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation', 'features')
 local node = there[1] or ''
 if not there[2] and ARGV[13] ~= '1' then return {0} end
+-- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.
 local active = redis.call('ZCOUNT', KEYS[3], ARGV[15], '+inf')
 local changed = ARGV[16] ~= '' and (there[2] ~= ARGV[16] or there[3] ~= ARGV[17])
-local refused = changed and -3 or active >= tonumber(ARGV[14]) and -2
-  or active > 0 and redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) and -1
+local refused = changed and -3 or active > tonumber(ARGV[14]) and -2
+  or active > 1 and redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[4]) and -1
 if refused then
   if redis.call('EXISTS', KEYS[5]) == 1 then return {1, node, '', 1} end
   return {refused}
@@ -29,8 +30,9 @@ end
 if KEYS[6] and not redis.call('SET', KEYS[6], ARGV[20], 'NX', 'PX', ARGV[12]) then
   if redis.call('GET', KEYS[6]) ~= ARGV[20] then return {-4} end
 end
-if redis.call('HSETNX', KEYS[5], 'state', 'created') == 0 then return {1, node, '', 1} end
-redis.call('HSET', KEYS[5], 'order', ARGV[2], unpack(ARGV, 21))
+-- These two never change: written once more they change nothing, and none of them is new.
+if redis.call('HSET', KEYS[5], 'order', ARGV[2], 'deadline_ms', ARGV[8]) == 0 then return {1, node, '', 1} end
+if ARGV[21] then redis.call('HSET', KEYS[5], unpack(ARGV, 21)) end
 redis.call('PEXPIRE', KEYS[5], ARGV[12])
 local renew, slack = ARGV[18] == '1', tonumber(ARGV[19])
 local message = ARGV[3] ~= '' and ARGV[3] or 'task\n' .. ARGV[2]
@@ -40,7 +42,8 @@ if not id or renew then
   if redis.call('PTTL', KEYS[2]) < ARGV[5] + slack then redis.call('PEXPIRE', KEYS[2], ARGV[5] + slack) end
 end
 redis.call('ZADD', KEYS[3], ARGV[8], ARGV[7])
-if active == 0 or renew and redis.call('PTTL', KEYS[3]) < ARGV[9] + slack then
+if active == 0 then redis.call('ZADD', KEYS[3], '+inf', '') end
+if (active == 0 or renew) and redis.call('PTTL', KEYS[3]) < ARGV[9] + slack then
   redis.call('PEXPIRE', KEYS[3], ARGV[9] + slack)
 end
 local listed = redis.call('LPUSH', KEYS[4], ARGV[10])

@@ -9,7 +9,7 @@ from shared_state.clients import Registration
 from shared_state.inbox import SessionRef
 from shared_state.sessions import Ended, Session, SessionState
 
-__all__ = ["a_registration", "a_session", "end_session", "publish", "ref_of"]
+__all__ = ["a_registration", "a_session", "active_sessions", "end_session", "publish", "ref_of"]
 
 
 def a_registration(client_id: str = "device-1", node_id: str = "node-a", **fields: Any) -> Registration:
@@ -48,6 +48,12 @@ async def end_session(
 ) -> Ended | SessionState:
     """End a session; without an `end_id` as an end of its own."""
     return await state.sessions.end(session_id, to, end_id=end_id or new_id(), **fields)
+
+
+async def active_sessions(state: State, client_id: str) -> int:
+    """How many sessions count as active on the client."""
+    key = state.keys.active(client_id)
+    return int(await state.connection.command("ZCOUNT", key, "-inf", "(+inf"))
 
 
 async def publish(state: State, node_id: str, frame: bytes) -> int:

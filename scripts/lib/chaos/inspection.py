@@ -202,11 +202,11 @@ class Inspector:
             if waiting:
                 yield KeyFinding(inbox, f"{waiting} messages wait for a client that is connected")
             active = keys.active(client)
-            members: Any = topology.holder(active).client.zrange(active, 0, -1)
+            members: Any = topology.holder(active).client.zrangebyscore(active, "-inf", "(+inf")
             for member in members:
                 session = keys.session(member.decode())
-                state: Any = topology.holder(session).client.hget(session, "state")
-                if state is None or state.decode() in TERMINAL:
+                order, state = topology.holder(session).client.hmget(session, "order", "state")
+                if order is None or (state or b"").decode() in TERMINAL:
                     text = f"session {member.decode()} has ended ({state}), and counts as active"
                     yield KeyFinding(active, text, member.decode())
 

@@ -160,7 +160,7 @@ class _Published(Nodes):
     """Nodes that say what the test wants them to."""
 
     def __init__(self, state: State) -> None:
-        super().__init__(state.connection, state.keys, lease_ttl_s=4.5)
+        super().__init__(state.connection, state.keys, state.clock, lease_ttl_s=4.5)
         self.sessions: int | None = 0
 
     async def describe(self) -> list[NodeInfo]:

@@ -11,6 +11,7 @@ from shared_state.errors import Fenced, StateUnavailable
 from shared_state.inbox import Entry, Posted, task_message
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
+from tests.support.records import active_sessions
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
 
@@ -318,11 +319,10 @@ async def test_a_session_whose_dispatch_was_lost_in_its_midst_is_looked_for_once
     stored = await node.state.sessions.find(sid)
     assert stored is not None
     await node.state.sessions.discard(stored)
-    active = node.state.keys.active("device-1")
-    assert await node.state.connection.command("ZCARD", active) == 1
+    assert await active_sessions(node.state, "device-1") == 1
 
     async def settled() -> object:
-        return not await node.state.connection.command("ZCARD", active)
+        return not await active_sessions(node.state, "device-1")
 
     async with Device(node, features=OURS):
         await until(settled, "the session counts as active no more")

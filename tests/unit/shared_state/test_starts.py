@@ -12,7 +12,7 @@ from shared_state.inbox import task_message
 from shared_state.keys import new_session_id
 from shared_state.sessions import Behind, Ended, Session, SessionState
 from tests.support.backends import Backend
-from tests.support.records import a_registration, a_session, end_session
+from tests.support.records import a_registration, a_session, active_sessions, end_session, ref_of
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def _counts(state: State) -> tuple[int, int]:
     keys = state.keys
     return (
         await state.connection.command("XLEN", keys.inbox("device-1")),
-        await state.connection.command("ZCARD", keys.active("device-1")),
+        await active_sessions(state, "device-1"),
     )
 
 
@@ -65,6 +65,37 @@ async def test_repeated_it_begins_nothing_twice(state: State) -> None:
     assert found is not None
     assert found.state is SessionState.COMPLETED
     assert (await _counts(state))[0] == 1
+
+
+async def test_repeated_late_it_brings_back_nothing_that_went_with_the_end(state: State) -> None:
+    session = _new(commands=b"[1]", owner="boss", queue_until_ms=5, max_attempts=3)
+    await state.starts.start(session, wait_s=1.0)
+    await end_session(state, session.session_id, client_id="device-1")
+    ended = await state.sessions.find(session.session_id)
+    await state.starts.start(session, wait_s=1.0)
+    assert await state.sessions.find(session.session_id) == ended
+    assert ended is not None
+    assert (ended.commands, ended.owner) == (b"", "boss")
+
+
+async def test_what_is_kept_for_active_sessions_lives_on_without_any_and_has_a_life(state: State) -> None:
+    """It is not made and dropped with every task, counts nowhere, and goes in the end."""
+    key = state.keys.active("device-1")
+    for _ in range(4):
+        session = _new()
+        await state.starts.start(session)
+        await end_session(state, session.session_id, client_id="device-1")
+        assert await active_sessions(state, "device-1") == 0
+        assert await state.connection.command("PTTL", key) > session.span_s * 1000
+    for _ in range(3):
+        await state.starts.start(_new())
+    with pytest.raises(TooManySessions):
+        await state.starts.start(_new())
+    left = await state.clients.leave("device-1", "")
+    assert len(left.sessions) == 3, "as many as are under way"
+    other = a_session(client_id="device-1")
+    with pytest.raises(TooManySessions):
+        await state.inbox.post("device-1", b"x", session=ref_of(other))
 
 
 async def test_for_nobody_nothing_is_left(state: State) -> None:

@@ -10,7 +10,7 @@ from lib.topologies import Cluster
 
 from shared_state import State
 from tests.support.backends import Backend
-from tests.support.redis_server import RedisServer, require_redis
+from tests.support.redis_server import STANDSTILL_MS, RedisServer, require_redis
 
 # No deadline: a slow machine is not a failure. In continuous integration the same examples every time.
 settings.register_profile("aip", deadline=None, print_blob=True)
@@ -47,6 +47,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     cluster = Cluster(tmp_path_factory.mktemp("redis-cluster"))
     try:
         cluster.start()
+        cluster.tolerate_silence(STANDSTILL_MS)
         yield cluster
     finally:
         cluster.dispose()

@@ -11,7 +11,7 @@ from tests.integration.harness.guests import Guests
 from tests.integration.harness.nginx import Front, Servers, nginx_binary
 from tests.integration.harness.processes import Process
 from tests.integration.harness.redis_servers import RedisServers
-from tests.support.redis_server import require_redis
+from tests.support.redis_server import STANDSTILL_MS, require_redis
 
 LOG_TAIL_CHARS = 6_000
 SHARED_SETTINGS = {"max_frame_bytes": 8 * 1024 * 1024}
@@ -53,6 +53,7 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path_factory.mktemp("shared"), 3, **SHARED_SETTINGS)
     try:
         fleet.start()
+        fleet.redis.topology.tolerate_silence(STANDSTILL_MS)
         yield fleet
     finally:
         fleet.dispose()

@@ -9,7 +9,10 @@ import pytest
 import redis
 from lib.topologies import Single, redis_program
 
-__all__ = ["RedisServer", "require_redis"]
+__all__ = ["STANDSTILL_MS", "RedisServer", "require_redis"]
+
+# Far above what a busy machine lets a server stand still for; who is silent for longer is dead.
+STANDSTILL_MS = 15_000
 
 
 def require_redis() -> None:

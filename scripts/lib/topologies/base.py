@@ -65,6 +65,13 @@ class Topology(ABC):
         """Returns once `healthy`. Raises TopologyError."""
         wait_until(lambda: self.healthy, f"the {self.kind} Redis is healthy")
 
+    @abstractmethod
+    def tolerate_silence(self, silence_ms: int) -> None:
+        """From now on nobody takes the place of a server that is silent for less than this.
+
+        For whoever breaks nothing, on a machine where a process may stand still for a second.
+        """
+
     # -- faults ------------------------------------------------------------------------------------------------------
     def kill_primary(self) -> str:
         """Kill the primary as a crash would; returns its name, for `restart`."""

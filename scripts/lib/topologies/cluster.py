@@ -60,6 +60,10 @@ class Cluster(Topology):
             self.servers[PRIMARIES + i].ask("CLUSTER", "REPLICATE", leader)
         self.wait_until_healthy()
 
+    def tolerate_silence(self, silence_ms: int) -> None:
+        for server in self.servers:
+            server.ask("CONFIG", "SET", "cluster-node-timeout", silence_ms)
+
     @property
     def healthy(self) -> bool:
         """Every server sees every slot covered, three primaries, and each of them followed by its replica."""

@@ -66,6 +66,10 @@ class Sentinel(Topology):
             sentinel.wait_until_it_answers()
         self.wait_until_healthy()
 
+    def tolerate_silence(self, silence_ms: int) -> None:
+        for sentinel in self.sentinels:
+            sentinel.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", silence_ms)
+
     @property
     def healthy(self) -> bool:
         """Every sentinel knows the others and every replica, and every replica follows the primary they agree on."""

@@ -53,3 +53,6 @@ class Single(Topology):
 
     def primaries(self) -> list[Server]:
         return [self._server]
+
+    def tolerate_silence(self, silence_ms: int) -> None:
+        """There is nobody to take its place."""

@@ -2,53 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.server import ServerState
 
-from node.protocols import Bounds, Config, HttpProtocol
-from node.telemetry.metrics import Metrics
 from node.websocket import WebSocketProtocol
+from tests.support.connections import Transport, open_socket
 from tests.support.wait import until
-
-UPGRADE = (
-    b"GET /ws?x=1 HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-class Transport(asyncio.Transport):
-    """Keeps what was written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.reading = True
-        self._closing = False
-        self.protocol: Any = None
-
-    def write(self, data: Any) -> None:
-        self.written += bytes(data)
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self.protocol = protocol
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        self._closing = True
-
-    def abort(self) -> None:
-        self._closing = True
 
 
 class Application:
@@ -75,24 +35,7 @@ def application() -> Application:
 @pytest.fixture
 async def transport(application: Application) -> AsyncIterator[Transport]:
     """A connection over which a socket was opened."""
-    bounds = Bounds(
-        Metrics(),
-        max_tcp_connections=10,
-        head_timeout_s=10.0,
-        message_rate_per_s=500.0,
-        message_burst=2000,
-        message_patience_s=30.0,
-    )
-    config = Config(
-        application, bounds, log_config=None, lifespan="off", interface="asgi3", ws_per_message_deflate=False
-    )
-    config.load()
-    transport = Transport()
-    http = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
-    http.connection_made(transport)
-    http.data_received(UPGRADE)
-    await until(lambda: transport.written.startswith(b"HTTP/1.1 101"), "open")
-    await asyncio.sleep(0)
+    transport = await open_socket(application)
     yield transport
     transport.protocol.connection_lost(None)
     await until(lambda: "websocket.disconnect" in {m["type"] for m in application.heard}, "told of the end")

@@ -2,69 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
-from node.protocols import Bounds, Config, HttpProtocol
-from node.telemetry.metrics import Metrics
+from node.protocols import HttpProtocol
+from tests.support.connections import connect
 from tests.support.wait import until
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 GET = b"GET /here?a=1 HTTP/1.1\r\nHost: node\r\n\r\n"
-
-
-class Transport(asyncio.Transport):
-    """A connection that notes what is written, write by write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.closed = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("192.0.2.1", 5), "sockname": ("192.0.2.2", 80)}.get(name, default)
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.writes.append(bytes(data))
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
-
-
-def connect(application: Application, **options: Any) -> tuple[HttpProtocol, Transport]:
-    bounds = Bounds(
-        Metrics(),
-        max_tcp_connections=10,
-        head_timeout_s=options.pop("head_timeout_s", 10.0),
-        message_rate_per_s=500.0,
-        message_burst=2000,
-        message_patience_s=30.0,
-    )
-    config = Config(
-        application,
-        bounds,
-        log_config=None,
-        lifespan="off",
-        interface="asgi3",
-        **options,
-    )
-    config.load()
-    protocol, transport = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Transport()
-    protocol.connection_made(transport)
-    return protocol, transport
 
 
 def answering(body: bytes, *headers: tuple[bytes, bytes]) -> Application:

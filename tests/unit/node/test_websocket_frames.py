@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.server import ServerState
 
-from node.protocols import Bounds, Config, HttpProtocol
-from node.telemetry.metrics import Metrics
 from node.websocket import WebSocketProtocol
+from tests.support.connections import Transport, open_socket
 from tests.support.wait import until
-from tests.unit.node.test_open_socket import UPGRADE, Transport
 
 MASK = b"\x12\x34\x56\x78"
 LARGEST = 70_000
@@ -73,31 +70,7 @@ class Heard:
 
 
 async def _open(application: Heard) -> tuple[Transport, WebSocketProtocol]:
-    bounds = Bounds(
-        Metrics(),
-        max_tcp_connections=10,
-        head_timeout_s=10.0,
-        message_rate_per_s=500.0,
-        message_burst=2000,
-        message_patience_s=30.0,
-    )
-    config = Config(
-        application,
-        bounds,
-        log_config=None,
-        lifespan="off",
-        interface="asgi3",
-        ws_per_message_deflate=False,
-        ws_max_size=LARGEST,
-    )
-    config.load()
-    transport = Transport()
-    http = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
-    http.connection_made(transport)
-    http.data_received(UPGRADE)
-    await until(lambda: transport.written.startswith(b"HTTP/1.1 101"), "open")
-    await asyncio.sleep(0)
-    transport.written = b""
+    transport = await open_socket(application, ws_max_size=LARGEST)
     return transport, transport.protocol
 
 

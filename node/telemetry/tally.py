@@ -7,7 +7,9 @@ used as the library's are, and tell the same: names, labels, buckets, exemplars.
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -15,6 +17,33 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import INF, floatToGoString
 
 __all__ = ["Count", "Counter", "Histogram", "Timing"]
+
+_Child = TypeVar("_Child")
+
+
+class _ByLabels(Collector, Generic[_Child]):
+    """A metric with a child for each combination of labels; one without labels has a single child."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        *,
+        make: Callable[[], _Child],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._make = make
+        self._children: dict[tuple[str, ...], _Child] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> _Child:
+        """The child with these labels, made when it is first asked for."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[tuple(map(str, values))] = self._make()
+        return child
 
 
 class Count:
@@ -30,24 +59,15 @@ class Count:
         self.value += amount
 
 
-class Counter(Collector):
+class Counter(_ByLabels[Count]):
     """A metric of counts, one for each combination of labels; without labels it is itself one."""
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str] = (), *, registry: CollectorRegistry
     ) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
-        self._counts: dict[tuple[str, ...], Count] = {}
+        super().__init__(name, documentation, labels, make=Count, registry=registry)
         if not labels:
             self.inc = self.labels().inc
-        registry.register(self)
-
-    def labels(self, *values: str) -> Count:
-        """The count with these labels, made when it is first asked for."""
-        count = self._counts.get(values)
-        if count is None:
-            count = self._counts[tuple(map(str, values))] = Count()
-        return count
 
     def describe(self) -> Iterator[CounterMetricFamily]:
         """Its name, for the registry."""
@@ -56,7 +76,7 @@ class Counter(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """What a scraper reads."""
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, count in self._counts.items():
+        for values, count in self._children.items():
             family.add_metric(values, count.value)
         yield family
 
@@ -92,7 +112,7 @@ class Timing:
         family.add_metric(values, buckets, self._sum)
 
 
-class Histogram(Collector):
+class Histogram(_ByLabels[Timing]):
     """A metric of timings, one for each combination of labels; without labels it is itself one."""
 
     def __init__(
@@ -104,19 +124,10 @@ class Histogram(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
-        self._bounds = (*map(float, buckets), INF)
-        self._timings: dict[tuple[str, ...], Timing] = {}
+        bounds = (*map(float, buckets), INF)
+        super().__init__(name, documentation, labels, make=partial(Timing, bounds), registry=registry)
         if not labels:
             self.observe = self.labels().observe
-        registry.register(self)
-
-    def labels(self, *values: str) -> Timing:
-        """The timing with these labels, made when it is first asked for."""
-        timing = self._timings.get(values)
-        if timing is None:
-            timing = self._timings[tuple(map(str, values))] = Timing(self._bounds)
-        return timing
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
         """Its name, for the registry."""
@@ -125,6 +136,6 @@ class Histogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What a scraper reads."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, timing in self._timings.items():
+        for values, timing in self._children.items():
             timing.add_to(family, values)
         yield family

@@ -10,7 +10,7 @@ from lib.topologies import Cluster
 
 from shared_state import State
 from tests.support.backends import Backend
-from tests.support.redis_server import STANDSTILL_MS, RedisServer, require_redis
+from tests.support.redis_server import STANDSTILL_MS, RedisServer, require_redis, running_redis
 
 # No deadline: a slow machine is not a failure. In continuous integration the same examples every time.
 settings.register_profile("aip", deadline=None, print_blob=True)
@@ -21,23 +21,15 @@ settings.load_profile("ci" if os.environ.get("CI") else "aip")
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A real Redis, one for every worker."""
-    server = RedisServer()
-    try:
-        server.start()
+    with running_redis() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A real Redis of this test alone, to be killed and started again."""
-    server = RedisServer()
-    try:
-        server.start()
+    with running_redis() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")

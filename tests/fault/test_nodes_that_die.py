@@ -2,43 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.client import Monitor
 
+from tests.fault.conftest import MakeAgent
 from tests.fault.devices import Agent, state_becomes
 from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, command
-from tests.integration.harness.guests import Guests, unique
+from tests.integration.harness.guests import Guests
 from tests.integration.harness.patience import PATIENCE_S, SLACK, eventually, stays, vanishes
+from tests.support.features import OURS
+from tests.support.tasks import GONE
 
 pytestmark = pytest.mark.integration
 
-GONE = "Task was cancelled because target device disconnected"
-OURS = ("commands_without_echo", "deduplicates")
 GRACE_S = 30
-MakeAgent = Callable[[str], Agent]
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[MakeAgent]:
-    """Starts a real device agent."""
-    agents: list[Agent] = []
-
-    def start(ws_url: str) -> Agent:
-        found = Agent(unique("agent"), tmp_path / f"agent-{len(agents)}", ws_url)
-        agents.append(found)
-        found.launch()
-        return found
-
-    yield start
-    for found in agents:
-        found.release()
-        found.dispose()
 
 
 async def _agree(cluster: Cluster, client_id: str) -> None:

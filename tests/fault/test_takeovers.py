@@ -16,6 +16,7 @@ from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually, stays
 from tests.integration.harness.peers import Closed
 from tests.integration.harness.ufo import Message, UfoDevice
+from tests.support.features import RESUMING
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +27,7 @@ KEY = "s3cret-key"
 class Resuming(UfoDevice):
     """A device that keeps the token of its registration and shows it at the next."""
 
-    features = ("commands_without_echo", "deduplicates", "resume")
+    features = RESUMING
 
     def __init__(self, url: str, client_id: str, *, token: str | None = None, headers: dict[str, str] | None = None):
         super().__init__(url, client_id, echoes=False, headers=headers)

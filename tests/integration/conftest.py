@@ -6,11 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.integration.harness.cluster import Cluster, Fleet
-from tests.integration.harness.guests import Guests
+from tests.integration.harness.cluster import Cluster, Fleet, Json, Node
+from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.nginx import Front, Servers, nginx_binary
 from tests.integration.harness.processes import Process
 from tests.integration.harness.redis_servers import RedisServers
+from tests.support.device_process import DeviceProcess
 from tests.support.redis_server import STANDSTILL_MS, require_redis
 
 LOG_TAIL_CHARS = 6_000
@@ -19,6 +20,7 @@ SHARED_SETTINGS = {"max_frame_bytes": 8 * 1024 * 1024}
 MakeFleet = Callable[..., Fleet]
 MakeCluster = Callable[..., Cluster]
 MakeFront = Callable[..., Front]
+MakeDevice = Callable[..., DeviceProcess]
 
 _log_starts = pytest.StashKey[dict[Path, int]]()
 
@@ -102,6 +104,23 @@ def own_cluster(tmp_path: Path, http: httpx.AsyncClient) -> Iterator[MakeCluster
     for fleet in fleets:
         fleet.dispose()
     assert not complaints, f"{len(complaints)} complaints: {complaints[:3]}"
+
+
+@pytest.fixture
+def make_device(tmp_path: Path) -> Iterator[MakeDevice]:
+    """Starts a real device on a node, with tool servers of its own: `make_device(node, *servers)`."""
+    started: list[DeviceProcess] = []
+
+    def make(node: Node, *servers: Json) -> DeviceProcess:
+        device_id = unique("lab")
+        device = DeviceProcess(device_id, tmp_path / device_id, node.ws_url, *servers)
+        started.append(device)
+        device.launch()
+        return device
+
+    yield make
+    for device in started:
+        device.dispose()
 
 
 @pytest.fixture

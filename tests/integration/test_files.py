@@ -2,19 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.integration.conftest import MakeCluster
+from tests.integration.conftest import MakeCluster, MakeDevice
 from tests.integration.harness.cluster import Cluster, Json, Node, command
-from tests.integration.harness.guests import unique
 from tests.integration.harness.patience import SLACK, eventually
-from tests.support.device_process import DeviceProcess
 from tests.support.session_files import download, files_of, put, sha256
 
 pytestmark = pytest.mark.integration
@@ -23,24 +20,6 @@ MIB = 1024 * 1024
 LARGE = 40 * MIB
 MOST_MEMORY = 20 * MIB
 TRANSFER_S = 60.0
-
-MakeDevice = Callable[[Node], DeviceProcess]
-
-
-@pytest.fixture
-def make_device(tmp_path: Path) -> Iterator[MakeDevice]:
-    started: list[DeviceProcess] = []
-
-    def make(node: Node) -> DeviceProcess:
-        device_id = unique("lab")
-        device = DeviceProcess(device_id, tmp_path / device_id, node.ws_url)
-        started.append(device)
-        device.launch()
-        return device
-
-    yield make
-    for device in started:
-        device.dispose()
 
 
 def process_of(node: Node) -> psutil.Process:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import pytest
 from lib.topologies import free_port
 from mcp.server import MCPServer
 
-from tests.integration.conftest import MakeCluster
+from tests.integration.conftest import MakeCluster, MakeDevice
 from tests.integration.harness.cluster import Cluster, Json, Node
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import SLACK, eventually
 from tests.integration.harness.peers import Frame
 from tests.integration.harness.ufo import Result, UfoDevice
-from tests.support.device_process import DeviceProcess
 from tests.support.event_stream import SentEvent, follow
 from tests.support.llm_server import LlmServer, Reply, call, say
 from tests.unit.clients.http_servers import serving
@@ -31,29 +30,11 @@ KEY = "k3y-between-operator-and-device"
 LLM_KEY = "sk-of-the-endpoint-1234"
 ENDS_S = 40.0
 
-MakeDevice = Callable[..., DeviceProcess]
-
 
 @pytest.fixture
 async def llm() -> AsyncIterator[LlmServer]:
     async with LlmServer() as server:
         yield server
-
-
-@pytest.fixture
-def make_device(tmp_path: Path) -> Iterator[MakeDevice]:
-    started: list[DeviceProcess] = []
-
-    def make(node: Node, *servers: Json) -> DeviceProcess:
-        device_id = unique("lab")
-        device = DeviceProcess(device_id, tmp_path / device_id, node.ws_url, *servers)
-        started.append(device)
-        device.launch()
-        return device
-
-    yield make
-    for device in started:
-        device.dispose()
 
 
 def planned(own_cluster: MakeCluster, llm: LlmServer, count: int, **settings: object) -> Cluster:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from lib.topologies import free_ports
+from lib.topologies import free_ports, is_free
 
 pytestmark = pytest.mark.integration
 
@@ -33,16 +33,6 @@ def servers() -> None:
     if os.environ.get("AIP_TEST_REQUIRE_SERVERS"):
         pytest.fail("Redis and nginx are required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
     pytest.skip("Redis or nginx is not installed")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture

@@ -30,6 +30,13 @@ class Backend:
         self._states.append(state)
         return state
 
+    async def state_of_nodes(self, *node_ids: str) -> State:
+        """A view of the cluster in which these nodes live; their leases outlast the test."""
+        state = self.state(lease_ttl_s=60.0)
+        for node_id in node_ids:
+            await state.nodes.renew(node_id, {})
+        return state
+
     async def close(self) -> None:
         """Close every state, and remove the keys. Fails if one of them would have stayed for ever."""
         for state in self._states:

@@ -8,12 +8,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
-from tests.support.wait import PATIENCE_S
+from tests.support.local_server import LocalServer
 
 __all__ = ["Broken", "LlmServer", "Question", "Raw", "Reply", "Wanted", "call", "fails", "raw_call", "say", "too_many"]
 
@@ -127,35 +126,19 @@ def _error(text: str) -> bytes:
     return orjson.dumps({"error": {"message": text, "type": "scripted"}})
 
 
-class LlmServer:
+class LlmServer(LocalServer):
     """The endpoint. Use as a context; `url` is what `AIP_LLM_BASE_URL` takes."""
 
     def __init__(self, *script: Scripted) -> None:
+        super().__init__()
         self.questions: list[Question] = []
         self._script = list(script)
-        self._server: asyncio.Server | None = None
         self._number = 0
-        self._talking: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._talking:
-            task.cancel()
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*self._talking, return_exceptions=True)
 
     @property
     def url(self) -> str:
         """The address up to `/v1`."""
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def left(self) -> int:
@@ -167,10 +150,7 @@ class LlmServer:
         self._script += script
 
     # -- HTTP ------------------------------------------------------------------------------------------------------
-    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._talking.add(task)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             question = await _read(reader)
             if question is not None:
@@ -179,7 +159,6 @@ class LlmServer:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._talking.discard(task)
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()

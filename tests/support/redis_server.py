@@ -3,13 +3,15 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 from lib.topologies import Single, redis_program
 
-__all__ = ["STANDSTILL_MS", "RedisServer", "require_redis"]
+__all__ = ["STANDSTILL_MS", "RedisServer", "require_redis", "running_redis"]
 
 # Far above what a busy machine lets a server stand still for; who is silent for longer is dead.
 STANDSTILL_MS = 15_000
@@ -59,3 +61,14 @@ class RedisServer:
         """End the server and remove its folder."""
         self._topology.dispose()
         shutil.rmtree(self._folder)
+
+
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """A server that runs as long as the context."""
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

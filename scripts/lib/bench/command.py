@@ -14,17 +14,17 @@ from lib.bench.document import write_document
 from lib.bench.errors import BenchError
 from lib.bench.machine import describe
 from lib.bench.plots import draw
-from lib.bench.processes import parse_cpus, pin, raise_open_files
+from lib.bench.processes import parse_cpus, pin
 from lib.bench.report import Report, merged, table
 from lib.bench.rows import ROWS, Contest, Lab, measure
 from lib.bench.sweeps import SWEEPS, sweep
 from lib.bootstrap import ROOT
+from lib.open_files import raise_open_files
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
 
 __all__ = ["FAILED", "main"]
 
 FAILED = 1
-OPEN_FILES = 65_536
 ROUNDS = 3
 PLOTS = "plots"
 RESULTS = "results.json"
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     end_cleanly_on_signals()
     options = _parse(argv)
-    raise_open_files(OPEN_FILES)
+    raise_open_files()
     failed: list[str] = []
     try:
         before = Report.read(options.before) if options.before else None

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "parse_cpus", "pin", "raise_open_files", "resident_bytes", "usage"]
+__all__ = ["Usage", "parse_cpus", "pin", "resident_bytes", "usage"]
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -61,13 +60,3 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             raise ValueError(f"{part} names no processor")
         cpus |= set(named)
     return tuple(sorted(cpus))
-
-
-def raise_open_files(wanted: int) -> int:
-    """Let this process and its children have up to `wanted` files open; returns how many they may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    return wanted if soft == resource.RLIM_INFINITY else soft

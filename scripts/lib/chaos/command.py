@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import resource
 import shutil
 import signal
 import tempfile
@@ -13,6 +12,7 @@ from lib.chaos import schedule
 from lib.chaos.plan import Plan
 from lib.chaos.report import as_json, as_markdown, explain
 from lib.chaos.run import CONSTELLATIONS, Result, run
+from lib.open_files import raise_open_files
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
 from lib.topologies import KINDS, TopologyError
 
@@ -20,7 +20,6 @@ __all__ = ["VIOLATED", "main"]
 
 VIOLATED = 8
 INTERRUPTED = 130
-OPEN_FILES = 16_384
 EPILOG = f"""
 The run directory (logs of every process, over all its lives) is kept when something was violated, or with --keep.
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     end_cleanly_on_signals()
     options = _parse(argv)
-    _raise_open_files()
+    raise_open_files()
     run_dir = Path(options.run_dir or tempfile.mkdtemp(prefix="aip-chaos-"))
     # nginx's workers are nobody, and must reach their folder.
     run_dir.chmod(0o755)
@@ -86,13 +85,6 @@ async def _until_signal(work: Coroutine[None, None, Result]) -> Result:
 
 def _drawn(plan: Plan) -> list[schedule.Fault]:
     return schedule.draw(plan, CONSTELLATIONS)
-
-
-def _raise_open_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

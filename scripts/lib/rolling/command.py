@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import resource
 import shutil
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.cluster import MAX_NODES, Cluster, Plan
+from lib.open_files import raise_open_files
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
 from lib.rolling.restart import rolling_restart
 from lib.servers import ensure_servers
@@ -18,14 +18,13 @@ from lib.servers import ensure_servers
 __all__ = ["FAILED", "main"]
 
 FAILED = 8
-OPEN_FILES = 65_536
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     end_cleanly_on_signals()
     options = _parse(argv)
-    _raise_open_files()
+    raise_open_files()
     # Hundreds of devices say what each of them does.
     logging.basicConfig(level=logging.ERROR)
     run_dir = Path(tempfile.mkdtemp(prefix="aip-rolling-"))
@@ -48,14 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.OK
     print(f"Logs: {cluster.logs}", file=sys.stderr)
     return FAILED
-
-
-def _raise_open_files() -> None:
-    """A socket is one file here, two in nginx and one in a node."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,10 +9,11 @@ from pathlib import Path
 import uvloop
 
 from lib.bench.errors import BenchError
-from lib.bench.processes import parse_cpus, pin, raise_open_files
+from lib.bench.processes import parse_cpus, pin
 from lib.bench.report import Report, merged
 from lib.bench.rows import Lab
 from lib.bootstrap import ROOT
+from lib.open_files import raise_open_files
 from lib.outcome import Exit, ScriptError, end_cleanly_on_signals, report, say
 from lib.scaling.check import Compared, Shard, compare, compare_shards
 from lib.scaling.costs import read_costs
@@ -22,7 +23,6 @@ from lib.scaling.model import Assumptions
 __all__ = ["main"]
 
 FAILED = 1
-OPEN_FILES = 65_536
 GB = 2**30
 DOCUMENT = ROOT / "docs" / "SCALING.md"
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         compared: list[Compared] = []
         shards: list[Shard] = []
         if options.check:
-            raise_open_files(OPEN_FILES)
+            raise_open_files()
             pin(os.getpid(), options.generator_cpus)
             lab = Lab(1, quick=False, server_cpus=options.server_cpus)
             compared = uvloop.run(compare(costs, lab))

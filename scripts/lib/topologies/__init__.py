@@ -9,9 +9,9 @@ from pathlib import Path
 from lib.topologies.base import Topology, TopologyError
 from lib.topologies.certificates import Certificates, make_certificates
 from lib.topologies.cluster import Cluster
-from lib.topologies.ports import free_port, free_ports
+from lib.topologies.ports import free_port, free_ports, is_free
 from lib.topologies.sentinel import Sentinel
-from lib.topologies.server import Server, redis_program
+from lib.topologies.server import Server, redis_program, start_together
 from lib.topologies.single import Single
 
 __all__ = [
@@ -25,9 +25,11 @@ __all__ = [
     "TopologyError",
     "free_port",
     "free_ports",
+    "is_free",
     "make_certificates",
     "open_topology",
     "redis_program",
+    "start_together",
 ]
 
 KINDS = ("single", "sentinel", "cluster")

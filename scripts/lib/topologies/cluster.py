@@ -9,7 +9,7 @@ from redis.crc import key_slot
 
 from lib.topologies.base import Topology, TopologyError, wait_until
 from lib.topologies.ports import free_port
-from lib.topologies.server import Server
+from lib.topologies.server import Server, start_together
 
 __all__ = ["Cluster"]
 
@@ -41,10 +41,7 @@ class Cluster(Topology):
         return True
 
     def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_until_it_answers()
+        start_together(self.servers)
         first, *others = self.servers
         bounds = [SLOTS * i // PRIMARIES for i in range(PRIMARIES + 1)]
         for i, (begin, end) in enumerate(pairwise(bounds)):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["free_port", "free_ports"]
+__all__ = ["free_port", "free_ports", "is_free"]
 
 # Below the ports that the system gives to outgoing connections: a reconnecting client must not take a server's port.
 PORTS = range(20_000, 32_000)
@@ -35,8 +35,19 @@ def free_ports(offsets: Sequence[int]) -> int:
     raise RuntimeError(f"no free port in {PORTS}")
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody listens on it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def _take(port: int) -> bool:
-    if port in _given or not _is_free(port):
+    if port in _given or not is_free(port):
         return False
     try:
         # Kept also where another port of the same request cannot be had: there are enough.
@@ -44,16 +55,6 @@ def _take(port: int) -> bool:
     except OSError:
         return False
     _given.add(port)
-    return True
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
     return True
 
 

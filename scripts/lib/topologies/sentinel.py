@@ -6,7 +6,7 @@ from typing import Any
 import redis
 
 from lib.topologies.base import Topology, TopologyError, wait_until
-from lib.topologies.server import Server
+from lib.topologies.server import Server, start_together
 
 __all__ = ["SERVICE", "Sentinel"]
 
@@ -56,14 +56,8 @@ class Sentinel(Topology):
         return True
 
     def start(self) -> None:
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_until_it_answers()
-        for sentinel in self.sentinels:
-            sentinel.launch()
-        for sentinel in self.sentinels:
-            sentinel.wait_until_it_answers()
+        start_together(self.servers)
+        start_together(self.sentinels)
         self.wait_until_healthy()
 
     def tolerate_silence(self, silence_ms: int) -> None:

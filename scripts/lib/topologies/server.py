@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from lib.topologies.ports import free_port
 
-__all__ = ["Server", "TopologyError", "redis_program"]
+__all__ = ["Server", "TopologyError", "redis_program", "start_together"]
 
 SEARCH_BEHIND_PATH = ("/usr/sbin", "/usr/local/sbin")
 START_S = 20.0
@@ -190,3 +190,11 @@ class Server:
         self._running = None
         if self.socket_path is not None:
             self.socket_path.unlink(missing_ok=True)
+
+
+def start_together(servers: Sequence[Server]) -> None:
+    """Run them beside each other; returns once all answer. Raises TopologyError."""
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.wait_until_it_answers()

@@ -6,21 +6,21 @@ swallows what is said on them, as a line does whose other end is gone.
 
 import asyncio
 import contextlib
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
+
+from tests.support.local_server import LocalServer
 
 __all__ = ["BlackHole", "LossyProxy"]
 
 CHUNK = 65_536
 
 
-class LossyProxy:
+class LossyProxy(LocalServer):
     """Forwards to `port`. After `lose(mark, nth)` the answer to the nth request that holds `mark` is lost, once."""
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._upstream = port
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
         self._mark = b""
         self._left = 0
         self.lost = 0
@@ -28,30 +28,11 @@ class LossyProxy:
     @property
     def url(self) -> str:
         """Where nodes connect to."""
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def lose(self, mark: str, *, nth: int) -> None:
         """Arm it."""
         self._mark, self._left = mark.encode(), nth
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -63,13 +44,7 @@ class LossyProxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, redis_writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
+            await _close(pumps, writer, redis_writer)
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, deaf: asyncio.Event, *, asked: bool
@@ -87,13 +62,12 @@ class LossyProxy:
                 await sink.drain()
 
 
-class BlackHole:
+class BlackHole(LocalServer):
     """Forwards to `port`, until `open_hole`. What fell into the hole is never heard of again; nor is its connection."""
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._upstream = port
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
         self._hole = False
         self._only_subscriptions = False
         self.swallowed = 0
@@ -101,8 +75,7 @@ class BlackHole:
     @property
     def url(self) -> str:
         """Where nodes connect to."""
-        assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def open_hole(self, *, only_subscriptions: bool = False) -> None:
         """From now on nothing comes through, on any connection or only on those that have subscribed."""
@@ -111,24 +84,6 @@ class BlackHole:
     def close_hole(self) -> None:
         """New connections work again; those that lost something never do."""
         self._hole = False
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         redis_reader, redis_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -141,13 +96,7 @@ class BlackHole:
                 # Whatever end closed: the other hears nothing of it, unless it closes, too.
                 await asks
         finally:
-            for pump in (asks, answers):
-                pump.cancel()
-            await asyncio.gather(asks, answers, return_exceptions=True)
-            for end in (writer, redis_writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
+            await _close([asks, answers], writer, redis_writer)
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, line: "_Line", *, asked: bool
@@ -171,3 +120,13 @@ class _Line:
     def __init__(self) -> None:
         self.subscribed = False
         self.dead = False
+
+
+async def _close(pumps: Sequence[asyncio.Task[None]], *ends: asyncio.StreamWriter) -> None:
+    for pump in pumps:
+        pump.cancel()
+    await asyncio.gather(*pumps, return_exceptions=True)
+    for end in ends:
+        end.close()
+        with contextlib.suppress(OSError):
+            await end.wait_closed()

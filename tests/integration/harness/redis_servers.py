@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 import redis
-from lib.topologies import KINDS, Server, Topology, open_topology
+from lib.topologies import KINDS, Server, Topology, open_topology, start_together
 
 from shared_state.keys import Keys
 from tests.support.redis_server import require_redis
@@ -49,11 +49,7 @@ class RedisServers:
             self._started = True
             self.topology.start()
             return
-        for server in self.topology.servers:
-            if not server.alive:
-                server.launch()
-        for server in self.topology.servers:
-            server.wait_until_it_answers()
+        start_together([server for server in self.topology.servers if not server.alive])
         self.topology.wait_until_healthy()
 
     def shut_down(self, *, keep_data: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from tests.support.local_server import LocalServer
+
 # Reached only by a test that fails.
 PATIENCE_S = 20.0
 
@@ -140,28 +142,17 @@ class ScriptedServer:
         await socket.wait_closed()
 
 
-class RestServer:
+class RestServer(LocalServer):
     """Answers every request with what `answer` makes of its method and target, and remembers the heads."""
 
     def __init__(self, answer: Callable[[str, str], tuple[int, Any]]) -> None:
+        super().__init__()
         self._answer = answer
-        self._server: asyncio.Server | None = None
         self.heads: list[str] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

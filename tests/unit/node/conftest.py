@@ -21,9 +21,10 @@ MakeNode = Callable[..., Awaitable[Node]]
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what a test says is set."""
+    """Only what a test says is set, and nothing goes through a proxy."""
     for name in os.environ:
-        if name.upper().startswith("AIP_") and not name.startswith("AIP_TEST_"):
+        ours = name.upper().startswith("AIP_") and not name.startswith("AIP_TEST_")
+        if ours or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 

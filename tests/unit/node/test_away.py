@@ -10,10 +10,11 @@ from shared_state.due import DueKind
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, rest
+from tests.support.features import OURS
 from tests.support.records import a_registration
+from tests.support.tasks import GONE, OK, dispatch, next_of, state_is
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
-from tests.unit.node.test_resumption import GONE, OK, OURS, dispatch, next_of, state_is
 
 BODY = {"client_id": "device-1", "request": "do it", "commands": [{"tool_name": "one"}]}
 

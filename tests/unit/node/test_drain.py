@@ -10,6 +10,7 @@ import pytest
 from aip import Result, ResultStatus
 from node.app import Node
 from tests.support.asgi import Device, Socket, SocketClosed, rest
+from tests.support.features import OURS
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
 
@@ -17,8 +18,6 @@ DRAIN = "/api/nodes/self/drain"
 TASK = {"client_id": "device-1", "request": "do it", "commands": [{"tool_name": "one"}]}
 OK = Result(status=ResultStatus.SUCCESS, result=1)
 FOR_EVER = {"deadline_s": "3600"}
-# As our own device lists them, but for `resume`.
-OURS = ("commands_without_echo", "deduplicates")
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,6 @@
 """The planner that asks a model, on devices of UFO's kinds: which tools they list, and whose tools are called."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,8 +25,6 @@ EXCEL = {"root_name": "EXCEL.EXE", "window_info": {"process_name": "Book1 - Exce
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolbelt_module, "SECOND_ANSWER_S", 0.1)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 def listed(name: str, namespace: str, *parameters: str, tool_type: str = "action") -> Json:

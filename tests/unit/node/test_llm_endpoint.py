@@ -1,7 +1,6 @@
 """One question to an OpenAI-compatible endpoint, and whatever it may answer; over a real socket, streamed and not."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,12 +30,6 @@ ASKED = [{"role": "user", "content": "how full is the disk?"}]
 TOOLS = [{"type": "function", "function": {"name": "df", "parameters": {"type": "object", "properties": {}}}}]
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 @asynccontextmanager

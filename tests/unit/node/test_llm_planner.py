@@ -1,7 +1,6 @@
 """The planner that asks a model: from a task and an answer to the next step, within its budgets."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,12 +22,6 @@ READ = Tool("read", "action", "local", "reads", {"type": "object", "properties":
 WRITE = Tool("write", "action", "local", "writes", {"type": "object", "properties": {}}, agent_name="AppAgent")
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 @asynccontextmanager

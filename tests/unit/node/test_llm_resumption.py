@@ -1,7 +1,6 @@
 """A session that a model plans, and whose device moves in its midst: no step is planned twice, none is forgotten."""
 
 import asyncio
-import os
 from typing import Any
 
 import pytest
@@ -9,20 +8,19 @@ import pytest
 from node.sessions import toolbelt as toolbelt_module
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
+from tests.support.features import OURS
 from tests.support.llm_server import LlmServer, Reply, call, say
+from tests.support.tasks import state_is
 from tests.unit.node.conftest import MakeNode
 from tests.unit.node.test_llm_devices import LISTED, echo
-from tests.unit.node.test_resumption import OURS, state_is
 
 TOOLS: dict[str, Any] = {"tools": LISTED}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for tools, no proxy."""
+    """No waiting for tools."""
     monkeypatch.setattr(toolbelt_module, "SECOND_ANSWER_S", 0.1)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("recognises", [True, False])

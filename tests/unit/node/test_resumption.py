@@ -4,51 +4,17 @@ from typing import Any
 
 import pytest
 
-from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
 from node.sessions.resumption import NOT_REPEATABLE, STARTED_ANEW
 from shared_state.errors import Fenced, StateUnavailable
 from shared_state.inbox import Entry, Posted, task_message
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
+from tests.support.features import OURS, RESUMING
 from tests.support.records import active_sessions
+from tests.support.tasks import COMMANDS, GONE, OK, dispatch, next_of, state_is
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
-
-OURS = ("commands_without_echo", "deduplicates")
-RESUMING = (*OURS, "resume")
-COMMANDS = [{"tool_name": "one"}, {"tool_name": "two"}]
-OK = Result(status=ResultStatus.SUCCESS, result=1)
-GONE = "Task was cancelled because target device disconnected"
-
-
-async def dispatch(node: Node, **change: Any) -> str:
-    """A task of two commands for `device-1`, accepted."""
-    async with rest(node) as api:
-        answer = await api.post(
-            "/api/dispatch", json={"client_id": "device-1", "request": "do it", "commands": COMMANDS} | change
-        )
-        assert answer.status_code == 200, answer.text
-        session_id: str = answer.json()["session_id"]
-        return session_id
-
-
-async def state_is(node: Node, session_id: str, state: SessionState) -> None:
-    """Wait for a state."""
-
-    async def reached() -> bool:
-        found = await node.state.sessions.find(session_id)
-        return found is not None and found.state is state
-
-    await until(reached, f"the session is {state}")
-
-
-async def next_of(device: Device, kind: str) -> ServerMessage:
-    """Skip to the next message of this type."""
-    while True:
-        message = await device.receive()
-        if message.type == kind:
-            return message
 
 
 async def test_a_broken_socket_suspends_its_sessions_and_the_device_goes_on_with_them_on_another_node(

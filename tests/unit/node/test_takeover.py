@@ -10,10 +10,11 @@ from node.gateway.pulse import Pulse
 from shared_state.clients import Admitted
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
+from tests.support.features import RESUMING
 from tests.support.records import a_registration
+from tests.support.tasks import OK, dispatch, state_is
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
-from tests.unit.node.test_resumption import OK, RESUMING, dispatch, state_is
 
 REGISTER = {"type": "register", "client_id": "device-1"}
 

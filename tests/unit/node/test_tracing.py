@@ -25,6 +25,7 @@ from node.telemetry.tracing import Tracing, tracing_for
 from shared_state.session_record import order_json
 from shared_state.sessions import Session
 from tests.support.asgi import Device, Socket, rest
+from tests.support.features import OURS
 from tests.support.spans import Span, of_sdk, only
 from tests.support.wait import PATIENCE_S, until
 from tests.unit.node.conftest import MakeNode
@@ -179,13 +180,12 @@ async def test_an_orchestrators_own_trace_goes_on_and_comes_back(spans: Spans, m
 
 async def test_a_session_that_goes_on_elsewhere_stays_in_its_trace(spans: Spans, make_node: MakeNode) -> None:
     here, there = await make_node(), await make_node()
-    ours = ("commands_without_echo", "deduplicates")
-    device = await Device(here, features=ours).__aenter__()
+    device = await Device(here, features=OURS).__aenter__()
     async with rest(here) as api:
         answer = await api.post("/api/dispatch", json=BODY, headers={"traceparent": TRACEPARENT})
     first, _ = await device.next_commands()
     await device.cut()
-    async with Device(there, features=ours) as back:
+    async with Device(there, features=OURS) as back:
         again, _ = await back.next_commands()
         assert again.response_id == first.response_id
         back.answer(again, OK)

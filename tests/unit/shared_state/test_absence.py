@@ -15,10 +15,7 @@ A, B = "node-a", "node-b"
 @pytest.fixture
 async def state(backend: Backend) -> State:
     """Two live nodes."""
-    state = backend.state(lease_ttl_s=60.0)
-    await state.nodes.renew(A, {})
-    await state.nodes.renew(B, {})
-    return state
+    return await backend.state_of_nodes(A, B)
 
 
 async def _with_session(state: State) -> tuple[str, str]:

@@ -18,10 +18,7 @@ SECOND = Proof(shown_token_hash="one", new_token_hash="two")
 @pytest.fixture
 async def state(backend: Backend) -> State:
     """Two live nodes."""
-    state = backend.state(lease_ttl_s=60.0)
-    await state.nodes.renew(A, {})
-    await state.nodes.renew(B, {})
-    return state
+    return await backend.state_of_nodes(A, B)
 
 
 async def test_every_registration_has_a_greater_generation(state: State) -> None:

@@ -28,10 +28,13 @@ Begin with the *Overview*, from top to bottom: does it serve, how well, and what
 - dispatches fail or are slow: *Redis* first (nothing works without it), then *Nodes* (event loop, processor);
 - dispatches are answered, tasks come late: *Tasks*, row Stages, tells which stage; accepted → delivered is the bus
   (*Connections and bus*), delivered → acknowledged is the device and its network;
-- clients come and go: *Connections and bus*, row Connections; an alert about it has a [runbook](runbooks/README.md).
+- sessions end otherwise than completed: *Tasks*, row Sessions, and row Models where a model plans;
+- clients come and go: *Connections and bus*, row Connections: closed by a node, refused, taken over;
+- one node differs: *Nodes*; choose it as instance on any dashboard.
 
-A median and a 99 % that part from each other mean that some suffer and most do not: choose single instances. Gaps in
-durations mean that nothing happened to be measured; ratios and rates are 0 then.
+An alert names its [runbook](runbooks/README.md). A median and a 99 % that part from each other mean that some suffer
+and most do not: choose single instances. Gaps in durations mean that nothing happened to be measured; ratios and rates
+are 0 then.
 """
 
 

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadbalancer.values import RenderError, address, line, lines, networks, number, path, port_of, user_name
+from loadbalancer import sections
+from loadbalancer.values import RenderError, address, networks, number, path, port_of, user_name
 
 __all__ = ["DEFAULT_BODY_LIMIT_BYTES", "DEFAULT_FILE_LIMIT_BYTES", "RenderError", "render"]
 
@@ -24,18 +25,9 @@ DEFAULT_FILE_LIMIT_BYTES = 100 * 1024 * 1024
 DEFAULT_DRAIN_SECONDS = 3600
 # Whoever runs on the machine of nginx.
 LOOPBACK = ("127.0.0.0/8", "::1/128")
-HTTPS_PORT = 443
-MOST_TRIES = 3
 
 # `@{name}` in the template: nginx's own variables begin with a dollar, its named locations with a bare `@`.
 _PLACE = re.compile(r"@\{([a-z_]+)\}")
-# Forward secrecy and authenticated encryption only; what TLS 1.3 has is all of that kind.
-_CIPHERS = ":".join(
-    f"ECDHE-{key}-{cipher}"
-    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
-    for key in ("ECDSA", "RSA")
-)
-_HSTS_SECONDS = 2 * 365 * 86_400
 
 
 def render(
@@ -76,6 +68,8 @@ def render(
         raise RenderError("nodes: at least one is needed")
     if len(set(nodes)) != len(nodes):
         raise RenderError("nodes: the same address is given twice")
+    if redirect_listen is not None and tls is None:
+        raise RenderError("redirect_listen: without tls there is nothing to be sent on to")
     servers = [address("node", node) for node in nodes]
     public = address("listen", listen, wildcard=True)
     base = path("run_dir", run_dir)
@@ -83,152 +77,39 @@ def render(
     access = "off"
     if access_log != "off":
         access = f'"{path("access_log", access_log or run_dir / "nginx-access.log")}" aip_json buffer=64k flush=1s'
-    if redirect_listen is not None and tls is None:
-        raise RenderError("redirect_listen: without tls there is nothing to be sent on to")
-    connections = number("worker_connections", worker_connections, least=16)
-    drain = number("drain_seconds", drain_seconds, least=0)
-    zones, limits = _limits(
-        number("connections_per_address", connections_per_address, least=0),
-        number("requests_per_second", requests_per_second, least=0),
-        number("request_burst", 10 * requests_per_second if request_burst is None else request_burst, least=0),
-        networks("unlimited", unlimited),
-    )
-    real_ip_maps, real_ip, scheme = _real_ip(networks("trusted_proxies", trusted_proxies))
-    values: dict[str, object] = {
-        "user": "" if user is None else line(f"user {user_name('user', user)}", depth=0),
-        "worker_processes": "auto"
-        if worker_processes is None
-        else number("worker_processes", worker_processes, least=1),
-        "worker_connections": connections,
-        # A proxied connection is two sockets; the rest is for logs, listeners and temporary files.
-        "open_files": 2 * connections + 1024,
-        "shutdown_timeout": "# After a reload the old workers keep their sockets for this long, then close them.\n"
-        + line(f"worker_shutdown_timeout {drain}s", depth=0)
-        if drain
-        else "# After a reload the old workers keep their sockets until the last of them is closed.\n",
+    burst = 10 * requests_per_second if request_burst is None else request_burst
+    places: dict[str, object] = {
         "run_dir": base,
         "access_log": access,
         "error_log": error,
         "body_limit_bytes": number("body_limit_bytes", body_limit_bytes, least=1),
         "file_limit_bytes": number("file_limit_bytes", file_limit_bytes, least=1),
         "listen": public + (" ssl" if tls else "") + " backlog=4096",
-        "servers": "\n".join(f"        server {node} max_fails=1 fail_timeout=5s;" for node in servers),
-        "last_servers": "\n".join(f"        server {node} max_fails=0 backup;" for node in servers),
-        "tries": min(MOST_TRIES, len(servers)),
-        # No node is left out for refusing a socket: while a herd reconnects all of them do, and the one that has
-        # room is the one with the fewest sockets, which is asked first. One that is down refuses, which is quick.
-        "socket_servers": "\n".join(f"        server {node} max_fails=0;" for node in servers),
-        "limit_zones": zones,
-        "limits": limits,
-        "tls": _tls(*tls) if tls else "",
-        "tls_protocol": "$ssl_protocol" if tls else "",
-        "strict_transport": line(f'add_header Strict-Transport-Security "max-age={_HSTS_SECONDS}" always', depth=1)
-        if tls
-        else "",
-        "redirect": _redirect(address("redirect_listen", redirect_listen, wildcard=True), port_of(public))
-        if redirect_listen
-        else "",
-        "admin": _admin(
-            address("admin_listen", admin_listen, wildcard=True), networks("admin_from", admin_from), servers, error
-        )
-        if admin_listen
-        else "",
-        "real_ip_maps": real_ip_maps,
-        "real_ip": real_ip,
-        "scheme": scheme,
+        "redirect": "",
+        "admin": "",
+        **sections.processes(
+            None if user is None else user_name("user", user),
+            None if worker_processes is None else number("worker_processes", worker_processes, least=1),
+            number("worker_connections", worker_connections, least=16),
+            number("drain_seconds", drain_seconds, least=0),
+        ),
+        **sections.upstreams(servers),
+        **sections.limits(
+            number("connections_per_address", connections_per_address, least=0),
+            number("requests_per_second", requests_per_second, least=0),
+            number("request_burst", burst, least=0),
+            networks("unlimited", unlimited),
+        ),
+        **sections.tls(tls),
+        **sections.real_ip(networks("trusted_proxies", trusted_proxies)),
     }
-    return _PLACE.sub(lambda place: str(values[place[1]]), TEMPLATE.read_text(encoding="utf-8"))
-
-
-def _limits(connections: int, requests: int, burst: int, unlimited: list[str]) -> tuple[str, str]:
-    """What each address may have: the zones, and what the server says of them."""
-    if not connections and not requests:
-        return "", ""
-    # A request whose key is empty is not counted.
-    zones = [
-        _block("geo $aip_is_limited", ["default 1", *(f"{network} 0" for network in unlimited)]),
-        _block("map $aip_is_limited $aip_address", ['default ""', "1 $binary_remote_addr"]),
-    ]
-    limits = []
-    if connections:
-        zones.append(line("limit_conn_zone $aip_address zone=aip_connections:10m", depth=1))
-        limits += [f"limit_conn aip_connections {connections}", "limit_conn_status 429"]
-    if requests:
-        zones.append(line(f"limit_req_zone $aip_address zone=aip_requests:10m rate={requests}r/s", depth=1))
-        limits += [f"limit_req zone=aip_requests burst={burst} nodelay", "limit_req_status 429"]
-    return "".join(zones), lines(limits, depth=2)
-
-
-def _tls(certificate: Path, key: Path) -> str:
-    return lines(
-        (
-            f'ssl_certificate "{path("tls certificate", certificate)}"',
-            f'ssl_certificate_key "{path("tls key", key)}"',
-            "ssl_protocols TLSv1.2 TLSv1.3",
-            f"ssl_ciphers {_CIPHERS}",
-            "ssl_prefer_server_ciphers off",
-            "ssl_session_cache shared:aip_tls:10m",
-            "ssl_session_timeout 1d",
-            "ssl_session_tickets off",
-        ),
-        depth=2,
-    )
-
-
-def _redirect(listen: str, port: int) -> str:
-    """A server for plain HTTP that sends everybody to `port` of the same name; 308 keeps method and body."""
-    where = "https://$host" + ("" if port == HTTPS_PORT else f":{port}")
-    return _server([f"listen {listen} backlog=4096", f"return 308 {where}$request_uri"])
-
-
-def _admin(listen: str, allowed: list[str], nodes: list[str], error_log: str) -> str:
-    """A server for operators: nginx's own counts, and every node by its address, whatever it serves."""
-    said = "default_type application/json"
-    places = [
-        "        location = /status {\n            stub_status;\n        }\n",
-        "        location @not_allowed {\n"
-        + lines([said, """return 403 '{"detail":"not from this address"}'"""], depth=3)
-        + "        }\n",
-        "        location / {\n"
-        + lines([said, """return 404 '{"detail":"there are /status and /nodes/HOST:PORT/..."}'"""], depth=3)
-        + "        }\n",
-        *(
-            f'        location ^~ "/nodes/{node}/" {{\n'
-            + lines([f"error_log {error_log} emerg", f"proxy_pass http://{node}/"], depth=3)
-            + "        }\n"
-            for node in nodes
-        ),
-    ]
-    rules = [f"allow {network}" for network in allowed]
-    return _server([f"listen {listen}", *rules, "deny all", "error_page 403 @not_allowed"], "".join(places))
-
-
-def _server(directives: Sequence[str], places: str = "") -> str:
-    return f"\n    server {{\n{lines(directives, depth=2)}{places}    }}\n"
-
-
-def _real_ip(trusted: list[str]) -> tuple[str, str, str]:
-    """Behind other proxies: the maps, what the server says of them, and the scheme that the client used."""
-    if not trusted:
-        return "", "", "$scheme"
-    maps = _block("geo $realip_remote_addr $aip_is_proxy", ["default 0", *(f"{network} 1" for network in trusted)])
-    maps += _block(
-        'map "$aip_is_proxy $http_x_forwarded_proto" $aip_scheme',
-        ["default $scheme", '"1 http" http', '"1 https" https'],
-    )
-    found = lines(
-        (
-            *(f"set_real_ip_from {network}" for network in trusted),
-            "real_ip_header X-Forwarded-For",
-            "real_ip_recursive on",
-        ),
-        depth=2,
-    )
-    return maps, found, "$aip_scheme"
-
-
-def _block(head: str, directives: Sequence[str]) -> str:
-    return f"    {head} {{\n{lines(directives, depth=2)}    }}\n"
+    if redirect_listen:
+        plain = address("redirect_listen", redirect_listen, wildcard=True)
+        places["redirect"] = sections.redirect(plain, port_of(public))
+    if admin_listen:
+        operators = address("admin_listen", admin_listen, wildcard=True)
+        places["admin"] = sections.admin(operators, networks("admin_from", admin_from), servers, error)
+    return _PLACE.sub(lambda place: str(places[place[1]]), TEMPLATE.read_text(encoding="utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import SLACK, eventually
 from tests.integration.harness.peers import Frame
 from tests.integration.harness.ufo import Result, UfoDevice
+from tests.support.device_process import DeviceProcess
 from tests.support.event_stream import SentEvent, follow
 from tests.support.llm_server import LlmServer, Reply, call, say
 from tests.unit.clients.http_servers import serving
@@ -82,65 +83,44 @@ async def metric(node: Node, line: str) -> float:
     return sum(float(found.rsplit(" ", 1)[1]) for found in text.splitlines() if found.startswith(line))
 
 
-async def test_four_steps_over_three_servers_with_a_failure_on_the_way(
-    own_cluster: MakeCluster, llm: LlmServer, make_device: MakeDevice, http: httpx.AsyncClient
-) -> None:
-    cluster = planned(own_cluster, llm, 3)
-    seen_half = asyncio.Event()
-    llm.will(
-        Reply(
-            text="I look around.",
-            calls=(
-                call("execute_command", command="echo one"),
-                call("shout", text="two"),
-                call("reverse", text="eerht"),
-            ),
-        ),
-        Reply(calls=(call("read_file", path="notes.txt"),)),
-        Reply(
-            calls=(
-                call("write_file", path="notes.txt", content="four"),
-                call("read_file", path="notes.txt"),
-            )
-        ).after(seen_half.wait),
-        Reply(calls=(call("shout", text="done"),)),
-        say("The notes say four."),
-    )
+@asynccontextmanager
+async def three_servers(make_device: MakeDevice, held_by: Node, seen_from: Node) -> AsyncIterator[DeviceProcess]:
+    """A device with its own tools, a server over stdio and one over HTTP; all of them serve."""
     port = free_port()
     async with serving(mirror().streamable_http_app(), port):
         device = make_device(
-            cluster.a,
+            held_by,
             {"namespace": "script", "type": "stdio", "command": sys.executable, "args": [str(STDIO_SERVER)]},
             {"namespace": "mirror", "type": "http", "url": f"http://127.0.0.1:{port}/mcp"},
         )
-        await online(cluster.b, device.device_id)
+        await online(seen_from, device.device_id)
 
         async def all_tools() -> bool:
-            return {"execute_command", "shout", "reverse"} <= await tools_of(cluster.b, device.device_id)
+            return {"execute_command", "shout", "reverse"} <= await tools_of(seen_from, device.device_id)
 
         await eventually(all_tools, "all three servers serve", within_s=30)
-        task = await cluster.b.dispatch(device.device_id, request="What do the notes say?", timeout_s=120)
-        path = f"/api/sessions/{task['session_id']}/events"
+        yield device
 
-        async with aclosing(follow(http, f"{cluster.b.process.url}{path}")) as events:
-            first = await read_until(events, "results", 2)
-        seen_half.set()
-        result = await cluster.b.done(task["task_name"], wait_s=ENDS_S)
-        async with asyncio.timeout(ENDS_S * SLACK):
-            rest = [e async for e in follow(http, f"{cluster.c.process.url}{path}", after=first[-1].event_id)]
 
-    assert (result["state"], result["result"], result["error"]) == ("completed", "The notes say four.", None)
-    assert llm.left == 0
+def four_steps(third_after: asyncio.Event) -> list[Reply]:
+    """Tools of each server at once, one that fails, two that mend it, one more, and the answer."""
+    first = (
+        call("execute_command", command="echo one"),
+        call("shout", text="two"),
+        call("reverse", text="eerht"),
+    )
+    third = (call("write_file", path="notes.txt", content="four"), call("read_file", path="notes.txt"))
+    return [
+        Reply(text="I look around.", calls=first),
+        Reply(calls=(call("read_file", path="notes.txt"),)),
+        Reply(calls=third).after(third_after.wait),
+        Reply(calls=(call("shout", text="done"),)),
+        say("The notes say four."),
+    ]
 
-    session = await cluster.c.session(task["session_id"])
-    assert session["planner"] == "llm"
-    assert session["node_id"] == await cluster.a.node_id()
-    assert (session["state"], session["result"]) == (result["state"], result["result"])
-    assert without_ids(first + rest) == session["steps"], "cut and resumed, every event came once"
-    ids = [e.event_id for e in first + rest]
-    assert len(set(ids)) == len(ids)
 
-    steps = session["steps"]
+def assert_four_steps(steps: list[Json]) -> None:
+    """What `four_steps` asked for was sent, and answered, step by step."""
     commands = [s for s in steps if s["event"] == "commands"]
     results = [s for s in steps if s["event"] == "results"]
     assert [[a["tool_name"] for a in s["actions"]] for s in commands] == [
@@ -158,7 +138,35 @@ async def test_four_steps_over_three_servers_with_a_failure_on_the_way(
     assert [s["response_id"] for s in commands] == [s["response_id"] for s in results]
     assert "three" in orjson.dumps(results[0]).decode()
     assert "TWO" in orjson.dumps(results[0]).decode()
+
+
+async def test_four_steps_over_three_servers_with_a_failure_on_the_way(
+    own_cluster: MakeCluster, llm: LlmServer, make_device: MakeDevice, http: httpx.AsyncClient
+) -> None:
+    cluster = planned(own_cluster, llm, 3)
+    seen_half = asyncio.Event()
+    llm.will(*four_steps(third_after=seen_half))
+    async with three_servers(make_device, cluster.a, cluster.b) as device:
+        task = await cluster.b.dispatch(device.device_id, request="What do the notes say?", timeout_s=120)
+        path = f"/api/sessions/{task['session_id']}/events"
+        async with aclosing(follow(http, f"{cluster.b.process.url}{path}")) as events:
+            first = await read_until(events, "results", 2)
+        seen_half.set()
+        result = await cluster.b.done(task["task_name"], wait_s=ENDS_S)
+        async with asyncio.timeout(ENDS_S * SLACK):
+            rest = [e async for e in follow(http, f"{cluster.c.process.url}{path}", after=first[-1].event_id)]
+    assert (result["state"], result["result"], result["error"]) == ("completed", "The notes say four.", None)
+    assert llm.left == 0
     assert (device.workdir / "notes.txt").read_text() == "four"
+
+    session = await cluster.c.session(task["session_id"])
+    assert session["planner"] == "llm"
+    assert session["node_id"] == await cluster.a.node_id()
+    assert (session["state"], session["result"]) == (result["state"], result["result"])
+    assert_four_steps(session["steps"])
+    assert without_ids(first + rest) == session["steps"], "cut and resumed, every event came once"
+    ids = [e.event_id for e in first + rest]
+    assert len(set(ids)) == len(ids)
 
     last = llm.questions[-1]
     assert last.headers["authorization"] == f"Bearer {LLM_KEY}"

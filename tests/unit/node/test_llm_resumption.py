@@ -9,10 +9,10 @@ from node.sessions import toolbelt as toolbelt_module
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
 from tests.support.features import OURS
+from tests.support.llm_devices import LISTED, echo
 from tests.support.llm_server import LlmServer, Reply, call, say
 from tests.support.tasks import state_is
 from tests.unit.node.conftest import MakeNode
-from tests.unit.node.test_llm_devices import LISTED, echo
 
 TOOLS: dict[str, Any] = {"tools": LISTED}
 

@@ -127,13 +127,10 @@ async def test_a_late_farewell_of_the_loser_touches_nothing(nodes: tuple[Node, N
         assert found.away_until_ms is None
 
 
-async def test_an_eviction_that_overtakes_the_registration_it_ends_is_not_lost(
-    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The node was frozen between the answer of Redis and the place in its hub: two sockets would hold one client."""
-    slow, fast = await make_node(), await make_node()
+def _held_behind_redis(node: Node, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """The node's registrations stop between the answer of Redis and their place in the hub: stored; they may go on."""
     stored, go_on = asyncio.Event(), asyncio.Event()
-    genuine = slow.state.clients.register
+    genuine = node.state.clients.register
 
     async def register(*args: Any, **kwargs: Any) -> Admitted:
         admitted = await genuine(*args, **kwargs)
@@ -141,7 +138,16 @@ async def test_an_eviction_that_overtakes_the_registration_it_ends_is_not_lost(
         await go_on.wait()
         return admitted
 
-    monkeypatch.setattr(slow.state.clients, "register", register)
+    monkeypatch.setattr(node.state.clients, "register", register)
+    return stored, go_on
+
+
+async def test_an_eviction_that_overtakes_the_registration_it_ends_is_not_lost(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node was frozen between the answer of Redis and the place in its hub: two sockets would hold one client."""
+    slow, fast = await make_node(), await make_node()
+    stored, go_on = _held_behind_redis(slow, monkeypatch)
     loser = Socket(slow)
     await loser.__aenter__()
     loser.send(**REGISTER)
@@ -165,16 +171,7 @@ async def test_a_registration_under_way_answers_for_itself_when_it_is_asked_afte
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, fast = await make_node(), await make_node()
-    stored, go_on = asyncio.Event(), asyncio.Event()
-    genuine = slow.state.clients.register
-
-    async def register(*args: Any, **kwargs: Any) -> Admitted:
-        admitted = await genuine(*args, **kwargs)
-        stored.set()
-        await go_on.wait()
-        return admitted
-
-    monkeypatch.setattr(slow.state.clients, "register", register)
+    stored, go_on = _held_behind_redis(slow, monkeypatch)
     holder = Device(slow)
     entering = asyncio.create_task(holder.__aenter__())
     await stored.wait()

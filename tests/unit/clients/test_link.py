@@ -4,32 +4,19 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aip import ServerMessage
 from clients.backoff import Backoff
 from clients.device.files.receiver import FileReceiver
 from clients.device.files.sender import FileSender
 from clients.device.link import Link
 from clients.device.outbox import Outbox
 from clients.device.workspace import Workspace
+from tests.unit.clients.linked import Handler, Profiles, running
 from tests.unit.clients.scripted import PATIENCE_S, ScriptedServer
-
-
-class Handler:
-    def __init__(self) -> None:
-        self.submitted: asyncio.Queue[ServerMessage] = asyncio.Queue()
-        self.ended: asyncio.Queue[str | None] = asyncio.Queue()
-
-    def submit(self, message: ServerMessage) -> None:
-        self.submitted.put_nowait(message)
-
-    def end_session(self, session_id: str | None) -> None:
-        self.ended.put_nowait(session_id)
 
 
 class RecordingBackoff(Backoff):
@@ -50,30 +37,6 @@ class RecordingBackoff(Backoff):
         async with asyncio.timeout(PATIENCE_S):
             for _ in range(count):
                 await self._failures.acquire()
-
-
-class Profiles:
-    """Version after version, as the test says."""
-
-    def __init__(self) -> None:
-        self.version = 1
-        self._changed = asyncio.Event()
-
-    def change(self) -> None:
-        self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def published(self) -> tuple[int, dict[str, Any]]:
-        return self.version, {"version": self.version}
-
-    async def newer(self, version: int) -> tuple[int, dict[str, Any]]:
-        while self.version <= version:
-            await self._changed.wait()
-        return self.published()
-
-    async def fresh(self) -> dict[str, Any]:
-        return {"fresh": True}
 
 
 class Device:
@@ -103,13 +66,8 @@ async def device(url: str, *, heartbeat_s: float = 20.0, api_key: str | None = N
         heartbeat_s=heartbeat_s,
         backoff=backoff,
     )
-    running = asyncio.create_task(link.run())
-    try:
+    async with running(link):
         yield Device(link, handler, outbox, backoff, profiles)
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
 
 
 async def test_the_first_frame_registers_with_the_profile_and_the_key_in_a_header(server: ScriptedServer) -> None:

@@ -50,7 +50,8 @@ class Node:
         self._background = ground.background
         self._lag = LoopLag(self.metrics.loop_lag.observe)
         self.sessions = SessionParts(ground)
-        # Membership and drain say how the whole node stands, so they come after what they speak of; asked at run time.
+        # A circle: the gateway asks whether the node is a member, membership tells whether it drains, the drain shuts
+        # the gateway. So these three are given calls into the node, not each other.
         self.gateway = GatewayParts(ground, self.sessions, is_member=lambda: self.membership.is_member)
         self.membership = self._membership()
         self.drainer = Drainer(

@@ -205,7 +205,8 @@ class Inspector:
             members: Any = topology.holder(active).client.zrangebyscore(active, "-inf", "(+inf")
             for member in members:
                 session = keys.session(member.decode())
-                order, state = topology.holder(session).client.hmget(session, "order", "state")
+                found: Any = topology.holder(session).client.hmget(session, "order", "state")
+                order, state = found
                 if order is None or (state or b"").decode() in TERMINAL:
                     text = f"session {member.decode()} has ended ({state}), and counts as active"
                     yield KeyFinding(active, text, member.decode())

@@ -34,26 +34,30 @@ _ends: list[str] = []
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) in its canonical form: sorts by creation time, 74 random bits."""
+    """A UUIDv7 (RFC 9562, section 5.7) in its canonical form, 62 bits of it random.
+
+    Sorts by the time of its creation, to a quarter of a microsecond (section 6.2, method 3).
+    """
     if not _ends:
         _draw()
-    return _beginning(time.time_ns() // 1_000_000) + _ends.pop()
+    at_ms, ns = divmod(time.time_ns(), 1_000_000)
+    return f"{_beginning(at_ms)}-7{(ns << 12) // 1_000_000:03x}-{_ends.pop()}"
 
 
 def _draw() -> None:
     # A call to the system costs more than all the rest.
-    drawn = os.urandom(10 * 128).hex()
-    for at in range(0, len(drawn), 20):
-        rest = drawn[at : at + 20]
-        # Version 7, and the variant in two bits of the digit that the random one is mapped to.
-        _ends.append(f"7{rest[:3]}-{_VARIANT[rest[3]]}{rest[4:7]}-{rest[7:19]}")
+    drawn = os.urandom(8 * 128).hex()
+    for at in range(0, len(drawn), 16):
+        rest = drawn[at : at + 16]
+        # The variant in two bits of the digit that the random one is mapped to.
+        _ends.append(f"{_VARIANT[rest[0]]}{rest[1:4]}-{rest[4:]}")
 
 
 @lru_cache(maxsize=1)
 def _beginning(at_ms: int) -> str:
     # Several ids are made within one millisecond.
     at = f"{at_ms:012x}"
-    return f"{at[:8]}-{at[8:12]}-"
+    return f"{at[:8]}-{at[8:12]}"
 
 
 def utc_now() -> str:

@@ -1,5 +1,7 @@
 """Messages for a client, kept until its socket has taken them.
 
+(A task that the cluster gave its id needs none: it is read from its session, see `Starts`.)
+
 `post` appends to the client's stream and wakes, through pub/sub, the node that holds its socket, in one atomic call.
 Delivery is at least once: an entry stays until `take`, and whoever holds the client's socket next reads what is left,
 in order. The wake-up carries the message, so that the usual way costs no read (in a Redis Cluster it only says that
@@ -141,6 +143,12 @@ class Inbox:
     async def take(self, client_id: str, *entry_ids: str) -> None:
         """Remove messages that the socket has taken. Safe to repeat."""
         await self._redis.command("XDEL", self._keys.inbox(client_id), *entry_ids)
+
+    async def wake(self, client_id: str) -> None:
+        """Have the node that holds the client look for what waits, if one does. Raises StateUnavailable."""
+        node_id = await self._redis.command("HGET", self._keys.registration(client_id), "node_id")
+        if node_id:
+            await self._voice.tell(node_id.decode(), "inbox", client_id, "", "")
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""

@@ -59,7 +59,7 @@ def _of_session(session_id: str) -> str:
 
 
 def new_session_id(client_id: str) -> str:
-    """The id of a new session on `client_id`: a UUIDv7 with 62 random bits that lives beside the client."""
+    """The id of a new session on `client_id`: a UUIDv7 with 50 random bits that lives beside the client."""
     return new_id()[:-TAG_CHARS] + _of_client(client_id)
 
 

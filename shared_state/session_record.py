@@ -127,16 +127,14 @@ class Event:
 class Behind:
     """What happened in a session on a node and is not stored yet: it travels with the next step, or with the end.
 
-    `stamps` are fields that take a time, `events` have theirs; ms since the epoch by the node's clock. `entry_id` is
-    the inbox entry that was handed to the device's socket ('' if none is to be taken off).
+    `stamps` are fields that take a time, `events` have theirs; ms since the epoch by the node's clock.
     """
 
     stamps: dict[str, int] = field(default_factory=dict)
     events: list[tuple[int, bytes]] = field(default_factory=list)
-    entry_id: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.stamps or self.events or self.entry_id)
+        return bool(self.stamps or self.events)
 
 
 class Ended(NamedTuple):

@@ -140,14 +140,12 @@ class Sessions:
         generation: int | None = None,
         journal: Sequence[Mapping[str, Any]] = (),
         behind: Behind | None = None,
-        client_id: str = "",
         **fields: str,
     ) -> SessionState:
         """Move a session to a state that is not terminal (None: leave it), append `event` and `journal`, set `fields`.
 
-        What is `behind` goes before that; its inbox entry, which must be of `client_id`'s, is taken off. Returns the
-        state it is in now: a terminal one if it had ended, and then nothing else was changed. Raises Fenced if a
-        connection newer than `generation` has advanced it, and SessionNotFound.
+        What is `behind` goes before that. Returns the state it is in now: a terminal one if it had ended, and then
+        nothing was changed. Raises Fenced if a connection newer than `generation` has advanced it, and SessionNotFound.
         """
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
@@ -161,14 +159,12 @@ class Sessions:
             events.append((now_ms, event_json(event)))
         k = self._keys
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
-        if behind.entry_id:
-            keys.append(k.inbox(client_id))
         reply = await self._redis.script(
             "session_advance",
             keys,
             [
                 *(state or "", self._voice.script_prefix, session_id, "" if generation is None else generation),
-                *(EVENTS_BOUND, behind.entry_id, len(stamps), len(events), len(journal)),
+                *(EVENTS_BOUND, len(stamps), len(events), len(journal)),
                 *(x for pair in stamps.items() for x in pair),
                 *(x for pair in events for x in pair),
                 *(orjson.dumps(entry) for entry in journal),
@@ -213,9 +209,9 @@ class Sessions:
     ) -> Ended | SessionState:
         """End a session. Returns `Ended` if this end did it, else the state that stands.
 
-        With `client_id` the session is settled with its device in the same call, where the two live together; only
-        then may `behind` hold an inbox entry. Raises SessionNotFound, and Fenced if a connection newer than
-        `generation` has advanced it. Safe to repeat: with the same `end_id` it returns the same, whatever got lost.
+        With `client_id` the session is settled with its device in the same call, where the two live together. Raises
+        SessionNotFound, and Fenced if a connection newer than `generation` has advanced it. Safe to repeat: with the
+        same `end_id` it returns the same, whatever got lost.
         """
         k = self._keys
         behind = behind or Behind()
@@ -224,14 +220,13 @@ class Sessions:
         together = client_id != "" and live_together(session_id, client_id)
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         if together:
-            keys += (k.active(client_id), k.inbox(client_id))
+            keys.append(k.active(client_id))
         reply = await self._redis.script(
             "session_end",
             keys,
             [
                 *(state, end_id.encode() + b"\n" + end, self._clock.now_ms(), self._result_ttl_s * 1000),
                 *(self._voice.script_prefix, session_id, end_if, end_id, "" if generation is None else generation),
-                behind.entry_id,
             ],
         )
         if reply[0] == -1:

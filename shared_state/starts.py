@@ -1,23 +1,27 @@
-"""The start of a session: stored, and its task in the inbox of its device, in one call that does both or neither.
+"""The start of a session: stored, active on its device, and the node of the device woken, in one call or not at all.
 
-For sessions whose ids the cluster made (`new_session_id`): they live in the slot of their device's inbox. A session
-whose id an orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and posted then (`Inbox.post`).
+The wake-up carries the order, so that the usual way costs no read (in a Redis Cluster it only says that there is
+something to read). It may be lost: a session that is active and has been begun by nobody is its own proof that it waits
+(`waiting`), and whoever holds the device's socket next begins it. Nothing is queued beside it.
+
+For sessions whose ids the cluster made (`new_session_id`): they live in the slot of their device. A session whose id an
+orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and posted to the device's inbox then.
 """
 
 import time
+from collections.abc import Container
+
+import orjson
 
 from shared_state.connection import Connection
 from shared_state.errors import NameHeld
 from shared_state.inbox import (
     ACTIVE_SLACK_S,
     CLIENT_SESSIONS_BOUND,
-    INBOX_BOUND,
-    INBOX_LIFE_S,
     Posted,
-    task_message,
     told,
 )
-from shared_state.keys import Keys
+from shared_state.keys import Keys, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
 from shared_state.voice import Voice
@@ -83,12 +87,11 @@ class Starts:
         token: str = "",
         durable: bool = False,
     ) -> Posted | None:
-        """Store a session as `created` and leave its task for its device. None if the device is not as `believed`.
+        """Store a session as `created`, for its device to begin. None if the device is not as `believed`.
 
-        With `wait_s` the message waits for that long for a client that nobody knows, too. With a `token` (where starts
-        `may_claim`) the task's name is claimed by it, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered,
-        InboxFull or TooManySessions, and then nothing is stored; or StateUnavailable. `durable`: as for
-        `Connection.command`.
+        With `wait_s` also for a client that nobody knows. With a `token` (where starts `may_claim`) the task's name is
+        claimed by it, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered or TooManySessions, and then
+        nothing is stored; or StateUnavailable. `durable`: as for `Connection.command`.
         """
         k = self._keys
         client_id, session_id = session.client_id, session.session_id
@@ -97,7 +100,6 @@ class Starts:
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
         keys = [
             k.registration(client_id),
-            k.inbox(client_id),
             k.active(client_id),
             k.client_sessions(client_id),
             k.session(session_id),
@@ -110,9 +112,9 @@ class Starts:
             "session_start",
             keys,
             [
-                *(client_id, order_json(session, commands=False), task_message(session) if session.commands else ""),
-                *(INBOX_BOUND, int(max(INBOX_LIFE_S, wait_s) * 1000), self._voice.script_prefix),
-                *(session_id, session.deadline_ms, int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
+                *(client_id, order_json(session, commands=False), order_json(session) if session.commands else ""),
+                *(self._voice.script_prefix, session_id, session.deadline_ms),
+                *(int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
                 *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
                 *believed,
                 *("1" if renews else "", SLACK_MS, claim),
@@ -129,3 +131,23 @@ class Starts:
             self._renewals.done(client_id, life_ms)
         self._index.add(placed, life_ms)
         return posted
+
+    async def waiting(self, client_id: str, *, but: Container[str]) -> list[bytes]:
+        """The orders of the client's sessions that nobody has begun, oldest first; without the ids in `but`.
+
+        Raises StateUnavailable.
+        """
+        key = self._keys.active(client_id)
+        active = await self._redis.command("ZRANGEBYSCORE", key, "-inf", "(+inf")
+        # Ids that the cluster made are in order of time.
+        ids = sorted(i for i in map(bytes.decode, active) if i not in but and live_together(i, client_id))
+        pending = [self._redis.command("HMGET", self._keys.session(i), "order", "state", "commands") for i in ids]
+        waiting = []
+        for reply in pending:
+            order, state, commands = await reply
+            if order is None or state not in {None, b"created"}:
+                continue
+            if commands:
+                order = orjson.dumps({**orjson.loads(order), "commands": orjson.Fragment(commands)})
+            waiting.append(order)
+        return waiting

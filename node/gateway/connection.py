@@ -122,9 +122,9 @@ class Connection:
         self.inbox_grew = False
         # Set once the newest task for this socket was sent, or turned out to be over.
         self.task_sent: asyncio.Event | None = None
-        # Inbox entries handed over whose removal from the stream is not confirmed yet.
+        # Inbox entries handed over whose removal is not confirmed yet, and sessions begun whose end is not stored yet.
         self.taken: set[str] = set()
-        # Those of them that are to be removed, and whether somebody is at it.
+        # Those entries that are to be removed, and whether somebody is at it.
         self.handed: list[str] = []
         self.confirming = False
         # Names of tasks that ended lately: a late echo of one must not start it again.

@@ -1,9 +1,9 @@
-"""From the inbox to the socket: in order, at least once, and once as long as the socket lives.
+"""From Redis to the socket: in order, at least once, and once as long as the socket lives.
 
-Usually a wake-up brings the message itself. When a client registers, and after the bus was away, the inbox is read
-instead, oldest first; wake-ups that arrive meanwhile only say that there is more to read. An entry is removed from the
-inbox once it was handed to the socket (a task's with the next thing that its session stores); until Redis confirms
-that, the connection remembers it and skips it.
+Usually a wake-up brings the task or the message itself. When a client registers, and after the bus was away, what waits
+is read instead, oldest first: sessions that nobody has begun, then the inbox. Wake-ups that arrive meanwhile only say
+that there is more to read. An entry is removed from the inbox once it was handed to the socket, a session waits no more
+once it has stored that it was begun; until Redis confirms that, the connection remembers them and skips them.
 """
 
 import logging
@@ -17,11 +17,14 @@ from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.inbox import TASK, Entry, Inbox
+from shared_state.starts import Starts
 
 __all__ = ["Deliverer"]
 
 log = logging.getLogger(__name__)
 
+# In the place of an entry: the message is an order, its session is stored.
+SESSION = b"session"
 FRAME = b"frame\n"
 ENDED = b"ended\n"
 FILE = b"file\n"
@@ -33,6 +36,7 @@ class Deliverer:
     def __init__(
         self,
         inbox: Inbox,
+        starts: Starts,
         hub: Hub,
         runner: Runner,
         resumption: Resumption,
@@ -40,6 +44,7 @@ class Deliverer:
         background: Background,
     ) -> None:
         self._inbox = inbox
+        self._starts = starts
         self._hub = hub
         self._runner = runner
         self._resumption = resumption
@@ -47,22 +52,27 @@ class Deliverer:
         self._background = background
 
     def on_wakeup(self, rest: bytes) -> None:
-        """A frame `<client>\\n<entry>\\n<message>` from the bus; without an entry it says to look into the inbox."""
+        """A frame `<client>\\n<entry>\\n<message>`, or `<client>\\nsession\\n<order>`, from the bus.
+
+        Without either it says to look for what waits.
+        """
         client_id, _, rest = rest.partition(b"\n")
         entry_id, _, message = rest.partition(b"\n")
         connection = self._hub.get(client_id.decode())
         if connection is None:
-            return  # gone: the message waits in the inbox
+            return  # gone: it waits
         if not entry_id:
             self._background.spawn(self._look(connection), "inbox-look")
             return
-        if connection.delivery is Delivery.LIVE:
-            self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
-        else:
+        if connection.delivery is not Delivery.LIVE:
             connection.inbox_grew = True
+        elif entry_id == SESSION:
+            self._begin(connection, message, verify=False)
+        else:
+            self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
 
     async def drain(self, connection: Connection) -> None:
-        """Hand over all that waits in the client's inbox, then go live.
+        """Hand over all that waits for the client, then go live.
 
         Raises StateUnavailable; the connection is then stalled until `resume`.
         """
@@ -74,6 +84,8 @@ class Deliverer:
             after = ""
             while connection.closing is None:
                 connection.inbox_grew = False
+                for order in await self._starts.waiting(connection.client_id, but=connection.taken):
+                    self._begin(connection, order, verify=True)
                 entries = await self._inbox.read(connection.client_id, after=after)
                 for entry in entries:
                     after = entry.entry_id
@@ -124,13 +136,28 @@ class Deliverer:
             return False  # found again, and logged, when it is handed over
         return await self._resumption.was_begun(connection, order)
 
+    def _begin(self, connection: Connection, order_json: bytes, *, verify: bool) -> None:
+        if not connection.is_device:
+            log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
+            return
+        try:
+            order = TaskOrder.from_json(order_json)
+        except ValueError:
+            # A node of another version may have stored it: left to its deadline.
+            log.exception("a task cannot be read", extra={"client_id": connection.client_id})
+            return
+        self._accept(connection, order, verify=verify)
+
+    def _accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
+        if order.session_id not in connection.taken and self._runner.accept(connection, order, verify=verify):
+            connection.taken.add(order.session_id)
+
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken
         connection.taken.add(entry.entry_id)
         if fresh:
             try:
-                if self._hand_to(connection, entry, verify=verify):
-                    return
+                self._hand_to(connection, entry, verify=verify)
             except ValueError:
                 # A node of another version may have left it: dropped, so that what is behind it arrives.
                 log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
@@ -142,15 +169,13 @@ class Deliverer:
             connection.confirming = True
             self._background.spawn(self._confirm(connection), "inbox-take")
 
-    def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> bool:
-        """Returns whether somebody else takes the entry off: the session that begins with it."""
+    def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         if entry.message.startswith(FRAME):
             connection.send_raw(entry.message[len(FRAME) :])
         elif entry.message.startswith((TASK, ENDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
-            order = TaskOrder.from_json(entry.message[len(TASK) :])
-            return self._runner.accept(connection, order, entry_id=entry.entry_id, verify=verify)
+            self._accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
             session_id = entry.message[len(ENDED) :].decode()
             self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
@@ -159,7 +184,6 @@ class Deliverer:
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
         else:
             log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
-        return False
 
     async def _confirm(self, connection: Connection) -> None:
         """Remove from the inbox what the peer has, in batches; what it may not have stays for its next socket."""

@@ -16,6 +16,7 @@ from shared_state import State
 from shared_state.due import DueKind
 from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateUnavailable
 from shared_state.inbox import task_message
+from shared_state.keys import live_together
 from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
 
 __all__ = ["Departures"]
@@ -103,6 +104,10 @@ class Departures:
         attempt = await self._state.sessions.requeue(session.session_id, session.attempts, unsent=unsent)
         if attempt is None:
             return False
+        if live_together(session.session_id, session.client_id):
+            # It waits by itself; its device may be here already.
+            await self._state.inbox.wake(session.client_id)
+            return True
         message = task_message(session)
         message_id = f"attempt:{session.session_id}:{attempt}"
         try:

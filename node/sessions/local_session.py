@@ -108,7 +108,6 @@ class LocalSession:
         """What was taken could not be stored: it is behind again, before what happened since."""
         self.behind.stamps = {**self.behind.stamps, **behind.stamps}
         self.behind.events = [*behind.events, *self.behind.events][:BEHIND_BOUND]
-        self.behind.entry_id = behind.entry_id or self.behind.entry_id
 
     def expect(self, response_id: str) -> "asyncio.Future[ClientMessage]":
         """The place of the device's answer to `response_id`, made when it is first asked for.

@@ -42,7 +42,6 @@ from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.inbox import SessionRef
-from shared_state.keys import live_together
 from shared_state.sessions import TERMINAL, Ended, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
@@ -108,27 +107,24 @@ class Runner:
         return any(s.in_step for s in self._sessions.over(connection))
 
     # -- a task arrives ------------------------------------------------------------------------------------------
-    def accept(self, connection: Connection, order: TaskOrder, *, entry_id: str = "", verify: bool) -> bool:
-        """Hand a task to its device and begin its session.
+    def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> bool:
+        """Hand a task to its device and begin its session. False if it is not begun here.
 
-        With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile. True if
-        the session takes the inbox entry `entry_id` off, with what it stores.
+        With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile.
         """
         session = self._open(connection, order, None)
         if session is None:
             return False
-        takes = entry_id != "" and live_together(order.session_id, order.client_id)
-        entry_id = entry_id if takes else ""
         before = connection.task_sent
         if not verify and (before is None or before.is_set()):
             session.hand_over()
-            self._steps.note_dispatched(session, entry_id)
+            self._steps.note_dispatched(session)
             if not session.planner.device_driven:
                 self._await_echo(session)
-            return takes
+            return True
         connection.task_sent = asyncio.Event()
-        self._background.spawn(self._begin(session, entry_id, before, connection.task_sent), "session-begin")
-        return takes
+        self._background.spawn(self._begin(session, before, connection.task_sent), "session-begin")
+        return True
 
     def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
@@ -170,11 +166,8 @@ class Runner:
         self._deadlines.add(session, min((order.deadline_ms - now_ms()) / 1000, order.timeout_s))
         return session
 
-    async def _begin(
-        self, session: LocalSession, entry_id: str, before: asyncio.Event | None, sending: asyncio.Event
-    ) -> None:
+    async def _begin(self, session: LocalSession, before: asyncio.Event | None, sending: asyncio.Event) -> None:
         try:
-            session.behind.entry_id = entry_id
             state = await self._advance(
                 session, SessionState.DISPATCHED, {"event": "dispatched", "node_id": self._node_id}
             )
@@ -304,7 +297,8 @@ class Runner:
             return
         behind = session.take_behind()
         session.stages.ended(state.value)
-        self._forget(session)
+        # Until its end is stored, it looks as if nobody had begun it.
+        self._forget(session, ended=False)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
         generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
@@ -321,7 +315,8 @@ class Runner:
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
             return
-        session.connection.taken.discard(behind.entry_id)
+        finally:
+            session.connection.taken.discard(session.session_id)
         if isinstance(ended, SessionState):
             # Somebody else ended it first: the device hears of that end, not of ours.
             await self._tell_device_of_stored_end(session)
@@ -330,8 +325,10 @@ class Runner:
         elif isinstance(ended, Ended):
             log.debug("session ended", extra={"session_id": session.session_id, "state": state.value})
 
-    def _forget(self, session: LocalSession) -> None:
+    def _forget(self, session: LocalSession, *, ended: bool = True) -> None:
         session.stop()
+        if ended:
+            session.connection.taken.discard(session.session_id)
         self._sessions.remove(session)
         self._deadlines.remove(session)
         if session.behind:

@@ -71,7 +71,6 @@ class Steps:
                     generation=session.connection.generation,
                     journal=journal,
                     behind=behind,
-                    client_id=session.order.client_id,
                     node_id=self._node_id,
                     **fields,
                 )
@@ -83,18 +82,16 @@ class Steps:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_CAP_S)
             else:
-                session.connection.taken.discard(behind.entry_id)
                 if now not in TERMINAL and event is not None:
                     await self._tell_progress(session, event)
                 return now
         return None
 
     # -- behind ------------------------------------------------------------------------------------------------------
-    def note_dispatched(self, session: LocalSession, entry_id: str) -> None:
-        """The task was handed to its device; `entry_id` is to be taken off the inbox ('' if it is not ours to do)."""
+    def note_dispatched(self, session: LocalSession) -> None:
+        """The task was handed to its device."""
         at_ms = now_ms()
         session.behind.stamps["dispatched_ms"] = at_ms
-        session.behind.entry_id = entry_id
         event = {"event": "dispatched", "node_id": self._node_id, **session.stages.facts}
         self._note(session, at_ms, event)
         if _wants_progress(session):
@@ -136,15 +133,12 @@ class Steps:
                 state,
                 generation=session.connection.generation,
                 behind=behind,
-                client_id=session.order.client_id,
                 node_id=self._node_id,
             )
         except StateUnavailable as exc:
             log.warning("what happened is not stored", extra={"session_id": session.session_id, "reason": str(exc)})
         except (Fenced, SessionNotFound) as exc:
             log.info("what happened is not stored", extra={"session_id": session.session_id, "reason": str(exc)})
-        else:
-            session.connection.taken.discard(behind.entry_id)
 
     async def _tell_progress(self, session: LocalSession, event: dict[str, Any]) -> None:
         if _wants_progress(session):

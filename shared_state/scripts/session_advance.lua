@@ -1,10 +1,10 @@
 -- Move a session on, or note what happened in it, unless it has ended, or a newer connection of its device drives it by now.
 -- A running session does not become dispatched again: what was noted late does not undo what was noted at once.
--- KEYS  1 session   2 its events   3 its journal   4 inbox of its device (only where the two live together)
+-- KEYS  1 session   2 its events   3 its journal
 -- ARGV  1 new state ('' = unchanged)   2 channel prefix ('' = the caller publishes)   3 session id
---       4 generation of the connection ('' = of none)   5 bound of the events   6 entry of the inbox that was handed over
---       ('' = none)   7 how many stamps   8 how many events   9 how many entries for the journal follow
---       10.. stamp: field, when, ms, ... (the first of a field stands); event: when, ms, JSON, ...; entry, ...;
+--       4 generation of the connection ('' = of none)   5 bound of the events   6 how many stamps   7 how many events
+--       8 how many entries for the journal follow
+--       9.. stamp: field, when, ms, ... (the first of a field stands); event: when, ms, JSON, ...; entry, ...;
 --       field, value, ...
 -- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
 --       {-2, state} a newer connection drives it
@@ -13,11 +13,9 @@ local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'followers', 
   'started_ms')
 local state = there[2] or 'created'
 local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
-local fenced = there[4] and ARGV[4] ~= '' and tonumber(there[4]) > tonumber(ARGV[4])
-if there[1] and not ended and fenced then return {-2, state} end
-if ARGV[6] ~= '' then redis.call('XDEL', KEYS[4], ARGV[6]) end
 if not there[1] then return {-1} end
 if ended then return {0, state} end
+if ARGV[4] ~= '' and there[4] and tonumber(there[4]) > tonumber(ARGV[4]) then return {-2, state} end
 local fields = {'more', '1'}
 local function set(name, value)
   fields[#fields + 1] = name
@@ -28,16 +26,16 @@ if ARGV[1] ~= '' and not (ARGV[1] == 'dispatched' and state == 'running') then
   state = ARGV[1]
   set('state', state)
 end
-local at = 10
+local at = 9
 local stamped = {dispatched_ms = there[6], started_ms = there[7]}
-for _ = 1, tonumber(ARGV[7]) do
+for _ = 1, tonumber(ARGV[6]) do
   if not stamped[ARGV[at]] then set(ARGV[at], ARGV[at + 1]) end
   at = at + 2
 end
-local events = tonumber(ARGV[8])
+local events = tonumber(ARGV[7])
 if events > 0 then set('events', note_events(at, events, tonumber(there[5] or '0'), tonumber(ARGV[5]))) end
 at = at + 2 * events
-local entries = tonumber(ARGV[9])
+local entries = tonumber(ARGV[8])
 if entries > 0 then
   redis.call('RPUSH', KEYS[3], unpack(ARGV, at, at + entries - 1))
   redis.call('PEXPIRE', KEYS[3], math.max(redis.call('PTTL', KEYS[1]), 1))

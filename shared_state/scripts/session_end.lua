@@ -1,20 +1,16 @@
 -- End a session; the first terminal state wins. Safe to repeat: the same end is answered the same. Wakes the nodes where
 -- somebody waits for the end.
--- KEYS  1 session   2 its events   3 its journal   4 active sessions of its device, 5 the device's inbox (only where they
---       live together: what was handed over is taken off, and the session is settled)
+-- KEYS  1 session   2 its events   3 its journal   4 active sessions of its device (only where they live together: the
+--       session is settled)
 -- ARGV  1 state   2 end: id, line break, what came with it (JSON)   3 now, ms   4 retention, ms (a hundredth of it does
 --       not matter)   5 channel prefix ('' = the caller publishes)   6 session id   7 condition: '' = none, 'overdue' =
 --       only if its deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has
 --       waited for that long enough   8 id of this end   9 generation of the connection that ends it ('' = of none)
---       10 entry of the inbox that was handed over ('' = none)
 -- reply {1, order ('' if the caller gave the device's keys and nobody else asked for the session), node ids of the
 --       watchers, of the followers, each in line breaks}; {0, state} it had ended before, or the condition does not hold;
 --       {-1} no such session; {-2, state} a newer connection drives it
 local function settle()
-  if KEYS[4] then
-    redis.call('ZREM', KEYS[4], ARGV[6])
-    if ARGV[10] ~= '' then redis.call('XDEL', KEYS[5], ARGV[10]) end
-  end
+  if KEYS[4] then redis.call('ZREM', KEYS[4], ARGV[6]) end
 end
 local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'generation', 'more')
 if not there[1] then

@@ -1,5 +1,6 @@
 """Sessions whose device breaks off and comes back, here or on another node: they go on, or end and say why."""
 
+from collections.abc import Container
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from node.app import Node
 from node.sessions.resumption import NOT_REPEATABLE, STARTED_ANEW
 from shared_state.errors import Fenced, StateUnavailable
-from shared_state.inbox import Entry, Posted, task_message
+from shared_state.inbox import Posted, task_message
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
 from tests.support.features import OURS, RESUMING
@@ -236,19 +237,19 @@ async def test_a_socket_that_lost_its_client_in_the_midst_of_its_inbox_is_handed
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun on it would stay behind, and keep the task from the device's next socket on this node."""
-    genuine = node.state.inbox.read
+    genuine = node.state.starts.waiting
 
-    async def read(client_id: str, *, after: str = "") -> list[Entry]:
-        entries = await genuine(client_id, after=after)
-        if entries and (loser := node.gateway.hub.get("device-1")) is not None:
+    async def waiting(client_id: str, *, but: Container[str]) -> list[bytes]:
+        orders = await genuine(client_id, but=but)
+        if orders and (loser := node.gateway.hub.get("device-1")) is not None:
             node.gateway.leaving.give_way(loser)
-        return entries
+        return orders
 
     async with rest(node) as api:
         body = {"client_id": "device-1", "request": "do it", "commands": COMMANDS, "queue_if_offline": True}
         sid = (await api.post("/api/dispatch", json=body)).json()["session_id"]
     with monkeypatch.context() as racing:
-        racing.setattr(node.state.inbox, "read", read)
+        racing.setattr(node.state.starts, "waiting", waiting)
         loser = await Device(node, features=OURS).__aenter__()
         with pytest.raises(SocketClosed, match="4102"):
             await loser.receive()

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from shared_state import State, starts
+from shared_state import State
 from shared_state.clients import Registration
-from shared_state.errors import InboxFull, NameHeld, NotRegistered, TooManySessions
-from shared_state.inbox import task_message
+from shared_state.errors import NameHeld, NotRegistered, TooManySessions
 from shared_state.keys import new_session_id
+from shared_state.session_record import order_json
 from shared_state.sessions import Behind, Ended, Session, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, active_sessions, end_session, ref_of
@@ -34,12 +34,8 @@ def _new(**fields: Any) -> Session:
 
 
 async def _counts(state: State) -> tuple[int, int]:
-    """Messages and active sessions of the device."""
-    keys = state.keys
-    return (
-        await state.connection.command("XLEN", keys.inbox("device-1")),
-        await active_sessions(state, "device-1"),
-    )
+    """Sessions of the device that wait, and that are active."""
+    return len(await state.starts.waiting("device-1", but=())), await active_sessions(state, "device-1")
 
 
 async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
@@ -48,7 +44,9 @@ async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
     assert posted is not None
     assert posted.node_id == "node-a"
     assert await state.sessions.find(session.session_id) == session
-    assert [e.message for e in await state.inbox.read("device-1")] == [task_message(session)]
+    assert await state.starts.waiting("device-1", but=()) == [order_json(session)]
+    assert await state.starts.waiting("device-1", but={session.session_id}) == []
+    assert await state.inbox.read("device-1") == [], "it is its own message"
     assert await _counts(state) == (1, 1)
     for client_id in (None, "device-1"):
         listed = await state.sessions.page(client_id=client_id, limit=5)
@@ -64,7 +62,7 @@ async def test_repeated_it_begins_nothing_twice(state: State) -> None:
     found = await state.sessions.find(session.session_id)
     assert found is not None
     assert found.state is SessionState.COMPLETED
-    assert (await _counts(state))[0] == 1
+    assert await _counts(state) == (0, 0)
 
 
 async def test_repeated_late_it_brings_back_nothing_that_went_with_the_end(state: State) -> None:
@@ -108,18 +106,11 @@ async def test_for_nobody_nothing_is_left(state: State) -> None:
     assert posted.node_id == ""
 
 
-@pytest.mark.parametrize("limit", ["inbox", "sessions"])
-async def test_over_a_limit_nothing_is_left(state: State, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    if limit == "inbox":
-        monkeypatch.setattr(starts, "INBOX_BOUND", 3)
+async def test_over_the_limit_nothing_is_left(state: State) -> None:
+    for _ in range(3):
         await state.starts.start(_new())
-        for _ in range(2):
-            await state.inbox.post("device-1", b"x")
-    else:
-        for _ in range(3):
-            await state.starts.start(_new())
     before, session = await _counts(state), _new()
-    with pytest.raises(InboxFull if limit == "inbox" else TooManySessions):
+    with pytest.raises(TooManySessions):
         await state.starts.start(session)
     assert await _counts(state) == before
     assert await state.sessions.find(session.session_id) is None
@@ -140,15 +131,13 @@ async def test_what_is_believed_of_a_client_is_checked(state: State, registratio
 
 
 async def test_what_is_behind_goes_with_the_end(state: State) -> None:
-    """One call: what was handed over is taken off, the session is settled, and its events are in order."""
+    """One call: the session is settled, and its events are in order."""
     session = _new()
-    posted = await state.starts.start(session)
-    assert posted is not None
+    await state.starts.start(session)
     assert [e.facts["event"] for e in await state.sessions.events(session.session_id)] == ["created"]
     behind = Behind(
         stamps={"dispatched_ms": session.created_ms},
         events=[(session.created_ms, b'{"event":"dispatched"}')],
-        entry_id=posted.entry_id,
     )
     ended = await end_session(state, session.session_id, client_id="device-1", behind=behind)
     assert isinstance(ended, Ended)
@@ -162,14 +151,38 @@ async def test_what_is_behind_goes_with_the_end(state: State) -> None:
     assert [e.number for e in told] == [0, 1, 2]
 
 
-async def test_of_an_end_that_came_too_late_the_entry_is_taken_off_too(state: State) -> None:
+async def test_an_end_that_came_too_late_settles_all_the_same(state: State) -> None:
     session = _new()
-    posted = await state.starts.start(session)
-    assert posted is not None
+    await state.starts.start(session)
     await end_session(state, session.session_id, SessionState.CANCELLED)
-    late = await end_session(state, session.session_id, client_id="device-1", behind=Behind(entry_id=posted.entry_id))
+    assert await _counts(state) == (0, 1), "ended by somebody who did not know the device: nobody is to begin it"
+    late = await end_session(state, session.session_id, client_id="device-1")
     assert late is SessionState.CANCELLED
     assert await _counts(state) == (0, 0)
+
+
+async def test_what_waits_is_read_in_order_as_long_as_nobody_has_begun_it(state: State) -> None:
+    sessions = [_new(commands=b'[{"tool_name":"t"}]' if n == 1 else b"") for n in range(3)]
+    for session in reversed(sessions):
+        await state.starts.start(session)
+    chosen = a_session("chosen-by-a-client")
+    await state.sessions.create(chosen)
+    await state.clients.leave("device-1", "")
+    assert await state.starts.waiting("device-1", but=()) == [order_json(s) for s in sessions]
+    begun, lost, requeued = sessions
+    await state.sessions.advance(begun.session_id, SessionState.DISPATCHED)
+    await state.sessions.discard(lost)
+    assert await state.starts.waiting("device-1", but=()) == [order_json(requeued)]
+    assert await state.starts.waiting("nobody", but=()) == []
+
+
+async def test_one_that_its_device_did_not_take_waits_again(state: State) -> None:
+    session = _new(max_attempts=2)
+    await state.starts.start(session)
+    await state.sessions.advance(session.session_id, SessionState.DISPATCHED)
+    assert await _counts(state) == (0, 1)
+    assert await state.sessions.requeue(session.session_id, 1) == 2
+    assert await _counts(state) == (1, 1)
 
 
 async def test_what_is_noted_late_does_not_undo_what_was_noted_at_once(state: State) -> None:

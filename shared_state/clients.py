@@ -181,8 +181,17 @@ class Clients:
         self, r: Registration, proof: Proof, replace: str, settled_ms: int, generation: int | None
     ) -> list[Any]:
         fields: list[str | bytes | int] = [
-            *("node_id", r.node_id, "platform", r.platform, "target_id", r.target_id),
-            *("features", _written(r.features), "since_ms", r.since_ms, "token_hash", proof.new_token_hash),
+            *("node_id", r.node_id, "features", _written(r.features)),
+            *(
+                "platform",
+                r.platform,
+                "target_id",
+                r.target_id,
+                "since_ms",
+                r.since_ms,
+                "token_hash",
+                proof.new_token_hash,
+            ),
         ]
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]

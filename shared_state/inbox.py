@@ -152,7 +152,7 @@ class Inbox:
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""
-        listed = self._redis.command("LREM", self._keys.client_sessions(client_id), 1, _member(session))
+        listed = self._redis.command("LREM", self._keys.client_sessions(client_id), -1, _member(session))
         await self.settle(client_id, session.session_id)
         await listed
 

@@ -17,7 +17,7 @@ all of it otherwise.
 | `aip:{node:<id>}:clients` | hash | client id → last sign of life, ms | a day after the last change |
 | `aip:client:{<tag>}:<id>` | hash | registration | 15 min after the last touch; while away, a little longer than that |
 | `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
-| `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms; '' → +inf: below | the longest deadline, plus a day |
+| `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms; '' → `NEVER_MS` | the longest deadline, plus a day |
 | `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
 | `aip:newest:{<tag>}:<id>` | list | the client's newest sessions, and when they were created | as results |
 | `aip:task:{<name>}` | string | the session that has the name, and the claim it got it by | as the session |
@@ -33,7 +33,7 @@ all of it otherwise.
 | `aip:events` | stream | the cluster's newest events, many an entry | a day after the last one |
 
 The member '' of a device's active sessions is none: it keeps the set from being dropped and made, and given its life,
-with every single task.
+with every single task. Its score is a whole number, which Redis keeps as one (an infinity is text, read at each look).
 """
 
 from functools import lru_cache
@@ -41,9 +41,11 @@ from zlib import crc32
 
 from aip import new_id
 
-__all__ = ["TAG_CHARS", "Keys", "live_together", "new_session_id"]
+__all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "live_together", "new_session_id"]
 
 TAG_CHARS = 3
+# Later than any deadline: the largest whole number that a score holds.
+NEVER_MS = 2**53 - 1
 UUID_CHARS = 36
 
 

@@ -226,7 +226,7 @@ class Sessions:
             keys,
             [
                 *(state, end_id.encode() + b"\n" + end, self._clock.now_ms(), self._result_ttl_s * 1000),
-                *(self._voice.script_prefix, session_id, end_if, end_id, "" if generation is None else generation),
+                *(self._voice.script_prefix, session_id, end_if, "" if generation is None else generation),
             ],
         )
         if reply[0] == -1:

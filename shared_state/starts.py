@@ -21,7 +21,7 @@ from shared_state.inbox import (
     Posted,
     told,
 )
-from shared_state.keys import Keys, live_together
+from shared_state.keys import NEVER_MS, Keys, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
 from shared_state.voice import Voice
@@ -115,9 +115,8 @@ class Starts:
                 *(client_id, order_json(session, commands=False), order_json(session) if session.commands else ""),
                 *(self._voice.script_prefix, session_id, session.deadline_ms),
                 *(int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
-                *(CLIENT_SESSIONS_BOUND, life_ms, "1" if wait_s > 0 else "", self._max_sessions, session.created_ms),
-                *believed,
-                *("1" if renews else "", SLACK_MS, claim),
+                *(CLIENT_SESSIONS_BOUND, life_ms, "wait" if wait_s > 0 else "renew" if renews else ""),
+                *(self._max_sessions, session.created_ms, *believed, SLACK_MS, claim),
                 *stored_fields(session),
             ],
             durable=durable,
@@ -138,7 +137,7 @@ class Starts:
         Raises StateUnavailable.
         """
         key = self._keys.active(client_id)
-        active = await self._redis.command("ZRANGEBYSCORE", key, "-inf", "(+inf")
+        active = await self._redis.command("ZRANGEBYSCORE", key, "-inf", f"({NEVER_MS}")
         # Ids that the cluster made are in order of time.
         ids = sorted(i for i in map(bytes.decode, active) if i not in but and live_together(i, client_id))
         pending = [self._redis.command("HMGET", self._keys.session(i), "order", "state", "commands") for i in ids]

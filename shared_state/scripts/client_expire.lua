@@ -11,4 +11,4 @@ if there[2] then
   redis.call('DEL', KEYS[1])
   outcome = 1
 end
-return {outcome, unpack(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(+inf', 'LIMIT', 0, 4096))}
+return {outcome, unpack(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(9007199254740991', 'LIMIT', 0, 4096))}

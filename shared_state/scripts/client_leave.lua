@@ -6,7 +6,7 @@
 -- reply {1, generation, session under way, ...} ended (also if it was before), or {0, generation, ...} another
 --       connection holds the client by now
 local there = redis.call('HMGET', KEYS[1], ARGV[1], 'left_' .. ARGV[1], 'generation')
-local sessions = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(+inf', 'LIMIT', 0, 4096)
+local sessions = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(9007199254740991', 'LIMIT', 0, 4096)
 local generation = there[3] or '0'
 if there[1] and there[1] ~= ARGV[2] then return {0, generation, unpack(sessions)} end
 if not there[1] and there[3] and there[2] ~= ARGV[2] then return {0, generation, unpack(sessions)} end

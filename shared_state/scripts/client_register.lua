@@ -12,7 +12,7 @@
 --       session under way, ...} or {0, node id, connection id} of the holder ('' = away, and of another credential)
 local there = redis.call('HMGET', KEYS[1], 'connection_id', 'node_id', 'client_type', 'token_hash', 'credential',
   'generation', 'proven', 'replaced_node', 'replaced_connection', 'shown_hash')
-local sessions = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(+inf', 'LIMIT', 0, 4096)
+local sessions = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(9007199254740991', 'LIMIT', 0, 4096)
 local generation = tonumber(there[6] or '0')
 if there[1] == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -36,8 +36,10 @@ elseif there[6] and (there[5] or '') ~= '' and not past and not credible and not
 end
 generation = string.format('%.0f', math.max(generation + 1, (tonumber(ARGV[8]) or 0) + 1, now_us))
 redis.call('DEL', KEYS[1])
+-- What every dispatch looks at comes first: a small hash is searched from its beginning.
+redis.call('HSET', KEYS[1], 'generation', generation, unpack(ARGV, 9))
 redis.call('HSET', KEYS[1], 'connection_id', ARGV[1], 'client_type', ARGV[4], 'credential', ARGV[6],
-  'generation', generation, 'proven', proven and '1' or '0', 'shown_hash', proven and ARGV[5] or '',
-  'replaced_node', there[2] or '', 'replaced_connection', there[1] or '', unpack(ARGV, 9))
+  'proven', proven and '1' or '0', 'shown_hash', proven and ARGV[5] or '',
+  'replaced_node', there[2] or '', 'replaced_connection', there[1] or '')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {1, generation, proven and 1 or 0, there[2] or '', there[1] or '', unpack(sessions)}

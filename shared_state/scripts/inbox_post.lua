@@ -12,7 +12,7 @@ local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
 local node = there[1] or ''
 if not there[2] and ARGV[13] ~= '1' then return {0} end
 -- Whatever is repeated is repeated soon.
-if ARGV[6] ~= '' and redis.call('LPOS', KEYS[4], ARGV[9], 'MAXLEN', 100) then return {1, node, '', 1} end
+if ARGV[6] ~= '' and redis.call('LPOS', KEYS[4], ARGV[9], 'RANK', -1, 'MAXLEN', 100) then return {1, node, '', 1} end
 -- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.
 if ARGV[6] ~= '' and redis.call('ZCOUNT', KEYS[3], ARGV[15], '+inf') > tonumber(ARGV[14]) then return {-2} end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
@@ -20,9 +20,9 @@ if ARGV[12] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[12]) 
 local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 if ARGV[6] ~= '' then
-  redis.call('ZADD', KEYS[3], '+inf', '', ARGV[7], ARGV[6])
+  redis.call('ZADD', KEYS[3], '9007199254740991', '', ARGV[7], ARGV[6])
   if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[8]) then redis.call('PEXPIRE', KEYS[3], ARGV[8]) end
-  if redis.call('LPUSH', KEYS[4], ARGV[9]) > tonumber(ARGV[10]) then redis.call('LTRIM', KEYS[4], 0, ARGV[10] - 1) end
+  if redis.call('RPUSH', KEYS[4], ARGV[9]) > ARGV[10] * 1.1 then redis.call('LTRIM', KEYS[4], -ARGV[10], -1) end
   redis.call('PEXPIRE', KEYS[4], ARGV[11])
 end
 local receivers = 0

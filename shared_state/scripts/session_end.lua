@@ -5,7 +5,7 @@
 -- ARGV  1 state   2 end: id, line break, what came with it (JSON)   3 now, ms   4 retention, ms (a hundredth of it does
 --       not matter)   5 channel prefix ('' = the caller publishes)   6 session id   7 condition: '' = none, 'overdue' =
 --       only if its deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has
---       waited for that long enough   8 id of this end   9 generation of the connection that ends it ('' = of none)
+--       waited for that long enough   8 generation of the connection that ends it ('' = of none)
 -- reply {1, order ('' if the caller gave the device's keys and nobody else asked for the session), node ids of the
 --       watchers, of the followers, each in line breaks}; {0, state} it had ended before, or the condition does not hold;
 --       {-1} no such session; {-2, state} a newer connection drives it
@@ -26,12 +26,12 @@ end
 local order = ''
 if more[1] or not KEYS[4] then order = redis.call('HGET', KEYS[1], 'order') end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then
-  local mine = ARGV[8] .. '\n'
+  local mine = string.match(ARGV[2], '^[^\n]*\n')
   if string.sub(redis.call('HGET', KEYS[1], 'end'), 1, #mine) == mine then return {1, order, '', ''} end
   settle()
   return {0, state}
 end
-if ARGV[9] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[9]) then return {-2, state} end
+if ARGV[8] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[8]) then return {-2, state} end
 if ARGV[7] ~= '' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -7,6 +7,7 @@ from aip.ids import now_ms
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.inbox import SessionRef
+from shared_state.keys import NEVER_MS
 from shared_state.sessions import Ended, Session, SessionState
 
 __all__ = ["a_registration", "a_session", "active_sessions", "end_session", "publish", "ref_of"]
@@ -53,7 +54,7 @@ async def end_session(
 async def active_sessions(state: State, client_id: str) -> int:
     """How many sessions count as active on the client."""
     key = state.keys.active(client_id)
-    return int(await state.connection.command("ZCOUNT", key, "-inf", "(+inf"))
+    return int(await state.connection.command("ZCOUNT", key, "-inf", f"({NEVER_MS}"))
 
 
 async def publish(state: State, node_id: str, frame: bytes) -> int:

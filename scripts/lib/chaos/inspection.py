@@ -23,7 +23,7 @@ from lib.chaos.evidence import Complaint, Disagreement, KeyFinding, Reading
 from lib.chaos.ledger import TERMINAL, Ledger, Outcome, Task, digest_of
 from lib.chaos.tasks import EFFECTS_FILE, TaskMaker, body_of
 from lib.topologies import Topology
-from shared_state.keys import TAG_CHARS, Keys, new_session_id
+from shared_state.keys import NEVER_MS, TAG_CHARS, Keys, new_session_id
 
 __all__ = ["Inspector", "complaints_in", "known_key"]
 
@@ -202,13 +202,16 @@ class Inspector:
             if waiting:
                 yield KeyFinding(inbox, f"{waiting} messages wait for a client that is connected")
             active = keys.active(client)
-            members: Any = topology.holder(active).client.zrangebyscore(active, "-inf", "(+inf")
+            members: Any = topology.holder(active).client.zrangebyscore(active, "-inf", f"({NEVER_MS}")
             for member in members:
                 session = keys.session(member.decode())
                 found: Any = topology.holder(session).client.hmget(session, "order", "state")
                 order, state = found
                 if order is None or (state or b"").decode() in TERMINAL:
                     text = f"session {member.decode()} has ended ({state}), and counts as active"
+                    yield KeyFinding(active, text, member.decode())
+                elif state is None or state == b"created":
+                    text = f"session {member.decode()} waits for a device that is connected"
                     yield KeyFinding(active, text, member.decode())
 
     # -- files -----------------------------------------------------------------------------------------------------

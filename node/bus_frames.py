@@ -10,6 +10,7 @@ from node.gateway.takeover import Probes
 from node.membership import Membership
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
+from shared_state.bus import ORDER
 
 __all__ = ["BusFrames"]
 
@@ -39,7 +40,10 @@ class BusFrames:
 
     def on_frame(self, kind: bytes, rest: bytes) -> None:
         """One frame, counted by its kind. Never waits."""
-        if kind == b"inbox":
+        if kind == ORDER:
+            self._metrics.frames_heard["inbox"].inc()
+            self._deliverer.on_order(rest)
+        elif kind == b"inbox":
             self._metrics.frames_heard["inbox"].inc()
             self._deliverer.on_wakeup(rest)
         elif kind == b"ended":

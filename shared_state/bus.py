@@ -35,6 +35,8 @@ RETRY_BASE_S = 0.1
 RETRY_CAP_S = 2.0
 # Heard by the bus itself, never handed on.
 PROBE = b"self"
+# The kind of a frame that is the order of a session.
+ORDER = b"order"
 
 
 class BusObserver(Protocol):
@@ -174,7 +176,7 @@ class Bus:
             log.exception("what may have been missed was not looked for")
 
     def _take(self, frame: bytes) -> None:
-        kind, _, rest = frame.partition(b"\n")
+        kind, _, rest = (ORDER, b"", frame) if frame.startswith(b"{") else frame.partition(b"\n")
         if kind == PROBE:
             self._heard(rest)
             return

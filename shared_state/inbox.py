@@ -19,8 +19,6 @@ from shared_state.session_record import Session, order_json
 from shared_state.voice import Voice
 
 __all__ = [
-    "ACTIVE_SLACK_S",
-    "CLIENT_SESSIONS_BOUND",
     "INBOX_BOUND",
     "INBOX_LIFE_S",
     "TASK",
@@ -34,8 +32,6 @@ __all__ = [
 
 INBOX_LIFE_S = 3_600
 INBOX_BOUND = 1_000
-CLIENT_SESSIONS_BOUND = 1_000
-ACTIVE_SLACK_S = 86_400
 READ = 100
 # Longer than any call is repeated.
 MARK_LIFE_MS = 60_000
@@ -102,19 +98,10 @@ class Inbox:
         k = self._keys
         tail: list[str | int]
         if session is None:
-            tail = ["", 0, 0, "", 0, 0, MARK_LIFE_MS if message_id else ""]
+            tail = ["", 0, "", 0, MARK_LIFE_MS if message_id else ""]
         else:
-            life_ms = int((session.span_s + ACTIVE_SLACK_S) * 1000)
-            retention_ms = int((session.span_s + self._result_ttl_s) * 1000)
-            tail = [
-                session.session_id,
-                session.deadline_ms,
-                life_ms,
-                _member(session),
-                CLIENT_SESSIONS_BOUND,
-                retention_ms,
-                "",
-            ]
+            life_ms = int((session.span_s + self._result_ttl_s) * 1000)
+            tail = [session.session_id, session.deadline_ms, _member(session), life_ms, ""]
         reply = await self._redis.script(
             "inbox_post",
             [

@@ -46,6 +46,8 @@ from shared_state.voice import Voice
 __all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
+# The life of a session that ends is cut to the retention only if that takes more than this part of it.
+WORTH_CUTTING = 100
 _ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
@@ -150,13 +152,13 @@ class Sessions:
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
         )
-        behind, at, now_ms = behind or Behind(), self._clock.at, self._clock.now_ms()
+        behind, at, now = behind or Behind(), self._clock.at, self._clock.now_ms()
         stamps = {name: at(at_ms) for name, at_ms in behind.stamps.items()}
         if stamp:
-            stamps.setdefault(stamp, now_ms)
+            stamps.setdefault(stamp, now)
         events = [(at(at_ms), noted) for at_ms, noted in behind.events]
         if event:
-            events.append((now_ms, event_json(event)))
+            events.append((now, event_json(event)))
         k = self._keys
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         reply = await self._redis.script(
@@ -217,6 +219,7 @@ class Sessions:
         behind = behind or Behind()
         event = orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state]
         end = end_json(behind, self._clock, event=event, result=result, error=error, fields=fields)
+        now, retention_ms = self._clock.now_ms(), self._result_ttl_s * 1000
         together = client_id != "" and live_together(session_id, client_id)
         keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         if together:
@@ -225,7 +228,8 @@ class Sessions:
             "session_end",
             keys,
             [
-                *(state, end_id.encode() + b"\n" + end, self._clock.now_ms(), self._result_ttl_s * 1000),
+                *(state, end_id.encode() + b"\n" + end, retention_ms),
+                now + retention_ms // WORTH_CUTTING,
                 *(self._voice.script_prefix, session_id, end_if, "" if generation is None else generation),
             ],
         )

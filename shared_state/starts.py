@@ -15,12 +15,7 @@ import orjson
 
 from shared_state.connection import Connection
 from shared_state.errors import NameHeld
-from shared_state.inbox import (
-    ACTIVE_SLACK_S,
-    CLIENT_SESSIONS_BOUND,
-    Posted,
-    told,
-)
+from shared_state.inbox import Posted, told
 from shared_state.keys import NEVER_MS, Keys, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
@@ -33,9 +28,8 @@ Believed = tuple[str, str]
 ANYONE: Believed = ("", "")
 
 
-# What outlives a client's sessions gets a new life from each node so often, and lives on for twice that.
+# What outlives a client's sessions gets a new life from each node so often, and lives on for twice that (_bounds.lua).
 RENEW_EVERY_S = 600.0
-SLACK_MS = 2 * 600_000
 RENEWED_BOUND = 10_000
 
 
@@ -104,7 +98,9 @@ class Starts:
             k.client_sessions(client_id),
             k.session(session_id),
         ]
-        claim = b""
+        claim, more = b"", stored_fields(session)
+        if more:
+            more.insert(0, order_json(session))
         if token:
             keys.append(k.task(session.task_name))
             claim = NameClaim(token, life_ms, session_id).written()
@@ -112,12 +108,9 @@ class Starts:
             "session_start",
             keys,
             [
-                *(client_id, order_json(session, commands=False), order_json(session) if session.commands else ""),
-                *(self._voice.script_prefix, session_id, session.deadline_ms),
-                *(int((session.span_s + ACTIVE_SLACK_S) * 1000), placed),
-                *(CLIENT_SESSIONS_BOUND, life_ms, "wait" if wait_s > 0 else "renew" if renews else ""),
-                *(self._max_sessions, session.created_ms, *believed, SLACK_MS, claim),
-                *stored_fields(session),
+                *(order_json(session, commands=False), self._voice.script_prefix, session_id, session.deadline_ms),
+                *(placed, life_ms, "wait" if wait_s > 0 else "renew" if renews else ""),
+                *(self._max_sessions, session.created_ms, *believed, claim, *more),
             ],
             durable=durable,
         )

@@ -4,7 +4,8 @@ Alone or under Sentinel, the script that stores a message also publishes the wak
 the channel is in another slot than the message; the script then gets an empty prefix, answers whom it would have told,
 and the caller tells them here. This module is the only one that knows the difference.
 
-A frame is `kind`, then fields, separated by newlines; the last field may hold anything.
+A frame is `kind`, then fields, separated by newlines; the last field may hold anything. Only the order of a session
+goes as it is stored, a JSON object: it is the most frequent frame, and its script need not make another text of it.
 """
 
 import asyncio

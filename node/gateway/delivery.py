@@ -23,8 +23,6 @@ __all__ = ["Deliverer"]
 
 log = logging.getLogger(__name__)
 
-# In the place of an entry: the message is an order, its session is stored.
-SESSION = b"session"
 FRAME = b"frame\n"
 ENDED = b"ended\n"
 FILE = b"file\n"
@@ -52,10 +50,7 @@ class Deliverer:
         self._background = background
 
     def on_wakeup(self, rest: bytes) -> None:
-        """A frame `<client>\\n<entry>\\n<message>`, or `<client>\\nsession\\n<order>`, from the bus.
-
-        Without either it says to look for what waits.
-        """
+        """A frame `<client>\\n<entry>\\n<message>` from the bus; without an entry it says to look for what waits."""
         client_id, _, rest = rest.partition(b"\n")
         entry_id, _, message = rest.partition(b"\n")
         connection = self._hub.get(client_id.decode())
@@ -66,10 +61,19 @@ class Deliverer:
             return
         if connection.delivery is not Delivery.LIVE:
             connection.inbox_grew = True
-        elif entry_id == SESSION:
-            self._begin(connection, message, verify=False)
         else:
             self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
+
+    def on_order(self, order_json: bytes) -> None:
+        """The order of a session of a device that is here, or was a moment ago."""
+        order = _read(order_json)
+        connection = self._hub.get(order.client_id) if order is not None else None
+        if order is None or connection is None:
+            return  # gone: the session waits
+        if connection.delivery is Delivery.LIVE:
+            self._begin(connection, order, verify=False)
+        else:
+            connection.inbox_grew = True
 
     async def drain(self, connection: Connection) -> None:
         """Hand over all that waits for the client, then go live.
@@ -84,8 +88,9 @@ class Deliverer:
             after = ""
             while connection.closing is None:
                 connection.inbox_grew = False
-                for order in await self._starts.waiting(connection.client_id, but=connection.taken):
-                    self._begin(connection, order, verify=True)
+                for waiting in await self._starts.waiting(connection.client_id, but=connection.taken):
+                    if (order := _read(waiting)) is not None:
+                        self._begin(connection, order, verify=True)
                 entries = await self._inbox.read(connection.client_id, after=after)
                 for entry in entries:
                     after = entry.entry_id
@@ -136,20 +141,10 @@ class Deliverer:
             return False  # found again, and logged, when it is handed over
         return await self._resumption.was_begun(connection, order)
 
-    def _begin(self, connection: Connection, order_json: bytes, *, verify: bool) -> None:
+    def _begin(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
         if not connection.is_device:
             log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
-            return
-        try:
-            order = TaskOrder.from_json(order_json)
-        except ValueError:
-            # A node of another version may have stored it: left to its deadline.
-            log.exception("a task cannot be read", extra={"client_id": connection.client_id})
-            return
-        self._accept(connection, order, verify=verify)
-
-    def _accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
-        if order.session_id not in connection.taken and self._runner.accept(connection, order, verify=verify):
+        elif order.session_id not in connection.taken and self._runner.accept(connection, order, verify=verify):
             connection.taken.add(order.session_id)
 
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
@@ -172,10 +167,10 @@ class Deliverer:
     def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         if entry.message.startswith(FRAME):
             connection.send_raw(entry.message[len(FRAME) :])
-        elif entry.message.startswith((TASK, ENDED, FILE)) and not connection.is_device:
+        elif entry.message.startswith((ENDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
-            self._accept(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+            self._begin(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
             session_id = entry.message[len(ENDED) :].decode()
             self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
@@ -207,3 +202,12 @@ class Deliverer:
                 connection.taken.difference_update(batch)
         finally:
             connection.confirming = False
+
+
+def _read(order_json: bytes) -> TaskOrder | None:
+    try:
+        return TaskOrder.from_json(order_json)
+    except ValueError:
+        # A node of another version may have stored it: left to its deadline.
+        log.exception("a task cannot be read")
+        return None

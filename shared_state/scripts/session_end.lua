@@ -2,10 +2,10 @@
 -- somebody waits for the end.
 -- KEYS  1 session   2 its events   3 its journal   4 active sessions of its device (only where they live together: the
 --       session is settled)
--- ARGV  1 state   2 end: id, line break, what came with it (JSON)   3 now, ms   4 retention, ms (a hundredth of it does
---       not matter)   5 channel prefix ('' = the caller publishes)   6 session id   7 condition: '' = none, 'overdue' =
---       only if its deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has
---       waited for that long enough   8 generation of the connection that ends it ('' = of none)
+-- ARGV  1 state   2 end: id, line break, what came with it (JSON)   3 retention, ms   4 moment, ms: if its deadline is behind
+--       that, its life is cut to the retention   5 channel prefix ('' = the caller publishes)   6 session id   7 condition:
+--       '' = none, 'overdue' = only if its deadline has passed, 'gone' = unless it waits for its device to come,
+--       'untaken' = only if it has waited for that long enough   8 generation of the connection that ends it ('' = of none)
 -- reply {1, order ('' if the caller gave the device's keys and nobody else asked for the session), node ids of the
 --       watchers, of the followers, each in line breaks}; {0, state} it had ended before, or the condition does not hold;
 --       {-1} no such session; {-2, state} a newer connection drives it
@@ -42,9 +42,9 @@ if ARGV[7] ~= '' then
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'end', ARGV[2])
 if more[2] or more[3] or more[4] then redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end
--- It lives until its deadline and the retention: cut to the retention where that is worth a command.
-if there[1] - ARGV[3] > ARGV[4] / 100 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
-if more[6] then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
+-- It lives until its deadline and the retention: cut where that is worth a command.
+if tonumber(there[1]) > tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+if more[6] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 if more[5] then redis.call('DEL', KEYS[3]) end
 settle()
 if more[2] and ARGV[5] ~= '' then

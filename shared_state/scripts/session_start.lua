@@ -3,50 +3,52 @@
 -- What need not be asked is not: each command that a script calls costs Redis as much as one that a client sends.
 -- KEYS  1 registration   2 active sessions   3 the client's newest sessions   4 session
 --       5 its task's name (only where one server holds all keys; in a Cluster it is in another slot, and claimed before)
--- ARGV  1 client id   2 order   3 what the node is told, if it is not the order ('' = it is)   4 channel prefix ('' = the
---       caller publishes)   5 session id   6 its deadline, ms   7 life of the set of active sessions, ms   8 entry for the
---       newest sessions   9 their bound   10 life of the session, and of the newest, ms   11 'renew' = lives are to be
---       renewed ('' = only what is new gets one, and the caller renewed them lately), 'wait' = that, and also for a
---       client that nobody knows   12 bound of the active sessions   13 now, ms: those whose deadline is over do not count
---       14 generation that the caller takes the client to be in ('' = it does not matter)   15 features likewise
---       16 how much longer lives are made   17 claim of the task's name ('' = it has been claimed)
---       18.. field, value, ... of the session, beside its order and its deadline (as a rule none)
+-- ARGV  1 order   2 channel prefix ('' = the caller wakes the node)   3 session id   4 its deadline, ms   5 entry for the
+--       newest sessions   6 life of the session, and of the newest, ms   7 'renew' = lives are to be renewed ('' = only
+--       what is new gets one, and the caller renewed them lately), 'wait' = that, and also for a client that nobody knows
+--       8 bound of the active sessions   9 now, ms: those whose deadline is over do not count
+--       10 generation that the caller takes the client to be in ('' = it does not matter)   11 features likewise
+--       12 claim of the task's name ('' = it has been claimed)
+--       13 order with its commands, 14.. field, value, ... of the session, beside its order and its deadline (as a rule
+--       neither)
 -- reply {1, node id ('' = nobody holds the client now), session id ('' = it was started before), receivers};
 --       {0} not registered; {-2} too many active sessions; {-3} the client is not what the caller takes it to be;
 --       {-4} another claim has the name
+-- uses: _bounds
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation', 'features')
 local node = there[1] or ''
-if not there[2] and ARGV[11] ~= 'wait' then return {0} end
+if not there[2] and ARGV[7] ~= 'wait' then return {0} end
 -- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.
-local active = redis.call('ZCOUNT', KEYS[2], ARGV[13], '+inf')
-local changed = ARGV[14] ~= '' and (there[2] ~= ARGV[14] or there[3] ~= ARGV[15])
-local refused = changed and -3 or active > tonumber(ARGV[12]) and -2
+local active = redis.call('ZCOUNT', KEYS[2], ARGV[9], '+inf')
+local changed = ARGV[10] ~= '' and (there[2] ~= ARGV[10] or there[3] ~= ARGV[11])
+local refused = changed and -3 or active > tonumber(ARGV[8]) and -2
 if refused then
   if redis.call('EXISTS', KEYS[4]) == 1 then return {1, node, '', 1} end
   return {refused}
 end
-if KEYS[5] and not redis.call('SET', KEYS[5], ARGV[17], 'NX', 'PX', ARGV[10]) then
-  if redis.call('GET', KEYS[5]) ~= ARGV[17] then return {-4} end
+if KEYS[5] and not redis.call('SET', KEYS[5], ARGV[12], 'NX', 'PX', ARGV[6]) then
+  if redis.call('GET', KEYS[5]) ~= ARGV[12] then return {-4} end
 end
 -- These two never change: written once more they change nothing, and none of them is new.
-if redis.call('HSET', KEYS[4], 'order', ARGV[2], 'deadline_ms', ARGV[6]) == 0 then return {1, node, '', 1} end
-if ARGV[18] then redis.call('HSET', KEYS[4], unpack(ARGV, 18)) end
-redis.call('PEXPIRE', KEYS[4], ARGV[10])
-local renew, slack = ARGV[11] ~= '', ARGV[16]
-redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
+if redis.call('HSET', KEYS[4], 'order', ARGV[1], 'deadline_ms', ARGV[4]) == 0 then return {1, node, '', 1} end
+if ARGV[14] then redis.call('HSET', KEYS[4], unpack(ARGV, 14)) end
+redis.call('PEXPIRE', KEYS[4], ARGV[6])
+local renew = ARGV[7] ~= ''
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3])
 if active == 0 then redis.call('ZADD', KEYS[2], '9007199254740991', '') end
-if (active == 0 or renew) and redis.call('PTTL', KEYS[2]) < ARGV[7] + slack then
-  redis.call('PEXPIRE', KEYS[2], ARGV[7] + slack)
+if active == 0 or renew then
+  local life = ARGV[4] - ARGV[9] + ACTIVE_SLACK_MS + RENEW_SLACK_MS
+  if redis.call('PTTL', KEYS[2]) < life then redis.call('PEXPIRE', KEYS[2], life) end
 end
--- At its end: what is put before a list moves all that stands there. A few more than its bound are no matter.
-local listed = redis.call('RPUSH', KEYS[3], ARGV[8])
-if listed > ARGV[9] * 1.1 then redis.call('LTRIM', KEYS[3], -ARGV[9], -1) end
-if listed == 1 or renew and redis.call('PTTL', KEYS[3]) < ARGV[10] + slack then
-  redis.call('PEXPIRE', KEYS[3], ARGV[10] + slack)
+-- At its end: what is put before a list moves all that stands there.
+local listed = redis.call('RPUSH', KEYS[3], ARGV[5])
+if listed > 1.1 * NEWEST_BOUND then redis.call('LTRIM', KEYS[3], -NEWEST_BOUND, -1) end
+if listed == 1 or renew then
+  local life = ARGV[6] + RENEW_SLACK_MS
+  if redis.call('PTTL', KEYS[3]) < life then redis.call('PEXPIRE', KEYS[3], life) end
 end
 local receivers = 0
-if node ~= '' and ARGV[4] ~= '' then
-  local told = ARGV[3] ~= '' and ARGV[3] or ARGV[2]
-  receivers = redis.call('PUBLISH', ARGV[4] .. node, 'inbox\n' .. ARGV[1] .. '\nsession\n' .. told)
+if node ~= '' and ARGV[2] ~= '' then
+  receivers = redis.call('PUBLISH', ARGV[2] .. node, ARGV[13] or ARGV[1])
 end
-return {1, node, ARGV[5], receivers}
+return {1, node, ARGV[3], receivers}

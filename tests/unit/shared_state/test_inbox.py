@@ -7,6 +7,7 @@ import pytest
 from aip.ids import now_ms
 from shared_state import State, inbox
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
+from shared_state.keys import new_session_id
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, ref_of
 from tests.support.wait import until
@@ -145,15 +146,25 @@ async def test_a_session_that_was_settled_is_no_longer_under_way(state: State) -
     assert (await state.clients.leave("device-1", registration.connection_id)).sessions == [second.session_id]
 
 
-async def test_the_newest_sessions_of_a_client_are_kept_up_to_a_bound(
-    state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inbox, "CLIENT_SESSIONS_BOUND", 3)
-    sessions = [a_session(f"s{i}", created_ms=1_000 + i) for i in range(5)]
-    for session in sessions:
-        await state.inbox.post("device-1", b"task", session=ref_of(session))
-    page = await state.sessions.page(client_id="device-1", limit=100)
-    assert [place.partition(":")[2] for place, _ in page] == ["s4", "s3", "s2"]
+@pytest.mark.parametrize("how", ["posted", "started"])
+async def test_the_newest_sessions_of_a_client_are_kept_up_to_a_bound(backend: Backend, how: str) -> None:
+    """The oldest go, a tenth of the bound at once."""
+    state = backend.state(max_sessions_per_device=2_000)
+    await state.clients.register(a_registration("device-1"))
+    key = state.keys.client_sessions("device-1")
+    old = [f"{n:015d}:old-{n}" for n in range(1_099)]
+    await state.connection.command("RPUSH", key, *old)
+    sessions = [a_session(new_session_id("device-1"), created_ms=5_000 + i) for i in range(2)]
+    for session, length in zip(sessions, (1_100, 1_000), strict=True):
+        if how == "posted":
+            await state.inbox.post("device-1", b"task", session=ref_of(session))
+        else:
+            await state.starts.start(session)
+        assert await state.connection.command("LLEN", key) == length
+    page = await state.sessions.page(client_id="device-1", limit=1_000)
+    ids = [place.partition(":")[2] for place, _ in page]
+    assert ids[:3] == [sessions[1].session_id, sessions[0].session_id, "old-1098"]
+    assert ids[-1] == "old-101"
 
 
 async def test_the_node_that_holds_the_client_hears_of_the_message(state: State) -> None:

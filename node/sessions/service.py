@@ -109,17 +109,8 @@ class SessionService:
                 if owned:
                     await self._forget_if_told(session_id)
             return ended
-        following: list[Awaitable[None]] = []
-        if not ended.settled:
-            following.append(self._state.inbox.settle(ended.client_id, session_id))
-        if ended.owner and ended.owner != ended.client_id:
-            end = task_end(session_id, ended.task_name, state, result, error)
-            following.append(self._tell_owner(ended.owner, session_id, end, end_id))
-        if stop_device:
-            # Through its inbox: a node that does not hear the bus just now reads it there.
-            following.append(self._tell(ended.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}"))
-        if following:
-            await asyncio.gather(*following)
+        end = task_end(session_id, ended.task_name, state, result, error) if ended.owner else None
+        await self._spread(ended, end, end_id, stop_device=stop_device)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended[state].inc()
@@ -127,6 +118,20 @@ class SessionService:
             "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error, **facts()
         )
         return ended
+
+    async def _spread(self, ended: Ended, end: ServerMessage | None, end_id: str, *, stop_device: bool) -> None:
+        """Settle the session with its device, and tell of its end whoever is to hear of it."""
+        following: list[Awaitable[None]] = []
+        if not ended.settled:
+            following.append(self._state.inbox.settle(ended.client_id, ended.session_id))
+        if end is not None and ended.owner != ended.client_id:
+            following.append(self._tell_owner(ended.owner, ended.session_id, end, end_id))
+        if stop_device:
+            # Through its inbox: a node that does not hear the bus just now reads it there.
+            message = f"ended\n{ended.session_id}".encode()
+            following.append(self._tell(ended.client_id, message, f"stop:{ended.session_id}"))
+        if following:
+            await asyncio.gather(*following)
 
     async def end_surely(
         self,

@@ -19,8 +19,6 @@ from shared_state.session_record import Session, order_json
 from shared_state.voice import Voice
 
 __all__ = [
-    "INBOX_BOUND",
-    "INBOX_LIFE_S",
     "TASK",
     "Entry",
     "Inbox",

@@ -29,7 +29,7 @@ FILE = b"file\n"
 
 
 class Deliverer:
-    """Hands messages from the inboxes of this node's clients to their sockets."""
+    """Begins the sessions of this node's devices, and hands messages from its clients' inboxes to their sockets."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Deliverer:
         if not entry_id:
             self._background.spawn(self._look(connection), "inbox-look")
             return
-        if connection.delivery is not Delivery.LIVE:
-            connection.inbox_grew = True
-        else:
+        if connection.delivery is Delivery.LIVE:
             self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
+        else:
+            connection.inbox_grew = True
 
     def on_order(self, order_json: bytes) -> None:
         """The order of a session of a device that is here, or was a moment ago."""
@@ -106,7 +106,7 @@ class Deliverer:
             raise
 
     async def drain_all(self) -> None:
-        """The bus was away: look into the inbox of every client here."""
+        """The bus was away: look for what waits for every client here."""
         for connection in self._hub:
             # Marked before the first is read: should a reading fail, `resume` finds all the others.
             if connection.delivery is Delivery.LIVE:

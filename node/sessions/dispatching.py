@@ -4,7 +4,7 @@ A dispatch leaves either a session that is on its way to its device, or nothing.
 is the outcome unknown: then nothing is taken back, the caller is told which session to read, and the same `Attempt` may
 be repeated, since every step of it knows itself again.
 
-The usual way is one call: the task's name is claimed, the session stored and its task posted. In a Redis Cluster the
+The usual way is one call: the task's name is claimed, the session stored and its node woken. In a Redis Cluster the
 name is in another slot, and claimed first; so is one that an ended session has. What the device can do is known from
 earlier dispatches (`Directory`); the call checks that it still holds.
 """

@@ -22,6 +22,9 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
+# As clients spell them; they may be spelled otherwise.
+_CLIENT_KINDS = frozenset(map(str, ClientMessageType))
+
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -32,7 +35,8 @@ def loads(raw: bytes | str) -> Any:
     except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
         reason = exc.msg if isinstance(exc, orjson.JSONDecodeError) else type(exc).__name__
         raise ProtocolError(f"the frame is not valid JSON ({reason})") from None
-    if _deep(raw):
+    # What is shorter has no room for so many levels.
+    if len(raw) > 2 * MAX_DEPTH and _deep(raw):
         raise ProtocolError(f"the frame is nested deeper than {MAX_DEPTH} levels")
     return value
 
@@ -85,8 +89,10 @@ def decode_client_frame(raw: bytes | str) -> ClientMessage | FileFrame:
     """A frame from a client, or the header of a file. Raises ProtocolError, naming the field, for anything else."""
     data = _object(raw)
     kind = data.get("type", data.get("message_type"))
-    header = FILE_FRAMES.get(kind.lower()) if isinstance(kind, str) else None
-    return _client(data) if header is None else _validate(header, {**data, "type": str(kind).lower()})
+    if not isinstance(kind, str) or kind in _CLIENT_KINDS:
+        return _validate(ClientMessage, data)
+    header = FILE_FRAMES.get(kind.lower())
+    return _client(data) if header is None else _validate(header, {**data, "type": kind.lower()})
 
 
 def decode_client(raw: bytes | str) -> ClientMessage:

@@ -176,10 +176,12 @@ class Bus:
             log.exception("what may have been missed was not looked for")
 
     def _take(self, frame: bytes) -> None:
-        kind, _, rest = (ORDER, b"", frame) if frame.startswith(b"{") else frame.partition(b"\n")
-        if kind == PROBE:
-            self._heard(rest)
-            return
+        kind, rest = ORDER, frame
+        if not frame.startswith(b"{"):
+            kind, _, rest = frame.partition(b"\n")
+            if kind == PROBE:
+                self._heard(rest)
+                return
         try:
             self._on_frame(kind, rest)
         except Exception:

@@ -14,25 +14,21 @@ class Clock:
     """Time of the cluster, ms since the epoch."""
 
     def __init__(self) -> None:
-        self._ahead_ms = 0
-
-    @property
-    def ahead_ms(self) -> int:
-        """How far Redis' clock is ahead of this machine's."""
-        return self._ahead_ms
+        # How far Redis' clock is ahead of this machine's.
+        self.ahead_ms = 0
 
     def now_ms(self) -> int:
         """Now."""
-        return now_ms() + self._ahead_ms
+        return now_ms() + self.ahead_ms
 
     def at(self, local_ms: int) -> int:
         """A moment of this machine's clock, by the cluster's."""
-        return local_ms + self._ahead_ms
+        return local_ms + self.ahead_ms
 
     def compare(self, redis_ms: int, *, asked_ms: int, answered_ms: int) -> None:
         """Take note of what Redis' clock showed between a question and its answer, by this machine's clock."""
         if asked_ms <= redis_ms <= answered_ms:
             # Nothing says that they differ, and a guess would make two steps of one node differ instead.
-            self._ahead_ms = 0
+            self.ahead_ms = 0
         else:
-            self._ahead_ms = redis_ms - (asked_ms + answered_ms) // 2
+            self.ahead_ms = redis_ms - (asked_ms + answered_ms) // 2

@@ -19,14 +19,13 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 
-from shared_state.lanes import CLOSED, MAX_PIPELINES, Lane, Observer
+from shared_state.lanes import CLOSED, MAX_PIPELINES, MAX_WAITING, Lane, Observer
 from shared_state.lua import script_source
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Attempt, Replicas, Subscription, route_for
 
 __all__ = ["MAX_WAITING", "Connection", "Observer", "OnSaid"]
 
-MAX_WAITING = 10_000
 # Per server: pipelines of ordinary calls, of durable ones, and a few sockets that are being opened or closed.
 MAX_SOCKETS = 2 * MAX_PIPELINES + 4
 
@@ -64,16 +63,13 @@ class Connection:
         self.on_said = on_said
         self._observer = observer
         self._route = route_for(url, timeout_s=timeout_s, max_sockets=MAX_SOCKETS)
+        # Whether one server holds all keys, and a script may touch any; in a Cluster those of one slot.
+        self.one_server = self._route.one_server
         self._replicas = Replicas(min_replicas, replica_wait_ms) if min_replicas else None
         self._scripts: dict[str, _Script] = {}
         self._sources: dict[str | bytes | int | float, bytes] = {}
         self._lanes: dict[tuple[str, bool], Lane] = {}
         self._closed = False
-
-    @property
-    def one_server(self) -> bool:
-        """Whether one server holds all keys, and a script may touch any; in a Cluster those of one slot."""
-        return self._route.one_server
 
     @property
     def waiting(self) -> int:
@@ -88,12 +84,9 @@ class Connection:
         written. Raises StateUnavailable or StateError. Cancelling the awaiter is safe: the command may or may not have
         run.
         """
-        lane = self._lane(self._route.lane(args), durable=durable and self._replicas is not None)
-        if self._closed:
-            return lane.refuse(CLOSED)
-        if lane.waiting >= MAX_WAITING:
-            return lane.refuse("too many requests are waiting for Redis")
-        return lane.put(args)
+        place = self._route.lane(args), durable and self._replicas is not None
+        lane = self._lanes.get(place) or self._new_lane(*place)
+        return lane.refuse(CLOSED) if self._closed else lane.put(args)
 
     def script(
         self, name: str, keys: Sequence[str], args: Sequence[Arg] = (), *, durable: bool = False
@@ -155,23 +148,21 @@ class Connection:
         await self._route.close()
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
-    def _lane(self, name: str, *, durable: bool) -> Lane:
-        lane = self._lanes.get((name, durable))
-        if lane is None:
-            replicas = self._replicas if durable else None
+    def _new_lane(self, name: str, durable: bool) -> Lane:
+        replicas = self._replicas if durable else None
 
-            async def execute(commands: list[Args], attempt: Attempt | None) -> list[Any]:
-                return await self._execute(name, commands, replicas, attempt)
+        async def execute(commands: list[Args], attempt: Attempt | None) -> list[Any]:
+            return await self._execute(name, commands, replicas, attempt)
 
-            # Replicas are waited for with care.
-            lane = self._lanes[name, durable] = Lane(
-                self._route,
-                name,
-                execute,
-                at_once=replicas is None,
-                timeout_s=self.timeout_s,
-                observer=self._observer,
-            )
+        # Replicas are waited for with care.
+        lane = self._lanes[name, durable] = Lane(
+            self._route,
+            name,
+            execute,
+            at_once=replicas is None,
+            timeout_s=self.timeout_s,
+            observer=self._observer,
+        )
         return lane
 
     async def _execute(

@@ -41,7 +41,7 @@ from zlib import crc32
 
 from aip import new_id
 
-__all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "live_together", "new_session_id"]
+__all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "keys_of_session", "live_together", "new_session_id"]
 
 TAG_CHARS = 3
 # Later than any deadline: the largest whole number that a score holds.
@@ -54,6 +54,8 @@ def _of_client(client_id: str) -> str:
     return f"{crc32(client_id.encode()) & 0xFFF:03x}"
 
 
+# A script takes several keys of one session.
+@lru_cache(maxsize=1024)
 def _of_session(session_id: str) -> str:
     if len(session_id) == UUID_CHARS and session_id[8] == session_id[13] == session_id[18] == session_id[23] == "-":
         return session_id[-TAG_CHARS:]
@@ -152,3 +154,9 @@ class Keys:
     def channel_prefix(self) -> str:
         """What scripts put before a node id that they read, to reach its channel."""
         return f"{self.prefix}:node:"
+
+
+def keys_of_session(keys: Keys, session_id: str) -> list[str]:
+    """What every step of a session touches: `session`, `session_events`, `session_journal`, made together."""
+    prefix, rest = keys.prefix, f":{{{_of_session(session_id)}}}:{session_id}"
+    return [f"{prefix}:session{rest}", f"{prefix}:steps{rest}", f"{prefix}:journal{rest}"]

@@ -21,13 +21,14 @@ from shared_state.errors import StateError, StateUnavailable
 from shared_state.redis_errors import translate
 from shared_state.routes import Args, Attempt, Line, Outcome, Route, Server, shaped
 
-__all__ = ["MAX_PIPELINES", "Lane"]
+__all__ = ["MAX_PIPELINES", "MAX_WAITING", "Lane"]
 
 log = logging.getLogger(__name__)
 
 # One on its way, one that is gathered behind it: with more, each carries less, and costs as much.
 MAX_PIPELINES = 2
 MAX_BATCH = 500
+MAX_WAITING = 10_000
 
 Observer = Callable[[float, bool], None]
 Execute = Callable[[list[Args], Attempt | None], Awaitable[list[Any]]]
@@ -81,13 +82,19 @@ class Lane:
         return future
 
     def put(self, args: Args) -> Future:
-        """Send a command with the next pipeline; the future will hold its reply, or StateError."""
+        """Send a command with the next pipeline; the future will hold its reply, or StateError.
+
+        What would be the 10,001st that waits is refused with StateUnavailable.
+        """
+        futures = self._futures
+        if len(futures) >= MAX_WAITING:
+            return self.refuse("too many requests are waiting for Redis")
         # Of the loop that is kept: on Python 3.11 whoever asks for the running one asks the system for its process id.
         future = self._loop.create_future()
-        if not self._futures:
+        if not futures:
             self._asked_at = self.time()
         self._commands.append(args)
-        self._futures.append(future)
+        futures.append(future)
         if not self._scheduled:
             self._schedule()
         return future
@@ -212,7 +219,10 @@ class _Pipeline:
         if isinstance(outcome, list) and seconds <= self._lane.route.suspicious_after_s:
             replies = list(map(shaped, self._commands, outcome))
             if not any(isinstance(reply, Exception) for reply in replies):
-                self._tell(replies)
+                for future, reply in zip(self._futures, replies, strict=True):
+                    if not future.done():
+                        future.set_result(reply)
+                self._lane.ended(self, failed=False)
                 return
         self._take_care(Attempt(self._server, outcome, seconds))
 

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shared_state.clock import Clock
-
 __all__ = [
     "TERMINAL",
     "Behind",
@@ -211,15 +209,24 @@ def order_json(session: Session, *, commands: bool = True) -> bytes:
 
 
 def end_json(
-    behind: Behind, clock: Clock, *, event: bytes, result: Any, error: str | None, fields: Mapping[str, str]
+    behind: Behind,
+    *,
+    now_ms: int,
+    ahead_ms: int,
+    event: bytes,
+    result: Any,
+    error: str | None,
+    fields: Mapping[str, str],
 ) -> bytes:
-    """What comes with the end of a session, as it is stored: what came out, what was behind, and the last events."""
-    now_ms = clock.now_ms()
-    events = [[clock.at(at_ms), orjson.Fragment(noted)] for at_ms, noted in behind.events]
+    """What comes with the end of a session, as it is stored: what came out, what was behind, and the last events.
+
+    `now_ms` is the cluster's time; that of what is behind is the node's, which is `ahead_ms` less.
+    """
+    events = [[at_ms + ahead_ms, orjson.Fragment(noted)] for at_ms, noted in behind.events]
     events.append([now_ms, orjson.Fragment(event)])
     end: dict[str, Any] = {"ended_ms": now_ms, **fields, "events": events}
     for name, at_ms in behind.stamps.items():
-        end[name] = clock.at(at_ms)
+        end[name] = at_ms + ahead_ms
     if result is not None:
         end["result"] = result
     if error is not None:

@@ -20,7 +20,7 @@ import orjson
 from shared_state.clock import Clock
 from shared_state.connection import Connection
 from shared_state.errors import Fenced, SessionEnded, SessionExists, SessionNotFound, TaskNameTaken
-from shared_state.keys import Keys, live_together
+from shared_state.keys import Keys, keys_of_session, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import (
     TERMINAL,
@@ -159,11 +159,9 @@ class Sessions:
         events = [(at(at_ms), noted) for at_ms, noted in behind.events]
         if event:
             events.append((now, event_json(event)))
-        k = self._keys
-        keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
         reply = await self._redis.script(
             "session_advance",
-            keys,
+            keys_of_session(self._keys, session_id),
             [
                 *(state or "", self._voice.script_prefix, session_id, "" if generation is None else generation),
                 *(EVENTS_BOUND, len(stamps), len(events), len(journal)),
@@ -215,24 +213,24 @@ class Sessions:
         SessionNotFound, and Fenced if a connection newer than `generation` has advanced it. Safe to repeat: with the
         same `end_id` it returns the same, whatever got lost.
         """
-        k = self._keys
-        behind = behind or Behind()
-        event = orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state]
-        end = end_json(behind, self._clock, event=event, result=result, error=error, fields=fields)
         now, retention_ms = self._clock.now_ms(), self._result_ttl_s * 1000
-        together = client_id != "" and live_together(session_id, client_id)
-        keys = [k.session(session_id), k.session_events(session_id), k.session_journal(session_id)]
-        if together:
-            keys.append(k.active(client_id))
-        reply = await self._redis.script(
-            "session_end",
-            keys,
-            [
-                *(state, end_id.encode() + b"\n" + end, retention_ms),
-                now + retention_ms // WORTH_CUTTING,
-                *(self._voice.script_prefix, session_id, end_if, "" if generation is None else generation),
-            ],
+        end = end_json(
+            Behind() if behind is None else behind,
+            now_ms=now,
+            ahead_ms=self._clock.ahead_ms,
+            event=orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state],
+            result=result,
+            error=error,
+            fields=fields,
         )
+        keys = keys_of_session(self._keys, session_id)
+        together = client_id != "" and live_together(session_id, client_id)
+        if together:
+            keys.append(self._keys.active(client_id))
+        args: list[str | bytes | int | float] = [state, end_id.encode() + b"\n" + end, retention_ms]
+        args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, end_if)
+        args.append("" if generation is None else generation)
+        reply = await self._redis.script("session_end", keys, args)
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == -2:

@@ -30,11 +30,8 @@ class Voice:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._redis = connection
         self._keys = keys
-
-    @property
-    def script_prefix(self) -> str:
-        """What a script puts before a node id to publish; '' where it must leave that to its caller."""
-        return self._keys.channel_prefix() if self._redis.one_server else ""
+        # What a script puts before a node id to publish; '' where it must leave that to its caller.
+        self.script_prefix = keys.channel_prefix() if connection.one_server else ""
 
     async def tell(self, node_id: str, kind: str, *fields: str | bytes) -> int:
         """Publish a frame to a node; returns how many heard it. Raises StateUnavailable after a few attempts.

@@ -6,6 +6,7 @@ every `TICK_S` as long as there is any session. A deadline is met at most that m
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 
 from node.sessions.local_session import LocalSession
@@ -27,12 +28,15 @@ class Deadlines:
 
     def add(self, session: LocalSession, left_s: float) -> None:
         """A session that has so much time left."""
-        loop = asyncio.get_running_loop()
+        now = time.monotonic()
         if self._timer is None:
-            self._past = int(loop.time() / TICK_S)
-            self._timer = loop.call_later(TICK_S, self._look)
-        session.due_tick = max(math.ceil((loop.time() + left_s) / TICK_S), self._past + 1)
-        self._due.setdefault(session.due_tick, {})[session.session_id] = session
+            self._past = int(now / TICK_S)
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look)
+        tick = session.due_tick = max(math.ceil((now + left_s) / TICK_S), self._past + 1)
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = {}
+        due[session.session_id] = session
 
     def remove(self, session: LocalSession) -> None:
         """A session that is over. Safe to repeat."""
@@ -43,9 +47,8 @@ class Deadlines:
                 del self._due[session.due_tick]
 
     def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        past, self._past = self._past, int(loop.time() / TICK_S)
+        past, self._past = self._past, int(time.monotonic() / TICK_S)
         for tick in range(past + 1, self._past + 1):
             for session in self._due.pop(tick, {}).values():
                 self._on_due(session)
-        self._timer = loop.call_later(TICK_S, self._look) if self._due else None
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look) if self._due else None

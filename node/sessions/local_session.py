@@ -31,35 +31,45 @@ class Restored:
     tokens: Tokens = field(default_factory=Tokens)
 
 
-@dataclass(slots=True)
 class LocalSession:
     """A session under way on a device of this node."""
 
-    order: TaskOrder
-    connection: Connection
-    planner: Planner
-    platform: Platform
-    stages: Stages
-    # Its place among the deadlines.
-    due_tick: int = 0
-    echo_timer: asyncio.TimerHandle | None = None
-    driver: asyncio.Task[None] | None = None
-    # Nothing where it begins here.
-    restored: Restored | None = None
-    # Commands on the device: response id → where its answer goes.
-    pending: dict[str, "asyncio.Future[ClientMessage]"] = field(default_factory=dict)
-    echoed: bool = False
-    running: bool = False
-    over: bool = False
-    # A step is stored and its results are not: whoever took the session over now could not know them.
-    in_step: bool = False
-    # What happened here and is not stored yet.
-    behind: Behind = field(default_factory=Behind)
+    __slots__ = (
+        *("order", "session_id", "connection", "planner", "platform", "stages", "restored"),
+        *("due_tick", "echo_timer", "driver", "pending", "echoed", "running", "over", "in_step", "behind"),
+    )
 
-    @property
-    def session_id(self) -> str:
-        """Its id in the cluster."""
-        return self.order.session_id
+    def __init__(
+        self,
+        order: TaskOrder,
+        connection: Connection,
+        planner: Planner,
+        platform: Platform,
+        stages: Stages,
+        *,
+        restored: Restored | None = None,
+    ) -> None:
+        self.order = order
+        self.session_id = order.session_id
+        self.connection = connection
+        self.planner = planner
+        self.platform = platform
+        self.stages = stages
+        # Nothing where it begins here.
+        self.restored = restored
+        # Its place among the deadlines.
+        self.due_tick = 0
+        self.echo_timer: asyncio.TimerHandle | None = None
+        self.driver: asyncio.Task[None] | None = None
+        # Commands on the device: response id → where its answer goes.
+        self.pending: dict[str, asyncio.Future[ClientMessage]] = {}
+        self.echoed = False
+        self.running = False
+        self.over = False
+        # A step is stored and its results are not: whoever took the session over now could not know them.
+        self.in_step = False
+        # What happened here and is not stored yet.
+        self.behind = Behind()
 
     @property
     def agent(self) -> AgentNames:
@@ -68,8 +78,8 @@ class LocalSession:
 
     def hand_over(self) -> None:
         """Send the task to its device, under the same id however often."""
-        order, names = self.order, self.agent
-        self.stages.delivered()
+        order, names, stages = self.order, self.agent, self.stages
+        stages.delivered()
         fields: dict[str, Any] = {
             "type": "task",
             "status": "continue",
@@ -85,8 +95,8 @@ class LocalSession:
             fields["process_name"] = names.process_name
         if names.root_name is not None:
             fields["root_name"] = names.root_name
-        if self.stages.carried is not None:
-            fields["metadata"] = self.stages.carried
+        if (carried := stages.carried) is not None:
+            fields["metadata"] = carried
         self.connection.send_fields(ServerMessageType.TASK, fields)
 
     def echo(self, message: ClientMessage) -> None:

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 NO_ECHO = "commands_without_echo"
 # And one that lists this executes a command once, however often it is sent under the same id.
 DEDUPLICATES = "deduplicates"
+# With which a device says that its part is over.
+_OVER = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR})
 
 
 class Runner:
@@ -259,12 +261,12 @@ class Runner:
         session = self._sessions.meant_by(connection, message)
         if session is None:
             self._metrics.dropped_results.inc()
-        elif message.status in {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR}:
+        elif message.status in _OVER:
             session.stages.acknowledged(message)
             self._finish_soon(session, message)
 
     def _on_device_driven(self, session: LocalSession, message: ClientMessage) -> None:
-        if message.status in {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR}:
+        if message.status in _OVER:
             self._finish_soon(session, message)
             return
         state = None if session.running else SessionState.RUNNING
@@ -296,7 +298,7 @@ class Runner:
         if session.over:
             return
         behind = session.take_behind()
-        session.stages.ended(state.value)
+        session.stages.ended(state)
         # Until its end is stored, it looks as if nobody had begun it.
         self._forget(session, ended=False)
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
@@ -323,7 +325,7 @@ class Runner:
         elif tell_device:
             session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
         elif isinstance(ended, Ended):
-            log.debug("session ended", extra={"session_id": session.session_id, "state": state.value})
+            log.debug("session ended", extra={"session_id": session.session_id, "state": state})
 
     def _forget(self, session: LocalSession, *, ended: bool = True) -> None:
         session.stop()

@@ -110,12 +110,13 @@ class SessionService:
                     await self._forget_if_told(session_id)
             return ended
         end = task_end(session_id, ended.task_name, state, result, error) if ended.owner else None
-        await self._spread(ended, end, end_id, stop_device=stop_device)
+        if end is not None or stop_device or not ended.settled:
+            await self._spread(ended, end, end_id, stop_device=stop_device)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended[state].inc()
         self._state.events.append(
-            "session_ended", session_id=session_id, client_id=ended.client_id, state=state.value, error=error, **facts()
+            "session_ended", session_id=session_id, client_id=ended.client_id, state=str(state), error=error, **facts()
         )
         return ended
 

@@ -66,13 +66,14 @@ class Stages:
 
     def ended(self, state: str) -> None:
         """It is over. Called once, by the asyncio task that stores the end: that belongs to the session now."""
-        self.enter()
-        whole_s = max(0.0, (now_ms() - self._created_ms) / 1000)
-        self._metrics.session_seconds[state].observe(whole_s, self._exemplar)
+        metrics, exemplar = self._metrics, self._exemplar
+        whole_s = (now_ms() - self._created_ms) / 1000
+        metrics.session_seconds[state].observe(whole_s if whole_s > 0.0 else 0.0, exemplar)
         began_at = self._began_at or self._delivered_at
         if began_at:
-            self._metrics.task_run[state].observe(time.monotonic() - began_at, self._exemplar)
+            metrics.task_run[state].observe(time.monotonic() - began_at, exemplar)
         if self._whole is not None:
+            self.enter()
             self._whole.note(aip__state=state)
             if state != "completed":
                 self._whole.fail(state)
@@ -80,9 +81,9 @@ class Stages:
 
     def left(self) -> None:
         """Nothing more of it happens here, whether it has ended or goes on elsewhere."""
-        for work in (self._delivery, self._whole):
-            if work is not None:
-                work.end()
+        if self._whole is not None and self._delivery is not None:
+            self._delivery.end()
+            self._whole.end()
 
     # -- the trace -----------------------------------------------------------------------------------------------------
     def enter(self) -> None:

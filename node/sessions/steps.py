@@ -9,6 +9,8 @@ leaves a task that looks as if its device had never got it; it is handed over on
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -43,7 +45,10 @@ class Steps:
         self._background = background
         self._on_late = on_late
         self._node_id = node_id
-        self._late: dict[str, LocalSession] = {}
+        # What is noted of every task that is in no trace.
+        self._dispatched = event_json({"event": "dispatched", "node_id": node_id})
+        # For whom something was noted, and when: most have stored it, or have ended, since.
+        self._late: deque[tuple[float, LocalSession]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     # -- at once -----------------------------------------------------------------------------------------------------
@@ -92,37 +97,50 @@ class Steps:
         """The task was handed to its device."""
         at_ms = now_ms()
         session.behind.stamps["dispatched_ms"] = at_ms
-        event = {"event": "dispatched", "node_id": self._node_id, **session.stages.facts}
-        self._note(session, at_ms, event)
+        facts = session.stages.facts
+        event = {"event": "dispatched", "node_id": self._node_id, **facts}
+        self._note(session, at_ms, event_json(event) if facts else self._dispatched)
         if _wants_progress(session):
             self._background.spawn(self._service.tell_progress(session.order, event), "progress")
 
     async def note(self, session: LocalSession, event: dict[str, Any]) -> None:
         """Something happened. Waits only for progress to be told to whoever asked for it."""
-        self._note(session, now_ms(), event)
+        self._note(session, now_ms(), event_json(event))
         await self._tell_progress(session, event)
 
     async def flush(self, sessions: Iterable[LocalSession]) -> None:
         """Store what is behind of sessions that this node lets go. Best effort: gives up if Redis is away."""
         await asyncio.gather(*(self._flush_one(s) for s in sessions if s.behind))
 
-    def _note(self, session: LocalSession, at_ms: int, event: dict[str, Any]) -> None:
-        session.behind.events.append((at_ms, event_json(event)))
-        self._late[session.session_id] = session
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._begin_flush)
+    def _note(self, session: LocalSession, at_ms: int, noted: bytes) -> None:
+        session.behind.events.append((at_ms, noted))
+        self._will_be_late(session)
 
-    def _begin_flush(self) -> None:
+    def _will_be_late(self, session: LocalSession) -> None:
+        self._late.append((time.monotonic(), session))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._look_for_late)
+
+    def _look_for_late(self) -> None:
+        """The oldest is late now. Whoever has waited half as long goes with it, so that there are not many such looks;
+        but not all: most sessions under way end in a moment, and what is behind travels with that."""
         self._timer = None
-        late, self._late = self._late, {}
-        waiting = [s for s in late.values() if s.behind and not s.over]
-        # What its socket has not taken is not dispatched yet.
-        ready = [s for s in waiting if not s.connection.has_unsent]
-        for session in ready:
-            self._background.begin(self._on_late(session), "step-behind")
-        if len(ready) < len(waiting):
-            self._late.update((s.session_id, s) for s in waiting if s.connection.has_unsent)
-            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._begin_flush)
+        now = time.monotonic()
+        since, unsent = now - BEHIND_S / 2, []
+        while self._late and self._late[0][0] <= since:
+            _, session = self._late.popleft()
+            if not session.behind or session.over:
+                continue
+            if session.connection.has_unsent:
+                # What its socket has not taken is not dispatched yet.
+                unsent.append(session)
+            else:
+                self._background.begin(self._on_late(session), "step-behind")
+        if self._late:
+            left_s = self._late[0][0] + BEHIND_S - now
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._look_for_late)
+        for session in unsent:
+            self._will_be_late(session)
 
     async def _flush_one(self, session: LocalSession) -> None:
         behind = session.take_behind()

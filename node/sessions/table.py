@@ -36,8 +36,12 @@ class SessionTable:
 
     def add(self, session: LocalSession) -> None:
         """Take a session in."""
-        self._by_id[session.session_id] = session
-        self._by_device.setdefault(session.connection.client_id, {})[session.session_id] = session
+        session_id, client_id = session.session_id, session.connection.client_id
+        self._by_id[session_id] = session
+        of_device = self._by_device.get(client_id)
+        if of_device is None:
+            of_device = self._by_device[client_id] = {}
+        of_device[session_id] = session
 
     def remove(self, session: LocalSession) -> None:
         """Forget a session. Safe to repeat."""

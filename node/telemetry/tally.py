@@ -94,8 +94,7 @@ class Timing:
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         """Note one value, and, with `exemplar`, whose it was."""
-        place = bisect_left(self._bounds, amount)
-        self._counts[place] += 1
+        self._counts[place := bisect_left(self._bounds, amount)] += 1
         self._sum += amount
         if exemplar:
             self._exemplars[place] = Exemplar(exemplar, amount, time.time())

@@ -107,9 +107,9 @@ class SocketSubscription(Subscription, asyncio.Protocol):
         self._break(RedisConnectionError(why), why)
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, RedisError):
-            raise reply
         if not isinstance(reply, list) or len(reply) < 3:
+            if isinstance(reply, RedisError):
+                raise reply
             raise RedisConnectionError("the subscription was answered with something else")
         kind = reply[0]
         if kind in {b"message", b"smessage"}:

@@ -53,13 +53,13 @@ class Platform:
 
     def names(self, metadata: dict[str, Any]) -> AgentNames:
         """Whose tools serve a task; `metadata` of the dispatch may name others than the platform's first."""
+        if not metadata:
+            return _first_of(self.agents)
 
         def given(name: str) -> str | None:
             value = metadata.get(name)
             return value if isinstance(value, str) and value else None
 
-        if not metadata:
-            return _first_of(self.agents)
         default = self.agents[0] if self.agents else None
         return AgentNames(given("agent_name") or default, given("process_name"), given("root_name"))
 

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from shared_state import State, connection, lanes
+from shared_state import State, lanes
 from shared_state.connection import Connection
 from shared_state.errors import StateError, StateUnavailable
 from tests.support.backends import Backend
@@ -101,7 +101,7 @@ async def test_a_cancelled_call_does_not_disturb_its_neighbours(state: State) ->
 
 
 async def test_too_many_waiting_calls_are_refused_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MAX_WAITING", 5)
+    monkeypatch.setattr(lanes, "MAX_WAITING", 5)
     outcomes = await asyncio.gather(
         *(state.connection.command("ECHO", f"{i}") for i in range(8)), return_exceptions=True
     )

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from redis.crc import key_slot
 
-from shared_state.keys import Keys, live_together, new_session_id
+from shared_state.keys import Keys, keys_of_session, live_together, new_session_id
 
 KEYS = Keys("aip")
 UUID_VERSION = 7
@@ -44,6 +44,12 @@ def test_keys_are_spelled_as_documented(built: str, spelled: str) -> None:
 def test_every_builder_is_in_the_table() -> None:
     builders = [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]
     assert len(SPELLED) == len(builders)
+
+
+def test_the_keys_of_a_session_together_are_those_of_its_builders() -> None:
+    for session_id in ("x", new_session_id("device-1")):
+        alone = [KEYS.session(session_id), KEYS.session_events(session_id), KEYS.session_journal(session_id)]
+        assert keys_of_session(KEYS, session_id) == alone
 
 
 def test_no_two_builders_give_the_same_key() -> None:

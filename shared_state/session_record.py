@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from aip import new_id
+
 __all__ = [
     "TERMINAL",
     "Behind",
     "EndIf",
     "Ended",
+    "Ending",
     "Event",
     "NameClaim",
     "Session",
@@ -56,6 +59,7 @@ class EndIf(StrEnum):
 
 
 TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
+_ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 
 
 @dataclass(slots=True)
@@ -135,6 +139,26 @@ class Behind:
         return bool(self.stamps or self.events)
 
 
+@dataclass(slots=True)
+class Ending:
+    """The end that a session is to have.
+
+    It takes place `end_if`, and not if a connection newer than `generation` drives the session. Whoever knows the
+    session's device says so with `client_id`. `behind` is what happened before and is not stored yet. Under the same
+    `end_id` it may be repeated: it is one end.
+    """
+
+    session_id: str
+    state: SessionState
+    result: Any = None
+    error: str | None = None
+    end_if: EndIf = EndIf.ANYWAY
+    generation: int | None = None
+    client_id: str = ""
+    behind: Behind | None = None
+    end_id: str = field(default_factory=new_id)
+
+
 class Ended(NamedTuple):
     """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more.
 
@@ -208,27 +232,21 @@ def order_json(session: Session, *, commands: bool = True) -> bytes:
     return orjson.dumps(fields)
 
 
-def end_json(
-    behind: Behind,
-    *,
-    now_ms: int,
-    ahead_ms: int,
-    event: bytes,
-    result: Any,
-    error: str | None,
-    fields: Mapping[str, str],
-) -> bytes:
+def end_json(ending: Ending, *, now_ms: int, ahead_ms: int) -> bytes:
     """What comes with the end of a session, as it is stored: what came out, what was behind, and the last events.
 
     `now_ms` is the cluster's time; that of what is behind is the node's, which is `ahead_ms` less.
     """
-    events = [[at_ms + ahead_ms, orjson.Fragment(noted)] for at_ms, noted in behind.events]
-    events.append([now_ms, orjson.Fragment(event)])
-    end: dict[str, Any] = {"ended_ms": now_ms, **fields, "events": events}
-    for name, at_ms in behind.stamps.items():
-        end[name] = at_ms + ahead_ms
-    if result is not None:
-        end["result"] = result
+    state, error, behind = ending.state, ending.error, ending.behind
+    last = orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state]
+    events = [] if behind is None else [[ms + ahead_ms, orjson.Fragment(noted)] for ms, noted in behind.events]
+    events.append([now_ms, orjson.Fragment(last)])
+    end: dict[str, Any] = {"ended_ms": now_ms, "events": events}
+    if behind is not None:
+        for name, at_ms in behind.stamps.items():
+            end[name] = at_ms + ahead_ms
+    if ending.result is not None:
+        end["result"] = ending.result
     if error is not None:
         end["error"] = error
     return orjson.dumps(end)
@@ -292,7 +310,7 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         dispatched_ms=stamp("dispatched_ms"),
         started_ms=stamp("started_ms"),
         ended_ms=end.get("ended_ms"),
-        node_id=text("node_id"),
+        node_id=text("node_id") or _noted_node(end),
         result=end.get("result"),
         error=end.get("error") or None,
         metadata=order.get("metadata", {}),
@@ -306,3 +324,8 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         max_attempts=number("max_attempts") or 1,
         trace=order.get("trace", ""),
     )
+
+
+def _noted_node(end: dict[str, Any]) -> str:
+    """Who ran a session that was over before anything else of it was stored: what was behind says so."""
+    return next((facts["node_id"] for _, facts in reversed(end.get("events", ())) if "node_id" in facts), "")

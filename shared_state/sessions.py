@@ -27,6 +27,7 @@ from shared_state.session_record import (
     Behind,
     Ended,
     EndIf,
+    Ending,
     Event,
     NameClaim,
     Session,
@@ -43,12 +44,11 @@ from shared_state.session_record import (
 )
 from shared_state.voice import Voice
 
-__all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Event", "Session", "SessionState", "Sessions"]
+__all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Ending", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
 # The life of a session that ends is cut to the retention only if that takes more than this part of it.
 WORTH_CUTTING = 100
-_ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
 
@@ -193,42 +193,22 @@ class Sessions:
         )
         return int(reply[0]) or None
 
-    async def end(
-        self,
-        session_id: str,
-        state: SessionState,
-        *,
-        result: Any = None,
-        error: str | None = None,
-        end_if: EndIf = EndIf.ANYWAY,
-        generation: int | None = None,
-        end_id: str,
-        behind: Behind | None = None,
-        client_id: str = "",
-        **fields: str,
-    ) -> Ended | SessionState:
+    async def end(self, ending: Ending) -> Ended | SessionState:
         """End a session. Returns `Ended` if this end did it, else the state that stands.
 
-        With `client_id` the session is settled with its device in the same call, where the two live together. Raises
-        SessionNotFound, and Fenced if a connection newer than `generation` has advanced it. Safe to repeat: with the
-        same `end_id` it returns the same, whatever got lost.
+        With its `client_id` the session is settled with its device in the same call, where the two live together.
+        Raises SessionNotFound, and Fenced if a connection newer than its `generation` has advanced the session. Safe to
+        repeat: the same ending returns the same, whatever got lost.
         """
+        session_id, client_id, generation = ending.session_id, ending.client_id, ending.generation
         now, retention_ms = self._clock.now_ms(), self._result_ttl_s * 1000
-        end = end_json(
-            Behind() if behind is None else behind,
-            now_ms=now,
-            ahead_ms=self._clock.ahead_ms,
-            event=orjson.dumps({"event": "ended", "state": state, "error": error}) if error else _ENDED[state],
-            result=result,
-            error=error,
-            fields=fields,
-        )
+        end = end_json(ending, now_ms=now, ahead_ms=self._clock.ahead_ms)
         keys = keys_of_session(self._keys, session_id)
         together = client_id != "" and live_together(session_id, client_id)
         if together:
             keys.append(self._keys.active(client_id))
-        args: list[str | bytes | int | float] = [state, end_id.encode() + b"\n" + end, retention_ms]
-        args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, end_if)
+        args: list[str | bytes | int | float] = [ending.state, ending.end_id.encode() + b"\n" + end, retention_ms]
+        args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, ending.end_if)
         args.append("" if generation is None else generation)
         reply = await self._redis.script("session_end", keys, args)
         if reply[0] == -1:

@@ -25,7 +25,7 @@ from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError, StateUnavailable, TooManySessions
 from shared_state.idempotency import HOLD_MS, Answered, Busy, Mine
-from shared_state.sessions import Session, SessionState
+from shared_state.sessions import Ending, Session, SessionState
 
 __all__ = ["KEY_HEADER", "REPLAYED_HEADER", "KeyBusy", "Once", "key_of"]
 
@@ -145,7 +145,8 @@ class Once:
                 raise
             # The earlier try had stored it, and perhaps sent it: a second session under the key would be a second
             # task. So this one is the answer, and its end says why.
-            await self._service.end(left.session_id, SessionState.CANCELLED, error=str(exc), stop_device=True)
+            ending = Ending(left.session_id, SessionState.CANCELLED, error=str(exc))
+            await self._service.end(ending, stop_device=True)
             return left
 
     async def _accepted(self, attempt: Attempt) -> Session | None:

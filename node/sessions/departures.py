@@ -17,7 +17,7 @@ from shared_state.due import DueKind
 from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateUnavailable
 from shared_state.inbox import task_message
 from shared_state.keys import live_together
-from shared_state.sessions import TERMINAL, Ended, EndIf, Session, SessionState
+from shared_state.sessions import TERMINAL, Ended, EndIf, Ending, Session, SessionState
 
 __all__ = ["Departures"]
 
@@ -75,9 +75,8 @@ class Departures:
             await self._settle(client_id, session_id)
 
     async def _cancel(self, session_id: str) -> Ended | SessionState | None:
-        return await self._service.end_surely(
-            session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE, stop_device=True
-        )
+        ending = Ending(session_id, SessionState.CANCELLED, error=DEVICE_GONE, end_if=EndIf.GONE)
+        return await self._service.end_surely(ending, stop_device=True)
 
     async def _settle(self, client_id: str, session_id: str) -> None:
         try:
@@ -119,13 +118,10 @@ class Departures:
 
     async def waited_enough(self, session_id: str) -> bool:
         """End a task that no device took in time. False if it may wait on. Raises StateUnavailable."""
+        error = "The device did not connect in time to take the task"
+        ending = Ending(session_id, SessionState.TIMED_OUT, error=error, end_if=EndIf.UNTAKEN)
         try:
-            ended = await self._service.end(
-                session_id,
-                SessionState.TIMED_OUT,
-                error="The device did not connect in time to take the task",
-                end_if=EndIf.UNTAKEN,
-            )
+            ended = await self._service.end(ending)
         except SessionNotFound:
             return True
         return isinstance(ended, Ended) or ended is not SessionState.CREATED

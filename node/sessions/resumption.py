@@ -20,7 +20,7 @@ from node.sessions.runner import Runner
 from node.sessions.service import DEVICE_GONE, SessionService
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound
-from shared_state.sessions import TERMINAL, Session, SessionState
+from shared_state.sessions import TERMINAL, Ending, Session, SessionState
 
 __all__ = ["Resumption"]
 
@@ -160,7 +160,8 @@ class Resumption:
 
     async def _end(self, session_id: str, state: SessionState, why: str, generation: int) -> None:
         try:
-            await self._service.end_surely(session_id, state, error=why, generation=generation, stop_device=True)
+            ending = Ending(session_id, state, error=why, generation=generation)
+            await self._service.end_surely(ending, stop_device=True)
         except Fenced as exc:
             log.info("not ended", extra={"session_id": session_id, "reason": str(exc)})
 

@@ -42,7 +42,7 @@ from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.inbox import SessionRef
-from shared_state.sessions import TERMINAL, Ended, SessionState
+from shared_state.sessions import TERMINAL, Ended, Ending, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
 
@@ -157,9 +157,8 @@ class Runner:
         planner = self._planners.get(order.planner)
         if planner is None:
             error = f"Planner '{order.planner}' is not known to the node that holds the device"
-            self._background.spawn(
-                self._service.end_surely(order.session_id, SessionState.FAILED, error=error), "session-end"
-            )
+            ending = Ending(order.session_id, SessionState.FAILED, error=error)
+            self._background.spawn(self._service.end_surely(ending), "session-end")
             return None
         platform = platform_named(self._platform or connection.platform)
         session = LocalSession(order, connection, planner, platform, self._stages(order), restored=restored)
@@ -297,23 +296,22 @@ class Runner:
     ) -> None:
         if session.over:
             return
-        behind = session.take_behind()
+        # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
+        generation = None if state is SessionState.TIMED_OUT else session.connection.generation
+        ending = Ending(
+            session.session_id,
+            state,
+            result,
+            error,
+            generation=generation,
+            client_id=session.order.client_id,
+            behind=session.take_behind(),
+        )
         session.stages.ended(state)
         # Until its end is stored, it looks as if nobody had begun it.
         self._forget(session, ended=False)
-        # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
-        generation = None if state is SessionState.TIMED_OUT else session.connection.generation
         try:
-            ended = await self._service.end_surely(
-                session.session_id,
-                state,
-                result=result,
-                error=error,
-                generation=generation,
-                owned=bool(session.order.owner),
-                client_id=session.order.client_id,
-                behind=behind,
-            )
+            ended = await self._service.end_surely(ending, owned=session.order.owner != "")
         except Fenced:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
             return

@@ -20,7 +20,7 @@ from node.telemetry.trace import carried, facts
 from shared_state import State
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
-from shared_state.sessions import TERMINAL, Behind, Ended, EndIf, Session, SessionState
+from shared_state.sessions import TERMINAL, Ended, EndIf, Ending, Session, SessionState
 
 __all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
 
@@ -63,55 +63,30 @@ class SessionService:
         self._node_id = node_id
 
     # -- the end ---------------------------------------------------------------------------------------------------
-    async def end(
-        self,
-        session_id: str,
-        state: SessionState,
-        *,
-        result: Any = None,
-        error: str | None = None,
-        end_if: EndIf = EndIf.ANYWAY,
-        generation: int | None = None,
-        end_id: str = "",
-        stop_device: bool = False,
-        owned: bool = True,
-        client_id: str = "",
-        behind: Behind | None = None,
-    ) -> Ended | SessionState:
+    async def end(self, ending: Ending, *, stop_device: bool = False, owned: bool = True) -> Ended | SessionState:
         """End a session, and tell whoever asked for it; with `stop_device` its device too.
 
-        `owned` is False where it is known that only REST asked for it: then there is nobody to be told. Whoever knows
-        its device says so with `client_id`, and may give what is `behind`: see `Sessions.end`.
+        `owned` is False where it is known that only REST asked for it: then there is nobody to be told.
         Returns `Ended` if this end did it, else the state that stands. Raises SessionNotFound, StateUnavailable, and
-        Fenced if a connection newer than `generation` drives it; repeating with the same `end_id` is safe, and finishes
-        what a failure left undone.
+        Fenced if a newer connection drives it; repeating the same ending is safe, and finishes what a failure left
+        undone.
         """
-        end_id = end_id or new_id()
-        ending = self._state.sessions.end(
-            session_id,
-            state,
-            result=result,
-            error=error,
-            end_if=end_if,
-            generation=generation,
-            end_id=end_id,
-            client_id=client_id,
-            behind=behind,
-        )
+        session_id, state, error = ending.session_id, ending.state, ending.error
         if owned:
             # Should this node die after the end was stored, another one tells of it.
-            ended, _ = await asyncio.gather(ending, self._state.due.add(DueKind.END, session_id, TOLD_WITHIN_S))
+            due = self._state.due.add(DueKind.END, session_id, TOLD_WITHIN_S)
+            ended, _ = await asyncio.gather(self._state.sessions.end(ending), due)
         else:
-            ended = await ending
+            ended = await self._state.sessions.end(ending)
         if not isinstance(ended, Ended):
             if ended in TERMINAL:
                 self._metrics.late_ends.inc()
                 if owned:
                     await self._forget_if_told(session_id)
             return ended
-        end = task_end(session_id, ended.task_name, state, result, error) if ended.owner else None
+        end = task_end(session_id, ended.task_name, state, ending.result, error) if ended.owner else None
         if end is not None or stop_device or not ended.settled:
-            await self._spread(ended, end, end_id, stop_device=stop_device)
+            await self._spread(ended, end, ending.end_id, stop_device=stop_device)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
         self._metrics.sessions_ended[state].inc()
@@ -135,44 +110,22 @@ class SessionService:
             await asyncio.gather(*following)
 
     async def end_surely(
-        self,
-        session_id: str,
-        state: SessionState,
-        *,
-        result: Any = None,
-        error: str | None = None,
-        end_if: EndIf = EndIf.ANYWAY,
-        generation: int | None = None,
-        stop_device: bool = False,
-        owned: bool = True,
-        client_id: str = "",
-        behind: Behind | None = None,
+        self, ending: Ending, *, stop_device: bool = False, owned: bool = True
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
 
         Raises Fenced as `end` does.
         """
-        delay_s, waited_s, end_id = RETRY_BASE_S, 0.0, new_id()
+        delay_s, waited_s = RETRY_BASE_S, 0.0
         while True:
             try:
-                return await self.end(
-                    session_id,
-                    state,
-                    result=result,
-                    error=error,
-                    end_if=end_if,
-                    generation=generation,
-                    end_id=end_id,
-                    stop_device=stop_device,
-                    owned=owned,
-                    client_id=client_id,
-                    behind=behind,
-                )
+                return await self.end(ending, stop_device=stop_device, owned=owned)
             except SessionNotFound:
                 return None
             except StateUnavailable as exc:
                 if waited_s >= RETRY_FOR_S:
-                    log.error("an end could not be stored", extra={"session_id": session_id, "reason": str(exc)})
+                    facts = {"session_id": ending.session_id, "reason": str(exc)}
+                    log.error("an end could not be stored", extra=facts)
                     return None
             await asyncio.sleep(delay_s)
             waited_s += delay_s
@@ -227,7 +180,7 @@ class SessionService:
 
         Repeating finishes what a failure left undone.
         """
-        outcome = await self.end(session_id, SessionState.CANCELLED, error=CANCELLED, stop_device=True)
+        outcome = await self.end(Ending(session_id, SessionState.CANCELLED, error=CANCELLED), stop_device=True)
         if outcome is SessionState.CANCELLED:
             session = await self._state.sessions.find(session_id)
             if session is not None:
@@ -261,14 +214,10 @@ class SessionService:
         """`session`, ended first if its deadline has passed and its node did not do it."""
         if session is None or session.state in TERMINAL or session.deadline_ms > now_ms():
             return session
+        error = f"Task timed out after {session.timeout_s:g} s"
+        ending = Ending(session.session_id, SessionState.TIMED_OUT, error=error, end_if=EndIf.OVERDUE)
         try:
-            await self.end(
-                session.session_id,
-                SessionState.TIMED_OUT,
-                error=f"Task timed out after {session.timeout_s:g} s",
-                end_if=EndIf.OVERDUE,
-                stop_device=True,
-            )
+            await self.end(ending, stop_device=True)
         except SessionNotFound:
             return None
         return await self._state.sessions.find(session.session_id)

@@ -8,7 +8,7 @@ from shared_state import State
 from shared_state.clients import Registration
 from shared_state.inbox import SessionRef
 from shared_state.keys import NEVER_MS
-from shared_state.sessions import Ended, Session, SessionState
+from shared_state.sessions import Ended, Ending, Session, SessionState
 
 __all__ = ["a_registration", "a_session", "active_sessions", "end_session", "publish", "ref_of"]
 
@@ -43,12 +43,10 @@ async def end_session(
     state: State,
     session_id: str,
     to: SessionState = SessionState.COMPLETED,
-    *,
-    end_id: str | None = None,
-    **fields: Any,
+    **options: Any,
 ) -> Ended | SessionState:
     """End a session; without an `end_id` as an end of its own."""
-    return await state.sessions.end(session_id, to, end_id=end_id or new_id(), **fields)
+    return await state.sessions.end(Ending(session_id, to, **options))
 
 
 async def active_sessions(state: State, client_id: str) -> int:

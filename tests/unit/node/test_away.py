@@ -11,7 +11,7 @@ from shared_state.errors import StateUnavailable
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, rest
 from tests.support.features import OURS
-from tests.support.records import a_registration
+from tests.support.records import a_registration, end_session
 from tests.support.tasks import GONE, OK, dispatch, next_of, state_is
 from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
@@ -270,7 +270,7 @@ async def test_redis_going_away_in_the_midst_of_a_departure_leaves_nobody_unsett
     device = await Device(node).__aenter__()
     sid = await dispatch(node)
     await device.next_commands()
-    await node.state.sessions.end(sid, SessionState.CANCELLED, end_id="by somebody who died then")
+    await end_session(node.state, sid, SessionState.CANCELLED, end_id="by somebody who died then")
 
     async def away(*_: object, **__: object) -> None:
         raise StateUnavailable("Redis cannot be reached")

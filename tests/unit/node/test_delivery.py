@@ -7,7 +7,7 @@ import pytest
 
 from node.app import Node
 from shared_state.errors import StateUnavailable
-from shared_state.sessions import SessionState
+from shared_state.sessions import Ending, SessionState
 from tests.support.asgi import Device, rest
 from tests.support.features import OURS
 from tests.support.records import publish
@@ -38,11 +38,11 @@ async def test_a_task_that_ended_and_cannot_be_stored_so_is_not_begun_again(
     """In Redis it looks as if nobody had begun it."""
     genuine, tried, back = node.state.sessions.end, asyncio.Event(), asyncio.Event()
 
-    async def end(session_id: str, state: SessionState, **options: Any) -> Any:
+    async def end(ending: Ending) -> Any:
         tried.set()
         if not back.is_set():
             raise StateUnavailable("Redis cannot be reached")
-        return await genuine(session_id, state, **options)
+        return await genuine(ending)
 
     monkeypatch.setattr(node.state.sessions, "end", end)
     async with Device(node, features=("autonomous", "deduplicates")) as device:

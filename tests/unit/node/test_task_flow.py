@@ -154,6 +154,19 @@ async def test_an_autonomous_device_works_on_its_own(node: Node) -> None:
     assert events[-1] == "ended"
 
 
+async def test_it_is_told_who_ran_a_task_that_was_over_at_once(node: Node) -> None:
+    """Before anything but its end was stored of it."""
+    async with Device(node, features=("autonomous",)) as device:
+        sid = await _dispatch(node, commands=None)
+        task = await device.receive()
+        device.send(type="command_results", status="completed", prev_response_id=task.response_id, result=1)
+        await _end_of(node, sid)
+    async with rest(node) as api:
+        told = (await api.get(f"/api/sessions/{sid}")).json()
+    assert told["node_id"] == node.node_id
+    assert told["dispatched_ms"] is not None
+
+
 async def test_the_documents_form_gets_one_command_a_frame(node: Node) -> None:
     async with Socket(node) as device:
         metadata = {"platform": "linux", "aip_format": "payload"}

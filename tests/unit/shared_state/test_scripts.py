@@ -97,7 +97,7 @@ async def _every_operation(state: State) -> None:
     assert len(await state.starts.waiting("device-1", but=())) == 1
     behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")])
     await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind)
-    await state.sessions.end(beside.session_id, SessionState.COMPLETED, end_id="e", client_id="device-1")
+    await end_session(state, beside.session_id, end_id="e", client_id="device-1")
     await state.sessions.page(client_id=None, limit=1)
     await state.due.add(DueKind.CLIENT, "device-1", 0)
     await state.due.done((await state.due.claim())[0])

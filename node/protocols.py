@@ -6,21 +6,25 @@ room for newcomers, so that probes get through while strangers hold on. What bec
 `node.websocket`. Nothing here waits for Redis.
 
 A timer of its own for every request and every pause between two would cost more than parsing them: each connection has
-one, which looks now and then at what is due. An answer whose length is known travels as one write.
+one, which looks now and then at what is due. Nor has every request a task of its own: one whose body came with its head
+is answered without, where the application says that it needs none. What a request and its answer are: `node.exchange`.
 """
 
 import asyncio
-import re
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from node.errands import Errand
+from node.exchange import Exchange, Headers
 from node.pace import Pace
 from node.telemetry.metrics import Limit, Metrics
 from node.websocket import WebSocketProtocol
@@ -28,10 +32,6 @@ from node.websocket import WebSocketProtocol
 __all__ = ["Bounds", "Config", "HttpProtocol"]
 
 HEAD_BYTES = 64 * 1024
-# What no name, and what no value of a header may hold: whoever could write it could end the head, and begin another.
-_NOT_IN_NAMES = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
-_NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-NO_BODY = frozenset({204, 304})
 
 
 @dataclass(slots=True)
@@ -52,12 +52,19 @@ class Bounds:
         return Pace(self.message_rate_per_s, self.message_burst, patience_s=self.message_patience_s)
 
 
-class Config(uvicorn.Config):
-    """uvicorn's configuration, and our bounds."""
+# Whether the application answers requests of this method and path without asking which task it runs in.
+NeedsNoTask = Callable[[str, str], bool]
 
-    def __init__(self, app: Any, bounds: Bounds, **options: Any) -> None:
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration, our bounds, and what the application says of itself."""
+
+    def __init__(
+        self, app: Any, bounds: Bounds, *, needs_no_task: NeedsNoTask = lambda *_: False, **options: Any
+    ) -> None:
         super().__init__(app, http=HttpProtocol, ws=WebSocketProtocol, **options)
         self.bounds = bounds
+        self.needs_no_task = needs_no_task
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -71,7 +78,13 @@ class HttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._bounds = cast(Config, config).bounds
+        ours = cast(Config, config)
+        self._bounds = ours.bounds
+        self._needs_no_task = ours.needs_no_task
+        # The request that came last; those that came before it, and are answered first, are begun one by one.
+        self._exchange: Exchange | None = None
+        self._to_begin: deque[Exchange] = deque()
+        self._answering: Exchange | None = None
         self._in_head = True
         self._head_bytes = 0
         # Since when a request is owed, and since when nothing at all has come after the last answer; loop's time.
@@ -89,68 +102,140 @@ class HttpProtocol(HttpToolsProtocol):
             next(iter(self._bounds.owing)).refuse(Limit.TCP_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is gone: what is asked is answered to nobody, what is not begun is not begun."""
         self._forget()
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        self._to_begin.clear()
+        if self._answering is not None:
+            self._answering.on_disconnect()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """What arrives; of a head, not more than the bound."""
         self._idle_since = None
         super().data_received(data)
-        if not self._in_head or self.transport.is_closing():
-            return
+        if self._in_head and not self.transport.is_closing():
+            self._look_at_head(len(data))
+        self._begin_next()
+
+    def _look_at_head(self, came: int) -> None:
         # On a connection that is used again the deadline begins with the head. While the one before is answered, the
         # next is owed to nobody.
         if self._owes_since is None and not self._is_working():
             self._owe()
-        self._head_bytes += len(data)
+        self._head_bytes += came
         if self._head_bytes > HEAD_BYTES:
             if not self._is_working():
                 self.send_400_response("The head of the request is too large.")
             self.refuse(Limit.HEAD_BYTES)
 
+    # -- what the parser tells -----------------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         """The head is there: what uvicorn does, with an exchange of ours."""
         self._settle()
         self._in_head = False
-        parser, scope = self.parser, self.scope
+        parser = self.parser
         version = parser.get_http_version()
-        scope["method"] = parser.get_method().decode("ascii")
-        if version != "1.1":
-            scope["http_version"] = version
-        if parser.should_upgrade() and self._should_upgrade():
-            return
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
-        before = self.cycle
-        self.cycle = Exchange(self, keep_alive=version != "1.0" and parser.should_keep_alive())
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": cast(Any, self.scheme),
+            "method": parser.get_method().decode("ascii"),
+            "root_path": self.root_path,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        self._exchange = Exchange(
+            self,
+            cast(Any, self.scope),
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            owes_continue=self.expect_100_continue,
+        )
+        self._to_begin.append(self._exchange)
+        if self._answering is not None:
             # Pipelined: in its turn.
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        exchange = self._exchange_that_goes_on()
+        if exchange is not None and exchange.on_body(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """A request ends."""
+        exchange = self._exchange_that_goes_on()
+        if exchange is not None:
+            exchange.on_message_complete()
+
+    def _exchange_that_goes_on(self) -> Exchange | None:
+        """That to which what comes now belongs; None if nobody waits for it."""
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return None
+        exchange = self._exchange
+        return None if exchange is None or exchange.response_complete else exchange
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+    def _begin_next(self) -> None:
+        """Have the next request answered, if none is: now if that can be, else by a task."""
+        if self._answering is not None or not self._to_begin:
+            return
+        exchange = self._answering = self._to_begin.popleft()
+        running = exchange.run(cast(Any, self.app))
+        scope = exchange.scope
+        if exchange.whole and self._needs_no_task(scope["method"], scope["path"]):
+            Errand(running, "request", self.tasks).begin()
+            return
+        task = self.loop.create_task(running)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    @property
+    def default_headers(self) -> Headers:
+        """What uvicorn says with every answer: the time."""
+        return self.server_state.default_headers
 
     def on_response_complete(self) -> None:
         """Answered: the next request is owed, and the rest of a body that was answered before its end."""
         self.server_state.total_requests += 1
+        self._answering = None
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        if self._to_begin:
+            # Not in here: many that are answered at once would be one inside the other.
+            self.loop.call_soon(self._begin_next)
             return
         self._idle_since = self.loop.time()
         if self._owes_since is None:
             self._owe()
+
+    def shutdown(self) -> None:
+        """The server stops: once what was asked last is answered, or at once if nothing is."""
+        if self._exchange is None or self._exchange.response_complete:
+            self.transport.close()
+        else:
+            self._exchange.keep_alive = False
 
     def handle_websocket_upgrade(self) -> None:
         """From here on a WebSocketProtocol has the connection."""
@@ -168,7 +253,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _is_working(self) -> bool:
         """Whether a request is being answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._exchange is not None and not self._exchange.response_complete
 
     # -- what is due ---------------------------------------------------------------------------------------------------
     def _owe(self) -> None:
@@ -206,98 +291,3 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             next_s = min(next_s, left_s)
         self._look_again = self.loop.call_later(next_s, self._look)
-
-
-class Exchange(RequestResponseCycle):
-    """A request and its answer. An answer that says its length waits for its body, to travel with it as one write."""
-
-    def __init__(self, protocol: HttpProtocol, *, keep_alive: bool) -> None:
-        super().__init__(
-            scope=protocol.scope,
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=False,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=protocol.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=protocol.on_response_complete,
-        )
-        self._head = b""
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Take a message of the answer, as ASGI has it. Raises RuntimeError if it is none, or comes out of turn."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
-            return
-        expected = "http.response.body" if self.response_started else "http.response.start"
-        if message["type"] != expected or self.response_complete:
-            raise RuntimeError(f"an answer goes on with '{message['type']}' where it cannot")
-        if message["type"] == "http.response.start":
-            self._begin(message["status"], [*self.default_headers, *message.get("headers", ())])
-        elif message["type"] == "http.response.body":
-            self._go_on(message.get("body", b""), last=not message.get("more_body", False))
-
-    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The head."""
-        if _NOT_IN_NAMES.search(b"".join([name for name, _ in headers])):
-            raise RuntimeError("Invalid HTTP header name.")
-        if _NOT_IN_VALUES.search(b"".join([value for _, value in headers])):
-            raise RuntimeError("Invalid HTTP header value.")
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        says_close = False
-        for given, value in headers:
-            name = given.lower()
-            if name == b"content-length" and self.chunked_encoding is None:
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-            elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                self.expected_content_length = 0
-                self.chunked_encoding = True
-            elif name == b"connection" and b"close" in [token.lower().strip() for token in value.split(b",")]:
-                self.keep_alive = False
-                says_close = True
-            lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive and not says_close:
-            lines.append(b"connection: close\r\n")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in NO_BODY:
-            self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if self.chunked_encoding:
-            # A stream: what comes next may be long in coming.
-            self.transport.write(head)
-        else:
-            self._head = head
-
-    def _go_on(self, body: bytes, *, last: bool) -> None:
-        """A piece of the body, or all of it."""
-        head, self._head = self._head, b""
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-            body = b""
-        elif self.chunked_encoding:
-            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            if last:
-                body += b"0\r\n\r\n"
-        else:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
-                raise RuntimeError("Response content longer than Content-Length")
-        if head or body:
-            self.transport.write(head + body)
-        if not last:
-            return
-        if self.expected_content_length != 0:
-            raise RuntimeError("Response content shorter than Content-Length")
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()

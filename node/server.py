@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
                 message_burst=settings.message_burst,
                 message_patience_s=settings.message_patience_s,
             ),
+            needs_no_task=node.api.rest.needs_no_task,
             host=settings.bind_host,
             port=settings.port,
             loop="uvloop",

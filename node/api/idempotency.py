@@ -21,6 +21,7 @@ from aip import new_id
 from aip.ids import now_ms
 from node.api.context import Context
 from node.api.errors import ApiError
+from node.api.requests import headers_of
 from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError, StateUnavailable, TooManySessions
@@ -50,9 +51,9 @@ class KeyBusy(ApiError):
 
 def key_of(request: Request) -> str | None:
     """The key that the request came with. Raises ApiError 400, naming the header."""
-    given = [value for name, value in request.scope["headers"] if name == _HEADER]
-    if not given:
+    if _HEADER not in headers_of(request.scope):
         return None
+    given = [value for name, value in request.scope["headers"] if name == _HEADER]
     if len(given) > 1 or not _KEY.fullmatch(given[0]):
         raise ApiError(400, f"{KEY_HEADER}: must be 1 to 255 visible ASCII characters, given once")
     return str(given[0], "ascii")

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from aip import new_id
 from node.api.errors import ApiError, failure
 from node.api.limits import Limits
+from node.api.requests import headers_of
 from node.api.router import REQUEST_ID, Application
 from node.auth import Auth
 from node.telemetry.metrics import Metrics
@@ -45,12 +46,17 @@ class Shell:
     ) -> None:
         self._exact = app.exact
         self._rest = app.rest
+        self._taskless = app.taskless
         self._auth = auth
         self._limits = limits
         self._metrics = metrics
         self._tracing = tracing
         # While this says so, no connection is kept: one that is closed here while a request is on its way loses it.
         self._leaving = leaving
+
+    def needs_no_task(self, method: str, path: str) -> bool:
+        """Whether such a request may be answered without a task of its own (see `node.errands`)."""
+        return (method, path) in self._taskless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -143,7 +149,8 @@ def _asked_in(scope: Scope) -> TraceContext | None:
 
 
 def _request_id(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == _ID_HEADER and _GIVEN_ID.fullmatch(value):
-            return bytes(value)
+    if _ID_HEADER in headers_of(scope):
+        for name, value in scope["headers"]:
+            if name == _ID_HEADER and _GIVEN_ID.fullmatch(value):
+                return bytes(value)
     return new_id().encode()

@@ -6,42 +6,46 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.types import Message
+from starlette.types import Scope
 
 from aip import ProtocolError
 from aip.codec import loads
 from node.api.errors import ApiError
-from node.begun import Begun, begin
+from node.exchange import exchange_of
 
-__all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
+__all__ = ["dump", "flag", "headers_of", "integer", "read_json", "seconds", "validate"]
 
 DIGITS = 12
 JSON = b"application/json"
+_HEADERS = "aip.headers"
 
 _M = TypeVar("_M", bound=BaseModel)
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers of a request by name, in lower case; of one that was given more than once, the last."""
+    named: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if named is None:
+        named = scope[_HEADERS] = dict(scope["headers"])
+    return named
+
+
 async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[str, object]:
     """The body as a JSON object. Raises ApiError 400, 408 if it is not there in time, 413 or 415."""
-    kind = declared = b""
-    for name, value in request.scope["headers"]:
-        if name == b"content-type":
-            kind = value
-        elif name == b"content-length":
-            declared = value
+    named = headers_of(request.scope)
+    kind, declared = named.get(b"content-type", b""), named.get(b"content-length", b"")
     if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
         raise ApiError(415, "Content-Type must be application/json")
     too_large = f"The body is larger than {max_bytes} bytes"
     if declared.isdigit() and int(declared) > max_bytes:
         raise ApiError(413, too_large)
-    # Usually the body came with the head.
-    message, begun = begin(request.receive())
-    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        body = message["body"]
-        if len(body) > max_bytes:
-            raise ApiError(413, too_large)
-    else:
-        body = await _read(request, message, begun, max_bytes, timeout_s)
+    # Usually it came with the head.
+    exchange = exchange_of(request.receive)
+    body = None if exchange is None else exchange.take_body()
+    if body is None:
+        body = await _receive(request, max_bytes, timeout_s)
+    if len(body) > max_bytes:
+        raise ApiError(413, too_large)
     try:
         data = loads(body)
     except ProtocolError as exc:
@@ -51,28 +55,22 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[
     return data
 
 
-async def _read(
-    request: Request, message: Message | None, begun: Begun[Message] | None, max_bytes: int, timeout_s: float
-) -> bytes:
-    """A body of which not all is there yet: its first message is, or is waited for by `begun`."""
+async def _receive(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """A body of which not all is there yet; of one that is too large, only as much as tells that."""
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
-            while True:
-                if message is None:
-                    message = await (begun or request.receive())
-                    begun = None
+            while len(body) <= max_bytes:
+                message = await request.receive()
                 if message["type"] != "http.request":
                     raise ApiError(400, "The body ended early")
                 body += message.get("body", b"")
-                if len(body) > max_bytes:
-                    raise ApiError(413, f"The body is larger than {max_bytes} bytes")
                 if not message.get("more_body"):
-                    return bytes(body)
-                message = None
+                    break
     except TimeoutError:
         # What may come yet is nobody's any more.
         raise ApiError(408, f"The body was not there within {timeout_s:g} s", headers={"Connection": "close"}) from None
+    return bytes(body)
 
 
 def validate(model: type[_M], data: dict[str, object]) -> _M:

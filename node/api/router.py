@@ -1,7 +1,7 @@
 """From the table of routes to an ASGI application in which nothing fails without a plain answer."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 
 import orjson
@@ -34,7 +34,8 @@ INTERNAL = frozenset({METRICS, "/livez", "/readyz"})
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """REST in two parts: `exact` has the paths that are written out in the table, by method and path.
+    """REST in two parts: `exact` has the paths that are written out in the table, by method and path (`taskless`: those
+    of them that need no task to run in).
 
     Starlette tries one pattern after another, and wraps what it finds in three layers that catch what a handler here
     never raises: a third of what a dispatch costs. The `rest` is Starlette's: parameters in paths, other methods, what
@@ -42,6 +43,7 @@ class Application:
     """
 
     exact: Mapping[tuple[str, str], Endpoint]
+    taskless: Set[tuple[str, str]]
     rest: ASGIApp
 
 
@@ -68,8 +70,10 @@ def application(context: Context, lifespan: Lifespan[Starlette]) -> Application:
         Route("/", home),
     ]
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})
-    exact = {(op.method, op.path): _endpoint(op.handler, context) for op in served if "{" not in op.path}
-    return Application(exact, behind_proxies(starlette))
+    written_out = {(op.method, op.path): op for op in served if "{" not in op.path}
+    exact = {where: _endpoint(op.handler, context) for where, op in written_out.items()}
+    taskless = {where for where, op in written_out.items() if not op.needs_task}
+    return Application(exact, taskless, behind_proxies(starlette))
 
 
 def internal_application(context: Context) -> Starlette:

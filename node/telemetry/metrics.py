@@ -12,6 +12,7 @@ catalogue, compared with this by a test.
 import platform
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Gauge, Info, generate_latest
@@ -48,6 +49,7 @@ _SAID = ("inbox", "ended", "event", "probe", "probed", "evict")
 _leave_out_created()  # type: ignore[no-untyped-call]
 
 
+@cache
 def package_version() -> str:
     """The installed version of the distribution."""
     try:

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from node.exchange import exchange_of
 from node.protocols import HttpProtocol
 from tests.support.connections import connect
 from tests.support.wait import until
@@ -116,6 +117,132 @@ async def test_what_the_application_sees_of_a_request() -> None:
     assert (scope["method"], scope["path"], scope["raw_path"]) == ("POST", "/a b", b"/a%20b")
     assert (scope["query_string"], scope["headers"][0], scope["body"]) == (b"c=%20", (b"x-id", b"7"), b"ok")
     assert (scope["client"], scope["scheme"]) == (("192.0.2.1", 5), "http")
+
+
+POST = b"POST /here HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"
+
+
+def echo(tasks: list[asyncio.Task[None] | None]) -> Application:
+    """Answers with the body of the request, and notes the tasks that it ran in."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
+        exchange = exchange_of(receive)
+        assert exchange is not None
+        body = exchange.take_body()
+        if body is None:
+            body = (await receive())["body"]
+        await exchange.answer(200, [(b"content-length", b"%d" % len(body))], body)
+
+    return application
+
+
+async def test_a_request_that_is_whole_and_needs_no_task_is_answered_at_once() -> None:
+    tasks: list[asyncio.Task[None] | None] = []
+    protocol, transport = connect(echo(tasks), needs_no_task=lambda method, path: (method, path) == ("POST", "/here"))
+    protocol.data_received(POST)
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
+    assert tasks == [asyncio.current_task()], "the one that called"
+    protocol.data_received(POST.replace(b"/here", b"/there"))
+    assert len(transport.writes) == 1
+    await until(lambda: len(transport.writes) == 2, "answered")
+    assert tasks[1] is not asyncio.current_task()
+
+
+async def test_a_request_that_is_not_whole_gets_a_task() -> None:
+    tasks: list[asyncio.Task[None] | None] = []
+    protocol, transport = connect(echo(tasks), needs_no_task=lambda *_: True)
+    protocol.data_received(POST[:-2])
+    await until(lambda: len(tasks) == 1, "begun")
+    assert tasks[0] is not asyncio.current_task()
+    assert len(protocol.tasks) == 1
+    protocol.data_received(POST[-2:])
+    await until(lambda: transport.writes, "answered")
+    assert transport.writes[0].endswith(b"ok")
+    await until(lambda: not protocol.tasks, "forgotten")
+
+
+async def test_a_stop_waits_for_requests_without_a_task_and_may_end_them() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    protocol, transport = connect(application, needs_no_task=lambda *_: True)
+    protocol.data_received(POST)
+    (under_way,) = protocol.tasks
+    under_way.cancel(msg="it takes too long")
+    await until(lambda: not protocol.tasks, "ended")
+    assert transport.writes[0].startswith(b"HTTP/1.1 500 ")
+
+
+async def test_many_requests_that_come_at_once_are_not_answered_one_inside_the_other() -> None:
+    protocol, transport = connect(echo([]), needs_no_task=lambda *_: True)
+    protocol.data_received(POST * 2_000)
+    await until(lambda: len(transport.writes) == 2_000, "answered")
+    assert transport.reading
+
+
+async def test_who_is_answered_learns_that_the_peer_is_gone_whatever_was_asked_behind() -> None:
+    heard: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        heard.append((await receive())["type"])
+
+    protocol, _ = connect(application)
+    protocol.data_received(POST * 2)
+    protocol.connection_lost(None)
+    await until(lambda: heard, "told")
+    await until(lambda: not protocol.tasks, "over")
+    assert heard == ["http.disconnect"], "the one behind is not begun"
+
+
+async def test_a_body_may_come_in_pieces_and_be_received_as_it_comes() -> None:
+    pieces: list[bytes] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            pieces.append(message["body"])
+            if not message["more_body"]:
+                break
+        await sized(b"".join(pieces))(scope, receive, send)
+
+    protocol, transport = connect(application)
+    protocol.data_received(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await until(lambda: transport.writes, "asked for the body")
+    assert transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    for piece in (b"2\r\nab\r\n1\r\nc\r\n1\r\nd\r\n", b"1\r\ne\r\n", b"0\r\n\r\n"):
+        protocol.data_received(piece)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await until(lambda: len(transport.writes) == 2, "answered")
+    assert transport.writes[1].endswith(b"abcde")
+    assert pieces[0] == b"abcd"
+
+
+async def test_an_answer_waits_until_the_peer_has_read_what_came_before() -> None:
+    protocol, transport = connect(echo([]))
+    protocol.pause_writing()
+    protocol.data_received(POST)
+    await asyncio.sleep(0.01)
+    assert transport.writes == []
+    protocol.resume_writing()
+    await until(lambda: transport.writes, "answered")
+
+
+async def test_nobody_finds_the_exchange_behind_what_was_wrapped() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def wrapped(message: Message) -> None:
+            await send(message)
+
+        assert exchange_of(receive) is exchange_of(send) is not None
+        assert exchange_of(wrapped) is None
+        await sized(b"as ASGI has it")(scope, receive, wrapped)
+
+    protocol, transport = connect(application)
+    protocol.data_received(GET)
+    await until(lambda: transport.writes, "answered")
+    assert transport.writes[0].endswith(b"as ASGI has it")
 
 
 async def test_a_connection_that_is_kept_for_nothing_is_closed_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

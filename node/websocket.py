@@ -173,17 +173,17 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         As good as all that clients send are such. Their heads say nothing else than what is looked at here, so nothing
         of RFC 6455 is left to be checked but the encoding of the text. All others are websockets'.
         """
-        conn, start = self.conn, 0
-        if not self._reader.between or conn.current_size is not None or conn.extensions:
+        conn, start, length = self.conn, 0, len(data)
+        if not self._reader.between or conn.current_size is not None or conn.extensions or conn.state is not State.OPEN:
             return data
-        while conn.state is State.OPEN and not self.close_sent and len(data) - start >= 2 + MASK_BYTES:
+        while length - start >= 2 + MASK_BYTES and not self.close_sent:
             size, body = data[start + 1] - MASKED, start + 2 + MASK_BYTES
             if data[start] != FINAL_TEXT or not 0 <= size <= SHORT_FRAME:
                 break
             if size == SHORT_FRAME:
                 size, body = int.from_bytes(data[start + 2 : start + 4]), body + 2
             end = body + size
-            if end > len(data) or size > self.config.ws_max_size:
+            if end > length or size > self.config.ws_max_size:
                 break
             try:
                 text = apply_mask(data[body:end], data[body - MASK_BYTES : body]).decode()
@@ -192,7 +192,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             start = end
             self._frames_come += 1
             self._tell(text)
-        return data[start:]
+        return data[start:] if start < length else b""
 
     def _tell(self, text: str) -> None:
         """Tell a message to the application: at once if it listens and waits for nothing else."""

@@ -211,19 +211,21 @@ class Sessions:
         args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, ending.end_if)
         args.append("" if generation is None else generation)
         reply = await self._redis.script("session_end", keys, args)
-        if reply[0] == -1:
+        outcome = reply[0]
+        if outcome == -1:
             raise SessionNotFound(f"No session '{session_id}'")
-        if reply[0] == -2:
+        if outcome == -2:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
-        if reply[0] == 0:
+        if outcome == 0:
             return SessionState(reply[1].decode())
-        if reply[2]:
-            await self._tell(reply[2], "ended", session_id)
-        if reply[3]:
-            await self._tell(reply[3], "event", session_id)
-        if not reply[1]:
+        _, order_json, watchers, followers = reply
+        if watchers:
+            await self._tell(watchers, "ended", session_id)
+        if followers:
+            await self._tell(followers, "event", session_id)
+        if not order_json:
             return Ended(session_id, "", client_id, "", settled=together)
-        order = orjson.loads(reply[1])
+        order = orjson.loads(order_json)
         return Ended(session_id, order["owner"], order["client_id"], order["task_name"], settled=together)
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:

@@ -208,8 +208,8 @@ class Endpoint:
         Never raises.
         """
         came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
-        frame = _frame_of(event)
-        self._metrics.received_bytes.inc(_size(frame))
+        frame, metrics = _frame_of(event), self._metrics
+        metrics.received_bytes.inc(_size(frame))
         if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
             self._metrics.messages_in["binary"].inc()
             event[HEARD] = frame, came_at

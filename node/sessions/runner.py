@@ -42,7 +42,7 @@ from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
 from shared_state.inbox import SessionRef
-from shared_state.sessions import TERMINAL, Ended, Ending, SessionState
+from shared_state.sessions import TERMINAL, Ending, SessionState
 
 __all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
 
@@ -322,8 +322,6 @@ class Runner:
             await self._tell_device_of_stored_end(session)
         elif tell_device:
             session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
-        elif isinstance(ended, Ended):
-            log.debug("session ended", extra={"session_id": session.session_id, "state": state})
 
     def _forget(self, session: LocalSession, *, ended: bool = True) -> None:
         session.stop()

@@ -10,7 +10,7 @@ in length (`InboxFull`) and in age.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
@@ -24,8 +24,8 @@ __all__ = [
     "Inbox",
     "Posted",
     "SessionRef",
+    "check_posted",
     "task_message",
-    "told",
 ]
 
 INBOX_LIFE_S = 3_600
@@ -117,7 +117,16 @@ class Inbox:
             ],
             durable=durable,
         )
-        return await told(self._voice, reply, client_id, self._max_sessions)
+        check_posted(reply[0], client_id, self._max_sessions)
+        node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
+        if node_id and not self._voice.script_prefix:
+            # Only that there is something: wake-ups that are not said in the script that stored the message may
+            # overtake each other, and come after the inbox was read for another reason. Also when it was posted
+            # before: the wake-up of that time may not have been said.
+            receivers = await self._voice.tell(node_id, "inbox", client_id, "", "")
+        elif node_id:
+            self._voice.note("inbox", receivers)
+        return Posted(node_id, entry_id, receivers)
 
     async def read(self, client_id: str, *, after: str = "") -> list[Entry]:
         """The oldest 100 messages that wait, in order; with `after`, those behind that entry."""
@@ -146,29 +155,17 @@ class Inbox:
         await self._redis.command("ZREM", self._keys.active(client_id), session_id)
 
 
-async def told(voice: Voice, reply: list[Any], client_id: str, max_sessions: int) -> Posted:
-    """What came of a post, from the reply of its script; the node is woken if the script could not do it.
-
-    Raises NotRegistered, InboxFull, TooManySessions or StateUnavailable.
-    """
-    if reply[0] == 0:
+def check_posted(code: int, client_id: str, max_sessions: int) -> None:
+    """What the script of a post, or of a start, says first. Raises NotRegistered, InboxFull or TooManySessions."""
+    if code == 0:
         raise NotRegistered(f"Client '{client_id}' is not online")
-    if reply[0] == -1:
+    if code == -1:
         raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")
-    if reply[0] == -2:
+    if code == -2:
         raise TooManySessions(
             f"Device '{client_id}' has {max_sessions} sessions under way, as many as it may (max_sessions_per_device)",
             of_device=True,
         )
-    node_id, entry_id, receivers = reply[1].decode(), reply[2].decode(), int(reply[3])
-    if node_id and not voice.script_prefix:
-        # Only that there is something: wake-ups that are not said in the script that stored the message may
-        # overtake each other, and come after the inbox was read for another reason. Also when it was posted
-        # before: the wake-up of that time may not have been said.
-        receivers = await voice.tell(node_id, "inbox", client_id, "", "")
-    elif node_id:
-        voice.note("inbox", receivers)
-    return Posted(node_id, entry_id, receivers)
 
 
 def task_message(session: Session) -> bytes:

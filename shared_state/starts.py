@@ -10,12 +10,13 @@ orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and 
 
 import time
 from collections.abc import Container
+from functools import lru_cache
 
 import orjson
 
 from shared_state.connection import Connection
 from shared_state.errors import NameHeld
-from shared_state.inbox import Posted, told
+from shared_state.inbox import Posted, check_posted
 from shared_state.keys import NEVER_MS, Keys, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
@@ -31,6 +32,7 @@ ANYONE: Believed = ("", "")
 # What outlives a client's sessions gets a new life from each node so often, and lives on for twice that (_bounds.lua).
 RENEW_EVERY_S = 600.0
 RENEWED_BOUND = 10_000
+KNOWN_KEYS = 10_000
 
 
 class _Renewals:
@@ -66,6 +68,7 @@ class Starts:
         self._result_ttl_s = result_ttl_s
         self._max_sessions = max_sessions
         self._renewals = _Renewals()
+        self._keys_of_client = lru_cache(maxsize=KNOWN_KEYS)(self._make_keys)
 
     @property
     def may_claim(self) -> bool:
@@ -92,13 +95,8 @@ class Starts:
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
         placed = place(session)
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
-        keys = [
-            k.registration(client_id),
-            k.active(client_id),
-            k.client_sessions(client_id),
-            k.session(session_id),
-        ]
-        claim, more = b"", stored_fields(session)
+        keys = [*self._keys_of_client(client_id), k.session(session_id)]
+        prefix, claim, more = self._voice.script_prefix, b"", stored_fields(session)
         if more:
             more.insert(0, order_json(session))
         if token:
@@ -108,7 +106,7 @@ class Starts:
             "session_start",
             keys,
             [
-                *(order_json(session, commands=False), self._voice.script_prefix, session_id, session.deadline_ms),
+                *(order_json(session, commands=False), prefix, session_id, session.deadline_ms),
                 *(placed, life_ms, "wait" if wait_s > 0 else "renew" if renews else ""),
                 *(self._max_sessions, session.created_ms, *believed, claim, *more),
             ],
@@ -118,11 +116,22 @@ class Starts:
             return None
         if reply[0] == -4:
             raise NameHeld(f"Task '{session.task_name}' has a session")
-        posted = await told(self._voice, reply, client_id, self._max_sessions)
+        check_posted(reply[0], client_id, self._max_sessions)
+        posted = Posted(reply[1].decode(), reply[2].decode(), reply[3])
+        if posted.node_id and prefix:
+            self._voice.note("inbox", posted.receivers)
+        elif posted.node_id:
+            # Only that there is something, as with an inbox.
+            receivers = await self._voice.tell(posted.node_id, "inbox", client_id, "", "")
+            posted = posted._replace(receivers=receivers)
         if renews:
             self._renewals.done(client_id, life_ms)
         self._index.add(placed, life_ms)
         return posted
+
+    def _make_keys(self, client_id: str) -> tuple[str, str, str]:
+        k = self._keys
+        return k.registration(client_id), k.active(client_id), k.client_sessions(client_id)
 
     async def waiting(self, client_id: str, *, but: Container[str]) -> list[bytes]:
         """The orders of the client's sessions that nobody has begun, oldest first; without the ids in `but`.

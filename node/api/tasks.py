@@ -16,7 +16,7 @@ from node.api.errors import ApiError, from_state
 from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
 from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchRequest, TaskResultAnswer
-from node.sessions.dispatching import IMPATIENT, Attempt, Patience
+from node.sessions.dispatching import IMPATIENT, Patience
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import (
     InboxFull,
@@ -58,7 +58,7 @@ async def dispatch(context: Context, request: Request) -> Response:
         timeout_s = task.timeout_s or context.settings.session_timeout_s
         send = _sender(context, task, timeout_s)
         if key is None:
-            response = JsonAnswer(_dispatched(await send(attempt=Attempt.fresh(task.client_id))))
+            response = JsonAnswer(_dispatched(await send()))
             outcome = "accepted"
         else:
             once = Once(context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched)
@@ -81,7 +81,7 @@ async def dispatch(context: Context, request: Request) -> Response:
 
 
 def _sender(context: Context, task: DispatchRequest, timeout_s: float) -> Callable[..., Awaitable[Session]]:
-    """What dispatches the task as the `attempt` that it is given."""
+    """What dispatches the task, as the `attempt` that it may be given."""
     return partial(
         context.dispatcher.dispatch,
         client_id=task.client_id,

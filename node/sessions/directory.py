@@ -7,12 +7,21 @@ of a client that is not registered, or that is away.
 
 import asyncio
 from collections import OrderedDict
+from typing import NamedTuple
 
 from shared_state.clients import Clients, Registration
+from shared_state.starts import Believed
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "Known"]
 
 BOUND = 10_000
+
+
+class Known(NamedTuple):
+    """A registration, and what whoever acts on it has Redis check."""
+
+    registration: Registration
+    believed: Believed
 
 
 class Directory:
@@ -21,9 +30,9 @@ class Directory:
     def __init__(self, clients: Clients, *, bound: int = BOUND) -> None:
         self._clients = clients
         self._bound = bound
-        self._known: OrderedDict[str, Registration] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
 
-    def known(self, client_id: str) -> Registration | None:
+    def known(self, client_id: str) -> Known | None:
         """What was known of the client when it was last looked up; None if nothing is."""
         found = self._known.get(client_id)
         if found is not None:
@@ -44,7 +53,7 @@ class Directory:
     async def _look_up(self, client_id: str) -> Registration | None:
         found = await self._clients.find(client_id)
         if found is not None and found.node_id:
-            self._known[client_id] = found
+            self._known[client_id] = Known(found, found.believed)
             while len(self._known) > self._bound:
                 self._known.popitem(last=False)
         return found

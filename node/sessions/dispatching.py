@@ -11,13 +11,13 @@ earlier dispatches (`Directory`); the call checks that it still holds.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aip import ClientType, Command, new_id
 from aip.ids import now_ms
-from node.sessions.directory import Directory
+from node.sessions.directory import Directory, Known
 from node.sessions.loads import NodeLoads
 from node.sessions.orders import commands_to_json
 from node.sessions.planners import Planner, PlannerRefused, Planners
@@ -27,7 +27,7 @@ from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NameHeld, NotRegistered, StateError, StateUnavailable, TooManySessions
-from shared_state.inbox import SessionRef, task_message
+from shared_state.inbox import Posted, SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
 from shared_state.sessions import Session
 from shared_state.starts import ANYONE, Believed
@@ -49,7 +49,7 @@ class Attempt(NamedTuple):
     """One dispatch under ids that stay the same when it is repeated, because its outcome was not known.
 
     `token` names its claim of the task's name, and its TASK message. `given_id`: the session id was chosen by a client,
-    and may be somebody else's.
+    and may be somebody else's; one of our making is nobody else's, and is the token as well.
     """
 
     session_id: str
@@ -60,7 +60,8 @@ class Attempt(NamedTuple):
     @classmethod
     def fresh(cls, client_id: str) -> "Attempt":
         """A new attempt to send a task to `client_id`."""
-        return cls(new_session_id(client_id), new_id(), now_ms(), given_id=False)
+        session_id = new_session_id(client_id)
+        return cls(session_id, session_id, now_ms(), given_id=False)
 
     def lives_beside(self, client_id: str) -> bool:
         """Whether the session may be stored and posted in one call: its id is of our making, and for this device."""
@@ -97,11 +98,15 @@ IMPATIENT = Patience()
 
 @dataclass(slots=True)
 class _Naming:
-    """A task's name on its way to its session: claimed `with_start`, or by itself; `before` is who had it then."""
+    """A task's name on its way to its session: claimed `with_start`, or by itself; `before` is who had it then.
+
+    `beside`: the session lives beside its device, see `Attempt.lives_beside`.
+    """
 
     attempt: Attempt
     name: str
     span_s: float
+    beside: bool
     with_start: bool
     before: str | None = None
 
@@ -142,14 +147,16 @@ class Dispatcher:
         and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
         then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
+        beside = attempt is None or attempt.lives_beside(client_id)
         attempt = attempt or Attempt.fresh(client_id)
         name = task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
         span_s = timeout_s + (patience.queue_for_s or 0.0)
-        naming = _Naming(
-            attempt, name, span_s, with_start=attempt.lives_beside(client_id) and self._state.starts.may_claim
-        )
-        known, looking = await self._know_and_claim(client_id, naming)
+        naming = _Naming(attempt, name, span_s, beside, with_start=beside and self._state.starts.may_claim)
+        known = self._directory.known(client_id)
+        looking = None if known is not None else self._directory.look_up(client_id)
+        if naming.needed and not naming.with_start:
+            await self._claim_beside(looking, naming)
 
         def session_for(found: Registration | None) -> Session:
             return Session(
@@ -175,8 +182,11 @@ class Dispatcher:
             if patience.queue_for_s is not None:
                 # Before the session: whatever waits is looked at when it may wait no longer.
                 await self._state.due.add(DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S)
-            if known is not None and (sent := await self._send_as_known(known, session_for, naming)) is not None:
-                return sent
+            if known is not None:
+                session = self._as_known(known, session_for)
+                if session is not None and await self._send(session, known.believed, naming):
+                    return session
+                self._directory.forget(client_id)
             session = session_for(await (looking or self._directory.look_up(client_id)))
             await self._send(session, ANYONE, naming)
         except _Unknown as exc:
@@ -187,23 +197,17 @@ class Dispatcher:
             raise
         return session
 
-    async def _know_and_claim(
-        self, client_id: str, naming: _Naming
-    ) -> tuple[Registration | None, "asyncio.Task[Registration | None] | None"]:
-        """What is known of the device, or else a look-up under way; the name is claimed, if its start cannot do it.
+    async def _claim_beside(self, looking: "asyncio.Task[Registration | None] | None", naming: _Naming) -> None:
+        """Claim the name, while the device is looked up: the two travel together.
 
-        The two travel together. Raises TaskNameTaken or StateUnavailable.
+        Raises TaskNameTaken or StateUnavailable.
         """
-        known = self._directory.known(client_id)
-        looking = None if known is not None else self._directory.look_up(client_id)
         try:
-            if naming.needed and not naming.with_start:
-                await self._claim(naming)
+            await self._claim(naming)
         except BaseException:
             if looking is not None:
                 looking.cancel()
             raise
-        return known, looking
 
     async def _take_back(self, exc: Exception, client_id: str, naming: _Naming) -> None:
         """The task is refused, and nothing of it was stored but perhaps the claim of its name."""
@@ -222,19 +226,14 @@ class Dispatcher:
             naming.name, attempt.session_id, token=attempt.token, span_s=naming.span_s
         )
 
-    async def _send_as_known(
-        self, known: Registration, session_for: Callable[[Registration], Session], naming: _Naming
-    ) -> Session | None:
-        """Send by what was known of the device. None if that may not hold any more: it is to be looked up."""
+    @staticmethod
+    def _as_known(known: Known, session_for: Callable[[Registration], Session]) -> Session | None:
+        """The session by what was known of the device. None if that would refuse it, and may not hold any more."""
         try:
-            session = session_for(known)
+            return session_for(known.registration)
         except (NotRegistered, PlannerRefused, TooManySessions):
             # It may be able to do more by now, or be on another node.
-            session = None
-        if session is not None and await self._send(session, known.believed, naming):
-            return session
-        self._directory.forget(known.client_id)
-        return None
+            return None
 
     async def _send(self, session: Session, believed: Believed, naming: _Naming) -> bool:
         """Store the session and post its task; repeated once if the answer got lost, since both know themselves.
@@ -244,7 +243,7 @@ class Dispatcher:
         repeats = 1
         while True:
             try:
-                return await self._start(session, believed, naming)
+                return await self._start(session, believed, naming) is not None
             except NameHeld:
                 # By a session that has ended, or else the task is refused.
                 await self._claim(naming)
@@ -274,26 +273,25 @@ class Dispatcher:
         self._loads.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    async def _start(self, session: Session, believed: Believed, naming: _Naming) -> bool:
+    def _start(self, session: Session, believed: Believed, naming: _Naming) -> Awaitable[Posted | None]:
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
-        if naming.attempt.lives_beside(session.client_id):
-            token = naming.attempt.token if naming.needed else ""
-            posted = await self._state.starts.start(
-                session, believed=believed, wait_s=wait_s, token=token, durable=True
-            )
-            return posted is not None
+        if not naming.beside:
+            return self._create_and_post(session, wait_s)
+        token = naming.attempt.token if naming.needed else ""
+        return self._state.starts.start(session, believed=believed, wait_s=wait_s, token=token, durable=True)
+
+    async def _create_and_post(self, session: Session, wait_s: float) -> Posted:
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.
         await self._state.sessions.create(session, durable=True)
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
         try:
-            await self._state.inbox.post(
+            return await self._state.inbox.post(
                 session.client_id, task_message(session), session=ref, wait_s=wait_s, durable=True
             )
         except (NotRegistered, InboxFull, TooManySessions):
             await self._quietly(self._state.sessions.discard(session))
             raise
-        return True
 
     @staticmethod
     async def _quietly(call: Any) -> None:

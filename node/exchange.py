@@ -8,6 +8,7 @@ them, or where another server or a test without a network made them: ASGI's own 
 
 import asyncio
 import logging
+from functools import lru_cache
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -91,7 +92,9 @@ class Exchange:
 
     # -- the request, as the connection tells it -----------------------------------------------------------------------
     def on_body(self, piece: bytes) -> int:
-        """A piece of the body came. Returns how many bytes of it wait to be taken."""
+        """A piece of the body came. Returns how many bytes of it wait to be taken: none once it is answered."""
+        if self.response_complete:
+            return 0
         if not self._body:
             self._body = piece
         elif isinstance(self._body, bytearray):
@@ -194,16 +197,17 @@ class Exchange:
 
     def _begin(self, status: int, headers: Headers) -> None:
         """The head. If it says how long the body is, it waits for it, to travel with it as one write."""
-        _check(b"".join([name for name, _ in headers]), _NOT_IN_NAMES, "name")
-        _check(b"".join([value for _, value in headers]), _NOT_IN_VALUES, "value")
+        values = b"".join([value for _, value in headers])
+        if len(values.translate(None, _NOT_IN_VALUES)) != len(values):
+            raise RuntimeError("Invalid HTTP header value.")
+        named = [(_name(name), value) for name, value in headers]
         self.response_started = True
         self._owes_continue = False
         lines = [STATUS_LINE[status]]
         for name, value in self._connection.default_headers:
             lines += (name, b": ", value, b"\r\n")
         says_close = False
-        for given, value in headers:
-            name = given.lower()
+        for name, value in named:
             if name == b"content-length" and self._chunked is None:
                 self._left = int(value)
                 self._chunked = False
@@ -261,6 +265,10 @@ def exchange_of(call: Receive | Send) -> Exchange | None:
     return owner if isinstance(owner, Exchange) else None
 
 
-def _check(text: bytes, forbidden: bytes, what: str) -> None:
-    if len(text.translate(None, forbidden)) != len(text):
-        raise RuntimeError(f"Invalid HTTP header {what}.")
+# An application knows a few dozen.
+@lru_cache(maxsize=256)
+def _name(given: bytes) -> bytes:
+    """The name of a header, in lower case."""
+    if len(given.translate(None, _NOT_IN_NAMES)) != len(given):
+        raise RuntimeError("Invalid HTTP header name.")
+    return given.lower()

@@ -81,6 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
         ours = cast(Config, config)
         self._bounds = ours.bounds
         self._needs_no_task = ours.needs_no_task
+        # Whether what comes now is a handshake, and no request.
+        self._upgrades = False
         # The request that came last; those that came before it, and are answered first, are begun one by one.
         self._exchange: Exchange | None = None
         self._to_begin: deque[Exchange] = deque()
@@ -97,7 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A newcomer: over the bound, whoever has owed a request longest makes room, or it goes itself."""
         super().connection_made(transport)
         self._look_again = self.loop.call_later(self._look_s, self._look)
-        self._owe()
+        self._owe(self.loop.time())
         if len(self.connections) > self._bounds.max_tcp_connections:
             next(iter(self._bounds.owing)).refuse(Limit.TCP_CONNECTIONS)
 
@@ -125,7 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
         # On a connection that is used again the deadline begins with the head. While the one before is answered, the
         # next is owed to nobody.
         if self._owes_since is None and not self._is_working():
-            self._owe()
+            self._owe(self.loop.time())
         self._head_bytes += came
         if self._head_bytes > HEAD_BYTES:
             if not self._is_working():
@@ -163,7 +165,8 @@ class HttpProtocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": self.app_state.copy(),
         }
-        if parser.should_upgrade() and self._should_upgrade():
+        self._upgrades = parser.should_upgrade() and self._should_upgrade()
+        if self._upgrades:
             return
         self._exchange = Exchange(
             self,
@@ -178,22 +181,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
-        exchange = self._exchange_that_goes_on()
+        exchange = None if self._upgrades else self._exchange
         if exchange is not None and exchange.on_body(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """A request ends."""
-        exchange = self._exchange_that_goes_on()
+        exchange = None if self._upgrades else self._exchange
         if exchange is not None:
             exchange.on_message_complete()
-
-    def _exchange_that_goes_on(self) -> Exchange | None:
-        """That to which what comes now belongs; None if nobody waits for it."""
-        if self.parser.should_upgrade() and self._should_upgrade():
-            return None
-        exchange = self._exchange
-        return None if exchange is None or exchange.response_complete else exchange
 
     # -- answering -----------------------------------------------------------------------------------------------------
     def _begin_next(self) -> None:
@@ -226,9 +222,9 @@ class HttpProtocol(HttpToolsProtocol):
             # Not in here: many that are answered at once would be one inside the other.
             self.loop.call_soon(self._begin_next)
             return
-        self._idle_since = self.loop.time()
+        self._idle_since = now = self.loop.time()
         if self._owes_since is None:
-            self._owe()
+            self._owe(now)
 
     def shutdown(self) -> None:
         """The server stops: once what was asked last is answered, or at once if nothing is."""
@@ -256,9 +252,9 @@ class HttpProtocol(HttpToolsProtocol):
         return self._exchange is not None and not self._exchange.response_complete
 
     # -- what is due ---------------------------------------------------------------------------------------------------
-    def _owe(self) -> None:
+    def _owe(self, since: float) -> None:
         self._bounds.owing[self] = None
-        self._owes_since = self.loop.time()
+        self._owes_since = since
 
     def _settle(self) -> None:
         if self._owes_since is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
 from typing import Any, NamedTuple
 
 import orjson
@@ -59,6 +60,9 @@ class EndIf(StrEnum):
 
 
 TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
+# Ends are told apart by them: random digits of this process, and a number.
+_PROCESS = new_id().rpartition("-")[2]
+_numbers = count(1)
 _ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 
 
@@ -156,7 +160,7 @@ class Ending:
     generation: int | None = None
     client_id: str = ""
     behind: Behind | None = None
-    end_id: str = field(default_factory=new_id)
+    end_id: str = field(default_factory=lambda: f"{_PROCESS}.{next(_numbers)}")
 
 
 class Ended(NamedTuple):

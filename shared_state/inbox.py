@@ -157,7 +157,7 @@ class Inbox:
 
 def check_posted(code: int, client_id: str, max_sessions: int) -> None:
     """What the script of a post, or of a start, says first. Raises NotRegistered, InboxFull or TooManySessions."""
-    if code == 0:
+    if code == -5:
         raise NotRegistered(f"Client '{client_id}' is not online")
     if code == -1:
         raise InboxFull(f"Client '{client_id}' has {INBOX_BOUND} messages waiting")

@@ -211,12 +211,13 @@ class Sessions:
         args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, ending.end_if)
         args.append("" if generation is None else generation)
         reply = await self._redis.script("session_end", keys, args)
-        outcome = reply[0]
-        if outcome == -1:
+        if reply == 1:
+            return Ended(session_id, "", client_id, "", settled=together)
+        if reply == -1:
             raise SessionNotFound(f"No session '{session_id}'")
-        if outcome == -2:
+        if reply == -2:
             raise Fenced(f"Session '{session_id}' is driven over a newer connection")
-        if outcome == 0:
+        if reply[0] == 0:
             return SessionState(reply[1].decode())
         _, order_json, watchers, followers = reply
         if watchers:

@@ -16,7 +16,7 @@ import orjson
 
 from shared_state.connection import Connection
 from shared_state.errors import NameHeld
-from shared_state.inbox import Posted, check_posted
+from shared_state.inbox import check_posted
 from shared_state.keys import NEVER_MS, Keys, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
@@ -83,8 +83,8 @@ class Starts:
         wait_s: float = 0.0,
         token: str = "",
         durable: bool = False,
-    ) -> Posted | None:
-        """Store a session as `created`, for its device to begin. None if the device is not as `believed`.
+    ) -> bool:
+        """Store a session as `created`, for its device to begin. False if the device is not as `believed`.
 
         With `wait_s` also for a client that nobody knows. With a `token` (where starts `may_claim`) the task's name is
         claimed by it, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered or TooManySessions, and then
@@ -112,22 +112,22 @@ class Starts:
             ],
             durable=durable,
         )
-        if reply[0] == -3:
-            return None
-        if reply[0] == -4:
+        if isinstance(reply, bytes):
+            if reply:
+                # Only that there is something, as with an inbox.
+                await self._voice.tell(reply.decode(), "inbox", client_id, "", "")
+        elif reply >= 0:
+            self._voice.note("inbox", reply)
+        elif reply == -3:
+            return False
+        elif reply == -4:
             raise NameHeld(f"Task '{session.task_name}' has a session")
-        check_posted(reply[0], client_id, self._max_sessions)
-        posted = Posted(reply[1].decode(), reply[2].decode(), reply[3])
-        if posted.node_id and prefix:
-            self._voice.note("inbox", posted.receivers)
-        elif posted.node_id:
-            # Only that there is something, as with an inbox.
-            receivers = await self._voice.tell(posted.node_id, "inbox", client_id, "", "")
-            posted = posted._replace(receivers=receivers)
+        else:
+            check_posted(reply, client_id, self._max_sessions)
         if renews:
             self._renewals.done(client_id, life_ms)
         self._index.add(placed, life_ms)
-        return posted
+        return True
 
     def _make_keys(self, client_id: str) -> tuple[str, str, str]:
         k = self._keys

@@ -27,7 +27,7 @@ from shared_state import State
 from shared_state.clients import Registration
 from shared_state.due import DueKind
 from shared_state.errors import InboxFull, NameHeld, NotRegistered, StateError, StateUnavailable, TooManySessions
-from shared_state.inbox import Posted, SessionRef, task_message
+from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
 from shared_state.sessions import Session
 from shared_state.starts import ANYONE, Believed
@@ -243,7 +243,7 @@ class Dispatcher:
         repeats = 1
         while True:
             try:
-                return await self._start(session, believed, naming) is not None
+                return await self._start(session, believed, naming)
             except NameHeld:
                 # By a session that has ended, or else the task is refused.
                 await self._claim(naming)
@@ -273,7 +273,7 @@ class Dispatcher:
         self._loads.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    def _start(self, session: Session, believed: Believed, naming: _Naming) -> Awaitable[Posted | None]:
+    def _start(self, session: Session, believed: Believed, naming: _Naming) -> Awaitable[bool]:
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
         if not naming.beside:
@@ -281,17 +281,18 @@ class Dispatcher:
         token = naming.attempt.token if naming.needed else ""
         return self._state.starts.start(session, believed=believed, wait_s=wait_s, token=token, durable=True)
 
-    async def _create_and_post(self, session: Session, wait_s: float) -> Posted:
+    async def _create_and_post(self, session: Session, wait_s: float) -> bool:
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.
         await self._state.sessions.create(session, durable=True)
         ref = SessionRef(session.session_id, session.deadline_ms, session.created_ms)
         try:
-            return await self._state.inbox.post(
+            await self._state.inbox.post(
                 session.client_id, task_message(session), session=ref, wait_s=wait_s, durable=True
             )
         except (NotRegistered, InboxFull, TooManySessions):
             await self._quietly(self._state.sessions.discard(session))
             raise
+        return True
 
     @staticmethod
     async def _quietly(call: Any) -> None:

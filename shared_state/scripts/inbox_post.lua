@@ -6,11 +6,11 @@
 --       9 life of the newest, ms   10 life of the mark, ms ('' = no mark)   11 '1' = also for a client that nobody knows
 --       12 bound of the active sessions   13 now, ms: those whose deadline is over do not count
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was posted before), receivers};
---       {0} not registered; {-1} the inbox is full; {-2} too many active sessions
+--       {-5} not registered; {-1} the inbox is full; {-2} too many active sessions
 -- uses: _bounds
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
 local node = there[1] or ''
-if not there[2] and ARGV[11] ~= '1' then return {0} end
+if not there[2] and ARGV[11] ~= '1' then return {-5} end
 -- Whatever is repeated is repeated soon.
 if ARGV[6] ~= '' and redis.call('LPOS', KEYS[4], ARGV[8], 'RANK', -1, 'MAXLEN', 100) then return {1, node, '', 1} end
 -- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.

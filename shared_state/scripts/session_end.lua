@@ -6,22 +6,24 @@
 --       that, its life is cut to the retention   5 channel prefix ('' = the caller publishes)   6 session id   7 condition:
 --       '' = none, 'overdue' = only if its deadline has passed, 'gone' = unless it waits for its device to come,
 --       'untaken' = only if it has waited for that long enough   8 generation of the connection that ends it ('' = of none)
--- reply {1, order ('' if the caller gave the device's keys and nobody else asked for the session), node ids of the
---       watchers, of the followers, each in line breaks}; {0, state} it had ended before, or the condition does not hold;
---       {-1} no such session; {-2, state} a newer connection drives it
+-- reply 1 ended, its device is the caller's, and nobody else is to be told;
+--       {1, order ('' if the device is the caller's, and only REST asked for it), node ids of the watchers, of the
+--       followers, each in line breaks} ended; {0, state} it had ended before, or the condition does not hold;
+--       -1 no such session; -2 a newer connection drives it
 local function settle()
   if KEYS[4] then redis.call('ZREM', KEYS[4], ARGV[6]) end
 end
-local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'generation', 'more')
+local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'more')
 if not there[1] then
   settle()
-  return {-1}
+  return -1
 end
 local state = there[2] or 'created'
 -- Of most sessions there is nothing more to look at.
 local more = {}
-if there[4] or ARGV[7] ~= '' then
-  more = redis.call('HMGET', KEYS[1], 'owner', 'watchers', 'followers', 'commands', 'journaled', 'events', 'queue_until_ms')
+if there[3] then
+  more = redis.call('HMGET', KEYS[1], 'owner', 'watchers', 'followers', 'commands', 'journaled', 'events',
+    'queue_until_ms', 'generation')
 end
 local order = ''
 if more[1] or not KEYS[4] then order = redis.call('HGET', KEYS[1], 'order') end
@@ -31,7 +33,7 @@ if state == 'completed' or state == 'failed' or state == 'cancelled' or state ==
   settle()
   return {0, state}
 end
-if ARGV[8] ~= '' and there[3] and tonumber(there[3]) > tonumber(ARGV[8]) then return {-2, state} end
+if ARGV[8] ~= '' and more[8] and tonumber(more[8]) > tonumber(ARGV[8]) then return -2 end
 if ARGV[7] ~= '' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -57,4 +59,5 @@ if more[3] and ARGV[5] ~= '' then
     redis.call('PUBLISH', ARGV[5] .. node, 'event\n' .. ARGV[6])
   end
 end
+if order == '' and not more[2] and not more[3] then return 1 end
 return {1, order, more[2] or '', more[3] or ''}

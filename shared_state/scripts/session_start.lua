@@ -11,26 +11,31 @@
 --       12 claim of the task's name ('' = it has been claimed)
 --       13 order with its commands, 14.. field, value, ... of the session, beside its order and its deadline (as a rule
 --       neither)
--- reply {1, node id ('' = nobody holds the client now), session id ('' = it was started before), receivers};
---       {0} not registered; {-2} too many active sessions; {-3} the client is not what the caller takes it to be;
---       {-4} another claim has the name
+-- reply how many have heard the wake-up, a number from 0 on; or the id of the node that the caller is to wake ('' = none:
+--       nobody holds the client now, or it was started before, and its wake-up said).
+--       -2 too many active sessions; -3 the client is not what the caller takes it to be; -4 another claim has the name;
+--       -5 not registered
 -- uses: _bounds
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation', 'features')
 local node = there[1] or ''
-if not there[2] and ARGV[7] ~= 'wait' then return {0} end
--- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.
-local active = redis.call('ZCOUNT', KEYS[2], ARGV[9], '+inf')
+if not there[2] and ARGV[7] ~= 'wait' then return -5 end
+-- What the caller has to tell of a session that was started before.
+local again = ARGV[2] == '' and node or ''
+-- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too. Those whose deadline is over
+-- are looked for only where there seem to be too many.
+local active, bound = redis.call('ZCARD', KEYS[2]), tonumber(ARGV[8])
+if active > bound then active = redis.call('ZCOUNT', KEYS[2], ARGV[9], '+inf') end
 local changed = ARGV[10] ~= '' and (there[2] ~= ARGV[10] or there[3] ~= ARGV[11])
-local refused = changed and -3 or active > tonumber(ARGV[8]) and -2
+local refused = changed and -3 or active > bound and -2
 if refused then
-  if redis.call('EXISTS', KEYS[4]) == 1 then return {1, node, '', 1} end
-  return {refused}
+  if redis.call('EXISTS', KEYS[4]) == 1 then return again end
+  return refused
 end
 if KEYS[5] and not redis.call('SET', KEYS[5], ARGV[12], 'NX', 'PX', ARGV[6]) then
-  if redis.call('GET', KEYS[5]) ~= ARGV[12] then return {-4} end
+  if redis.call('GET', KEYS[5]) ~= ARGV[12] then return -4 end
 end
 -- These two never change: written once more they change nothing, and none of them is new.
-if redis.call('HSET', KEYS[4], 'order', ARGV[1], 'deadline_ms', ARGV[4]) == 0 then return {1, node, '', 1} end
+if redis.call('HSET', KEYS[4], 'order', ARGV[1], 'deadline_ms', ARGV[4]) == 0 then return again end
 if ARGV[14] then redis.call('HSET', KEYS[4], unpack(ARGV, 14)) end
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 local renew = ARGV[7] ~= ''
@@ -47,8 +52,5 @@ if listed == 1 or renew then
   local life = ARGV[6] + RENEW_SLACK_MS
   if redis.call('PTTL', KEYS[3]) < life then redis.call('PEXPIRE', KEYS[3], life) end
 end
-local receivers = 0
-if node ~= '' and ARGV[2] ~= '' then
-  receivers = redis.call('PUBLISH', ARGV[2] .. node, ARGV[13] or ARGV[1])
-end
-return {1, node, ARGV[3], receivers}
+if node == '' or ARGV[2] == '' then return node end
+return redis.call('PUBLISH', ARGV[2] .. node, ARGV[13] or ARGV[1])

@@ -93,7 +93,7 @@ async def _every_operation(state: State) -> None:
     await state.sessions.requeue(session.session_id, 1)
     beside = a_session(new_session_id("device-1"), client_id="device-1")
     token = "t" if state.starts.may_claim else ""
-    assert await state.starts.start(beside, token=token) is not None
+    assert await state.starts.start(beside, token=token)
     assert len(await state.starts.waiting("device-1", but=())) == 1
     behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")])
     await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind)

@@ -33,16 +33,22 @@ def _new(**fields: Any) -> Session:
     return a_session(new_session_id("device-1"), **fields)
 
 
+def _said(state: State) -> list[str]:
+    """What nodes are told from now on."""
+    said: list[str] = []
+    state.connection.on_said = lambda kind, _: said.append(kind)
+    return said
+
+
 async def _counts(state: State) -> tuple[int, int]:
     """Sessions of the device that wait, and that are active."""
     return len(await state.starts.waiting("device-1", but=())), await active_sessions(state, "device-1")
 
 
 async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
-    session = _new(metadata={"a": 1}, commands=b"[]", owner="boss")
-    posted = await state.starts.start(session)
-    assert posted is not None
-    assert posted.node_id == "node-a"
+    session, said = _new(metadata={"a": 1}, commands=b"[]", owner="boss"), _said(state)
+    assert await state.starts.start(session)
+    assert said == ["inbox"], "its node was woken"
     assert await state.sessions.find(session.session_id) == session
     assert await state.starts.waiting("device-1", but=()) == [order_json(session)]
     assert await state.starts.waiting("device-1", but={session.session_id}) == []
@@ -54,9 +60,11 @@ async def test_a_session_is_stored_and_its_task_waits(state: State) -> None:
 
 
 async def test_repeated_it_begins_nothing_twice(state: State) -> None:
-    session = _new()
-    outcomes = await asyncio.gather(*(state.starts.start(session) for _ in range(20)))
-    assert len([o for o in outcomes if o is not None and o.entry_id]) == 1
+    session, said = _new(), _said(state)
+    assert all(await asyncio.gather(*(state.starts.start(session) for _ in range(20))))
+    # In a Cluster the caller says it, who cannot know whether it was said before.
+    assert len(said) == (1 if state.connection.one_server else 20)
+    assert await _counts(state) == (1, 1)
     await end_session(state, session.session_id, client_id="device-1")
     await state.starts.start(session)
     found = await state.sessions.find(session.session_id)
@@ -101,9 +109,9 @@ async def test_for_nobody_nothing_is_left(state: State) -> None:
     with pytest.raises(NotRegistered):
         await state.starts.start(session)
     assert await state.sessions.find(session.session_id) is None
-    posted = await state.starts.start(session, wait_s=60.0)
-    assert posted is not None
-    assert posted.node_id == ""
+    said = _said(state)
+    assert await state.starts.start(session, wait_s=60.0)
+    assert said == [], "there is no node to be woken"
 
 
 async def test_over_the_limit_nothing_is_left(state: State) -> None:
@@ -119,14 +127,14 @@ async def test_over_the_limit_nothing_is_left(state: State) -> None:
 async def test_what_is_believed_of_a_client_is_checked(state: State, registration: Registration) -> None:
     found = await state.clients.find("device-1")
     assert found is not None
-    assert await state.starts.start(_new(), believed=found.believed) is not None
+    assert await state.starts.start(_new(), believed=found.believed)
     await state.clients.touch("device-1", registration.connection_id, features=frozenset({"cli"}))
-    assert await state.starts.start(_new(), believed=found.believed) is None, "it can do something else"
+    assert not await state.starts.start(_new(), believed=found.believed), "it can do something else"
     now = await state.clients.find("device-1")
     assert now is not None
     await state.clients.leave("device-1", registration.connection_id)
     await state.clients.register(a_registration(features=frozenset({"cli"})))
-    assert await state.starts.start(_new(), believed=now.believed) is None, "it is another registration"
+    assert not await state.starts.start(_new(), believed=now.believed), "it is another registration"
     assert await _counts(state) == (1, 1)
 
 
@@ -212,8 +220,8 @@ async def test_a_name_is_claimed_with_the_start_where_one_server_holds_all(state
     if not state.starts.may_claim:
         pytest.skip("in a Cluster the name is in another slot")
     session = _new(task_name="job")
-    assert await state.starts.start(session, token="t1") is not None
-    assert await state.starts.start(session, token="t1") is not None, "repeated, it is the same claim"
+    assert await state.starts.start(session, token="t1")
+    assert await state.starts.start(session, token="t1"), "repeated, it is the same claim"
     found = await state.sessions.find_by_task("job")
     assert found is not None
     assert found.session_id == session.session_id
@@ -226,7 +234,7 @@ async def test_a_name_is_claimed_with_the_start_where_one_server_holds_all(state
     # Claimed apart, once the first has ended, it is nobody else's.
     await end_session(state, session.session_id, client_id="device-1")
     await state.sessions.claim_task("job", second.session_id, token="t2", span_s=60)
-    assert await state.starts.start(second, token="t2") is not None
+    assert await state.starts.start(second, token="t2")
 
 
 async def test_a_start_that_is_refused_claims_nothing(state: State) -> None:

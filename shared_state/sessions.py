@@ -208,8 +208,10 @@ class Sessions:
         if together:
             keys.append(self._keys.active(client_id))
         args: list[str | bytes | int | float] = [ending.state, ending.end_id.encode() + b"\n" + end, retention_ms]
-        args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id, ending.end_if)
+        args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id)
         args.append("" if generation is None else generation)
+        if ending.end_if:
+            args.append(ending.end_if)
         reply = await self._redis.script("session_end", keys, args)
         if reply == 1:
             return Ended(session_id, "", client_id, "", settled=together)

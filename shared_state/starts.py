@@ -96,22 +96,19 @@ class Starts:
         placed = place(session)
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
         keys = [*self._keys_of_client(client_id), k.session(session_id)]
-        prefix, claim, more = self._voice.script_prefix, b"", stored_fields(session)
-        if more:
-            more.insert(0, order_json(session))
+        args: list[str | bytes | int | float] = [order_json(session, commands=False), self._voice.script_prefix]
+        args += (session_id, session.deadline_ms, placed, life_ms, self._max_sessions, *believed)
         if token:
             keys.append(k.task(session.task_name))
-            claim = NameClaim(token, life_ms, session_id).written()
-        reply = await self._redis.script(
-            "session_start",
-            keys,
-            [
-                *(order_json(session, commands=False), prefix, session_id, session.deadline_ms),
-                *(placed, life_ms, "wait" if wait_s > 0 else "renew" if renews else ""),
-                *(self._max_sessions, session.created_ms, *believed, claim, *more),
-            ],
-            durable=durable,
-        )
+            args.append(NameClaim(token, life_ms, session_id).written())
+        else:
+            args.append("")
+        more = stored_fields(session)
+        if more or renews:
+            args.append("wait" if wait_s > 0 else "renew" if renews else "")
+        if more:
+            args += (order_json(session), *more)
+        reply = await self._redis.script("session_start", keys, args, durable=durable)
         if isinstance(reply, bytes):
             if reply:
                 # Only that there is something, as with an inbox.

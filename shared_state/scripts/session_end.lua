@@ -3,9 +3,10 @@
 -- KEYS  1 session   2 its events   3 its journal   4 active sessions of its device (only where they live together: the
 --       session is settled)
 -- ARGV  1 state   2 end: id, line break, what came with it (JSON)   3 retention, ms   4 moment, ms: if its deadline is behind
---       that, its life is cut to the retention   5 channel prefix ('' = the caller publishes)   6 session id   7 condition:
---       '' = none, 'overdue' = only if its deadline has passed, 'gone' = unless it waits for its device to come,
---       'untaken' = only if it has waited for that long enough   8 generation of the connection that ends it ('' = of none)
+--       that, its life is cut to the retention   5 channel prefix ('' = the caller publishes)   6 session id
+--       7 generation of the connection that ends it ('' = of none)   8 condition, as a rule none: 'overdue' = only if its
+--       deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has waited for that
+--       long enough
 -- reply 1 ended, its device is the caller's, and nobody else is to be told;
 --       {1, order ('' if the device is the caller's, and only REST asked for it), node ids of the watchers, of the
 --       followers, each in line breaks} ended; {0, state} it had ended before, or the condition does not hold;
@@ -33,14 +34,14 @@ if state == 'completed' or state == 'failed' or state == 'cancelled' or state ==
   settle()
   return {0, state}
 end
-if ARGV[8] ~= '' and more[8] and tonumber(more[8]) > tonumber(ARGV[8]) then return -2 end
-if ARGV[7] ~= '' then
+if ARGV[7] ~= '' and more[8] and tonumber(more[8]) > tonumber(ARGV[7]) then return -2 end
+if ARGV[8] then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local queued = state == 'created' and tonumber(more[7] or '0') > now
-  if ARGV[7] == 'overdue' and tonumber(there[1]) > now then return {0, state} end
-  if ARGV[7] == 'gone' and queued then return {0, state} end
-  if ARGV[7] == 'untaken' and (state ~= 'created' or queued) then return {0, state} end
+  if ARGV[8] == 'overdue' and tonumber(there[1]) > now then return {0, state} end
+  if ARGV[8] == 'gone' and queued then return {0, state} end
+  if ARGV[8] == 'untaken' and (state ~= 'created' or queued) then return {0, state} end
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'end', ARGV[2])
 if more[2] or more[3] or more[4] then redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _CONTROLS = bytes([*range(0x20), 0x7F])
 _NOT_IN_NAMES = _CONTROLS + b'()<>@,;:[]={} \t\\"'
 _NOT_IN_VALUES = _CONTROLS.replace(b"\t", b"")
+# What says how an answer travels, and not what it is.
+_OF_THE_CONNECTION = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _NO_BODY = frozenset({204, 304})
 _BROKEN = b"Internal Server Error"
 _BROKEN_HEADERS = [
@@ -87,7 +89,7 @@ class Exchange:
         self._wake: asyncio.Event | None = None
         # The answer: its head while that waits for the body, and how much of the body is to come.
         self._head = b""
-        self._chunked: bool | None = None
+        self._chunked = False
         self._left = 0
 
     # -- the request, as the connection tells it -----------------------------------------------------------------------
@@ -200,32 +202,35 @@ class Exchange:
         values = b"".join([value for _, value in headers])
         if len(values.translate(None, _NOT_IN_VALUES)) != len(values):
             raise RuntimeError("Invalid HTTP header value.")
-        named = [(_name(name), value) for name, value in headers]
-        self.response_started = True
-        self._owes_continue = False
         lines = [STATUS_LINE[status]]
         for name, value in self._connection.default_headers:
             lines += (name, b": ", value, b"\r\n")
-        says_close = False
-        for name, value in named:
-            if name == b"content-length" and self._chunked is None:
-                self._left = int(value)
-                self._chunked = False
+        left, chunked, says_close = 0, None, False
+        for given, value in headers:
+            name, line = _line(given)
+            if name not in _OF_THE_CONNECTION:
+                pass
+            elif name == b"content-length" and chunked is None:
+                left, chunked = int(value), False
             elif name == b"transfer-encoding" and value.lower() == b"chunked":
-                self._left = 0
-                self._chunked = True
+                left, chunked = 0, True
             elif name == b"connection" and b"close" in [token.lower().strip() for token in value.split(b",")]:
-                self.keep_alive = False
                 says_close = True
-            lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive and not says_close:
+            lines += (line, value, b"\r\n")
+        self.response_started = True
+        self._owes_continue = False
+        self._left = left
+        if says_close:
+            self.keep_alive = False
+        elif not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        if self._chunked is None and self.scope["method"] != "HEAD" and status not in _NO_BODY:
-            self._chunked = True
+        if chunked is None and self.scope["method"] != "HEAD" and status not in _NO_BODY:
+            chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
         self._head = b"".join(lines)
-        if self._chunked:
+        self._chunked = bool(chunked)
+        if chunked:
             # A stream: what comes next may be long in coming.
             self._write(b"")
 
@@ -267,8 +272,9 @@ def exchange_of(call: Receive | Send) -> Exchange | None:
 
 # An application knows a few dozen.
 @lru_cache(maxsize=256)
-def _name(given: bytes) -> bytes:
-    """The name of a header, in lower case."""
+def _line(given: bytes) -> tuple[bytes, bytes]:
+    """The name of a header in lower case, and how its line begins."""
     if len(given.translate(None, _NOT_IN_NAMES)) != len(given):
         raise RuntimeError("Invalid HTTP header name.")
-    return given.lower()
+    name = given.lower()
+    return name, name + b": "

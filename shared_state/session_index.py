@@ -8,10 +8,10 @@ Bounded, here and in Redis.
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from shared_state.connection import Connection
-from shared_state.errors import StateError
 from shared_state.keys import Keys
 
 __all__ = ["SessionIndex"]
@@ -31,7 +31,7 @@ class SessionIndex:
         self._waiting: list[str] = []
         self._life_ms = 0
         self._soon: asyncio.Handle | None = None
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Future[Any]] = set()
 
     def add(self, place: str, life_ms: int) -> None:
         """List a session for as long as it lives. Never waits."""
@@ -51,7 +51,7 @@ class SessionIndex:
         """Write what waits. Never raises for Redis."""
         self._begin()
         if self._writing:
-            await asyncio.gather(*self._writing)
+            await asyncio.wait(self._writing)
 
     async def close(self) -> None:
         """Write what waits, once."""
@@ -64,13 +64,13 @@ class SessionIndex:
         if not self._waiting:
             return
         places, self._waiting = self._waiting, []
-        task = asyncio.get_running_loop().create_task(self._write(places), name="session-index")
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-
-    async def _write(self, places: list[str]) -> None:
         arguments: list[Any] = [INDEX_BOUND, self._life_ms, *places]
-        try:
-            await self._redis.script("index_add", [self._key], arguments)
-        except StateError as exc:
-            log.warning("sessions are left out of the list", extra={"count": len(places), "reason": str(exc)})
+        # A call is under way once it is made: nothing has to wait for it but what becomes of it.
+        writing = asyncio.ensure_future(self._redis.script("index_add", [self._key], arguments))
+        self._writing.add(writing)
+        writing.add_done_callback(partial(self._written, len(places)))
+
+    def _written(self, count: int, writing: "asyncio.Future[Any]") -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled() and (exc := writing.exception()) is not None:
+            log.warning("sessions are left out of the list", extra={"count": count, "reason": str(exc)})

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from itertools import count
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +28,9 @@ _TRACE_HEADER = b"x-trace-id"
 ROUTE = "aip.route"
 _STATUS = "aip.status"
 _WORK = "aip.work"
+# What we name a request: random digits of this process, and a number.
+_PROCESS = new_id().rpartition("-")[2].encode()
+_numbers = count(1)
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Without the key: what probes and people who have none yet may read.
 OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
@@ -153,4 +157,4 @@ def _request_id(scope: Scope) -> bytes:
         for name, value in scope["headers"]:
             if name == _ID_HEADER and _GIVEN_ID.fullmatch(value):
                 return bytes(value)
-    return new_id().encode()
+    return b"%b-%d" % (_PROCESS, next(_numbers))

@@ -3,7 +3,7 @@
 import pytest
 
 from shared_state import State, session_index
-from shared_state.errors import SessionExists
+from shared_state.errors import SessionExists, StateUnavailable
 from shared_state.sessions import SessionState
 from tests.support.records import a_registration, a_session, end_session, ref_of
 
@@ -99,3 +99,23 @@ async def test_the_states_of_many_sessions_are_read_at_once(state: State) -> Non
         "b": (SessionState.FAILED, "why"),
     }
     assert await state.sessions.states([]) == {}
+
+
+async def test_what_cannot_be_listed_is_told_and_holds_up_nobody(
+    state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    genuine = state.connection.script
+
+    async def refuse() -> None:
+        raise StateUnavailable("Redis is away")
+
+    def script(name: str, *args: object, **rest: object) -> object:
+        return refuse() if name == "index_add" else genuine(name, *args, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(state.connection, "script", script)
+    session = a_session("unlisted")
+    await state.sessions.create(session)
+    assert await _listed(state) == []
+    assert await state.sessions.find("unlisted") == session
+    (record,) = [r for r in caplog.records if r.getMessage() == "sessions are left out of the list"]
+    assert (record.__dict__["count"], record.__dict__["reason"]) == (1, "Redis is away")

@@ -107,9 +107,11 @@ class HttpProtocol(HttpToolsProtocol):
         """The connection is gone: what is asked is answered to nobody, what is not begun is not begun."""
         self._forget()
         self.connections.discard(self)
-        self._to_begin.clear()
         if self._answering is not None:
             self._answering.on_disconnect()
+        self._to_begin.clear()
+        # They and this object hold each other: thousands of such pairs would wait for the collector.
+        self._exchange = self._answering = None
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
@@ -175,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
             owes_continue=self.expect_100_continue,
         )
         self._to_begin.append(self._exchange)
-        if self._answering is not None:
+        if self._answering is not None or len(self._to_begin) > 1:
             # Pipelined: in its turn.
             self.flow.pause_reading()
 
@@ -237,7 +239,8 @@ class HttpProtocol(HttpToolsProtocol):
         """From here on a WebSocketProtocol has the connection."""
         self._forget()
         super().handle_websocket_upgrade()
-        # The parser and this object hold each other: thousands of such pairs would wait for the collector.
+        # As when it is lost.
+        self._exchange = None
         self.parser = None  # type: ignore[assignment]
 
     def refuse(self, limit: Limit) -> None:

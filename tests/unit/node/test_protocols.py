@@ -1,6 +1,8 @@
 """HTTP on a connection: answers in one write, requests in their turn, and nobody who keeps a connection for nothing."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -179,6 +181,37 @@ async def test_many_requests_that_come_at_once_are_not_answered_one_inside_the_o
     protocol.data_received(POST * 2_000)
     await until(lambda: len(transport.writes) == 2_000, "answered")
     assert transport.reading
+
+
+async def test_what_is_asked_behind_another_request_is_not_read_without_bound() -> None:
+    go_on = asyncio.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await sized(b"")(scope, receive, send)
+
+    protocol, transport = connect(application)
+    protocol.data_received(POST * 2)
+    assert not transport.reading
+    go_on.set()
+    await until(lambda: len(transport.writes) == 2, "answered")
+    assert transport.reading
+
+
+@pytest.mark.parametrize("needs_no_task", [True, False])
+async def test_a_connection_that_is_gone_waits_for_no_collector(needs_no_task: bool) -> None:
+    protocol, transport = connect(echo([]), needs_no_task=lambda *_: needs_no_task)
+    under_way = protocol.tasks
+    protocol.data_received(POST)
+    await until(lambda: transport.writes and not under_way, "answered")
+    protocol.connection_lost(None)
+    gone = weakref.ref(protocol)
+    gc.disable()
+    try:
+        del protocol
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_who_is_answered_learns_that_the_peer_is_gone_whatever_was_asked_behind() -> None:

@@ -202,19 +202,20 @@ class Connection:
         """Queue bytes that are a message already, and a binary frame right behind it. Never waits, never raises."""
         if self.closing is not None:
             return
-        if self._outbox is None and binary is None and len(frame) <= self._queue_bound:
-            self._metrics.sent_bytes.inc(len(frame))
+        size = len(frame)
+        if self._outbox is None and binary is None and size <= self._queue_bound:
+            self._metrics.sent_bytes.inc(size)
             if not self.pulse.write(frame):
                 self._send_at_once(frame)
             return
         if self._outbox is None:
             self._outbox = deque()
-        self._outbox.append((frame.decode(), len(frame)))
-        self._bytes += len(frame)
+        self._outbox.append((frame.decode(), size))
+        self._bytes += size
         if binary is not None:
             self._outbox.append((binary, len(binary)))
             self._bytes += len(binary)
-        self._metrics.sent_bytes.inc(len(frame) + len(binary or b""))
+        self._metrics.sent_bytes.inc(size + len(binary or b""))
         if self._bytes > self._queue_bound:
             log.warning("slow consumer", extra={"client_id": self.client_id, "queued_bytes": self._bytes})
             self._outbox.clear()

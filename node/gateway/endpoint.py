@@ -211,16 +211,17 @@ class Endpoint:
         frame, metrics = _frame_of(event), self._metrics
         metrics.received_bytes.inc(_size(frame))
         if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
-            self._metrics.messages_in["binary"].inc()
+            metrics.messages_in["binary"].inc()
             event[HEARD] = frame, came_at
             return False
         try:
             message = decode_client_frame(frame)
         except ProtocolError as exc:
-            self._metrics.messages_in["invalid"].inc()
+            metrics.messages_in["invalid"].inc()
             connection.send_error(str(exc))
             return True
-        self._metrics.messages_in[message.type].inc()
+        kind = message.type
+        metrics.messages_in[kind].inc()
         if isinstance(message, ClientMessage):
             try:
                 handled = self._handlers.handle_at_once(connection, message)
@@ -228,7 +229,7 @@ class Endpoint:
                 self._on_failure(connection, message)
                 handled = True
             if handled:
-                self._metrics.handled[message.type].observe(time.perf_counter() - came_at)
+                metrics.handled[kind].observe(time.perf_counter() - came_at)
                 return True
         event[HEARD] = message, came_at
         return False

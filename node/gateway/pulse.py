@@ -17,7 +17,7 @@ LOOK_EVERY_S = 0.02
 class Pulse:
     """The pulse of one socket; `protocol` is uvicorn's object, if there is one."""
 
-    __slots__ = ("_protocol", "_write")
+    __slots__ = ("_protocol", "write")
 
     def __init__(self, protocol: Any = None) -> None:
         known = all(
@@ -25,11 +25,8 @@ class Pulse:
             for name in ("transport", "pending_ping_payload", "send_keepalive_ping", "read_paused")
         )
         self._protocol = protocol if known else None
-        self._write = getattr(self._protocol, "write_text", None)
-
-    def write(self, frame: bytes) -> bool:
-        """Write a text message; False, and nothing written, where only ASGI can do it, or would have to wait."""
-        return self._write is not None and bool(self._write(frame))
+        # Writes a text message; False, and nothing is written, where only ASGI can do it, or it would have to wait.
+        self.write: Callable[[bytes], bool] = getattr(self._protocol, "write_text", _cannot_write)
 
     def listen(self, hear: Callable[[Any], bool] | None) -> None:
         """Have text messages told to `hear` in the turn in which they come, while somebody waits for the next one.
@@ -89,3 +86,7 @@ class Pulse:
         while protocol.pending_ping_payload is not None and not protocol.transport.is_closing():  # noqa: ASYNC110
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()
+
+
+def _cannot_write(frame: bytes) -> bool:  # noqa: ARG001 - as WebSocketProtocol.write_text
+    return False

@@ -36,7 +36,18 @@ class LocalSession:
 
     __slots__ = (
         *("order", "session_id", "connection", "planner", "platform", "stages", "restored"),
-        *("due_tick", "echo_timer", "driver", "pending", "echoed", "running", "over", "in_step", "behind"),
+        *(
+            "due_tick",
+            "echo_timer",
+            "driver",
+            "pending",
+            "echoed",
+            "running",
+            "over",
+            "in_step",
+            "behind",
+            "storing_behind",
+        ),
     )
 
     def __init__(
@@ -70,6 +81,7 @@ class LocalSession:
         self.in_step = False
         # What happened here and is not stored yet.
         self.behind = Behind()
+        self.storing_behind = False
 
     @property
     def agent(self) -> AgentNames:

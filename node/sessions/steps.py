@@ -129,18 +129,28 @@ class Steps:
         since, unsent = now - BEHIND_S / 2, []
         while self._late and self._late[0][0] <= since:
             _, session = self._late.popleft()
-            if not session.behind or session.over:
+            if not session.behind or session.over or session.storing_behind:
                 continue
             if session.connection.has_unsent:
                 # What its socket has not taken is not dispatched yet.
                 unsent.append(session)
             else:
-                self._background.begin(self._on_late(session), "step-behind")
+                self._background.begin(self._store_behind(session), "step-behind")
         if self._late:
             left_s = self._late[0][0] + BEHIND_S - now
             self._timer = asyncio.get_running_loop().call_later(left_s, self._look_for_late)
         for session in unsent:
             self._will_be_late(session)
+
+    async def _store_behind(self, session: LocalSession) -> None:
+        """One at a time for a session: while Redis is away it waits, and takes along what happens meanwhile."""
+        session.storing_behind = True
+        try:
+            await self._on_late(session)
+        finally:
+            session.storing_behind = False
+            if session.behind and not session.over:
+                self._will_be_late(session)
 
     async def _flush_one(self, session: LocalSession) -> None:
         behind = session.take_behind()

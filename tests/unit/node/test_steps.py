@@ -1,0 +1,90 @@
+"""What merely happened in a session is stored a moment later, with what came before it, and once."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from node.app import Node
+from node.sessions import steps
+from shared_state.errors import StateUnavailable
+from shared_state.sessions import SessionState
+from tests.support.asgi import Device
+from tests.support.tasks import dispatch, next_of, state_is
+from tests.support.wait import until
+
+AUTONOMOUS = ("autonomous",)
+
+
+def _stored(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sessions of which a step is stored from now on."""
+    stored: list[str] = []
+    genuine = node.state.sessions.advance
+
+    async def advance(session_id: str, *args: Any, **options: Any) -> SessionState:
+        stored.append(session_id)
+        return await genuine(session_id, *args, **options)
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    return stored
+
+
+async def test_what_was_handed_over_is_stored_while_the_device_is_at_work(node: Node) -> None:
+    async with Device(node, features=AUTONOMOUS) as device:
+        sid = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        await state_is(node, sid, SessionState.DISPATCHED)
+        found = await node.state.sessions.find(sid)
+        assert found is not None
+        assert found.dispatched_ms is not None
+        assert found.node_id == node.node_id
+
+
+async def test_what_was_handed_over_just_now_does_not_go_with_what_is_late(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most tasks end in a moment, and what is behind of them travels with their end."""
+    now_s = [0.0]
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    stored = _stored(node, monkeypatch)
+    async with Device(node, features=AUTONOMOUS) as device:
+        slow = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        now_s[0] = steps.BEHIND_S * 0.8
+        quick = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        await until(lambda: slow in stored, "the first is late")
+        device.send(type="task_end", session_id=quick, status="completed", result=1)
+        await state_is(node, quick, SessionState.COMPLETED)
+        assert quick not in stored
+
+
+async def test_while_redis_is_away_one_call_waits_for_a_session_however_much_happens(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, back, refused = node.state.sessions.advance, asyncio.Event(), 0
+
+    async def advance(session_id: str, *args: Any, **options: Any) -> SessionState:
+        nonlocal refused
+        if back.is_set():
+            return await genuine(session_id, *args, **options)
+        refused += 1
+        raise StateUnavailable("Redis cannot be reached")
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    async with Device(node, features=AUTONOMOUS) as device:
+        sid = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        for number in range(40):
+            device.send(type="command_results", status="continue", session_id=sid, messages=[f"step {number}"])
+            await asyncio.sleep(0.01)
+        # Two: that it was handed over, and that it began. Each is tried again after 0.1 s, 0.2 s, ...
+        assert refused <= 10
+        back.set()
+
+        async def all_told() -> bool:
+            events = await node.state.sessions.events(sid)
+            return [m for e in events for m in e.facts.get("messages", [])][-1:] == ["step 39"]
+
+        await until(all_told, "what happened meanwhile is stored")

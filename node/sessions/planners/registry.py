@@ -42,6 +42,8 @@ class Planners:
                 self._by_name[entry.name] = entry.load()(settings)
             except Exception:
                 log.exception("a planner could not be loaded", extra={"planner": entry.name})
+        # Those that a task in words may be for: `direct` would refuse each, which costs more than leaving it out.
+        self._for_words = [p for p in self._by_name.values() if p.name != DirectPlanner.name]
         self._default = settings.planner
         if self._default != AUTO and self._default not in self._by_name:
             raise ValueError(f"planner: '{self._default}' is not installed; there are {', '.join(self.names())}")
@@ -69,7 +71,7 @@ class Planners:
                 raise PlannerRefused(f"Planner '{wanted}' is not installed; there are {', '.join(self.names())}")
             planner.check(commands=commands, features=features)
             return planner
-        for planner in self._by_name.values():
+        for planner in self._by_name.values() if commands else self._for_words:
             try:
                 planner.check(commands=commands, features=features)
             except PlannerRefused:

@@ -65,6 +65,9 @@ class Steps:
 
         Raises Fenced if a newer connection drives it, and SessionNotFound. Cancelling is safe: the step may be stored.
         """
+        if event is not None:
+            # Where it belongs among what is behind, however often it is tried.
+            session.behind.events.append((now_ms(), event_json(event)))
         delay_s = RETRY_BASE_S
         while not session.over:
             behind = session.take_behind()
@@ -72,7 +75,6 @@ class Steps:
                 now = await self._state.sessions.advance(
                     session.session_id,
                     state,
-                    event=event,
                     generation=session.connection.generation,
                     journal=journal,
                     behind=behind,

@@ -75,6 +75,7 @@ class Steps:
                 now = await self._state.sessions.advance(
                     session.session_id,
                     state,
+                    event=None,
                     generation=session.connection.generation,
                     journal=journal,
                     behind=behind,

@@ -54,12 +54,9 @@ def _of_client(client_id: str) -> str:
     return f"{crc32(client_id.encode()) & 0xFFF:03x}"
 
 
-# A script takes several keys of one session.
-@lru_cache(maxsize=1024)
 def _of_session(session_id: str) -> str:
-    if len(session_id) == UUID_CHARS and session_id[8] == session_id[13] == session_id[18] == session_id[23] == "-":
-        return session_id[-TAG_CHARS:]
-    return session_id
+    is_uuid = len(session_id) == UUID_CHARS and session_id[8:24:5] == "----"
+    return session_id[-TAG_CHARS:] if is_uuid else session_id
 
 
 def new_session_id(client_id: str) -> str:

@@ -25,6 +25,8 @@ STREAM_LIFE_S = 86_400
 BUFFER_BOUND = 10_000
 FLUSH_EVERY_S = 0.1
 BATCH = 32
+# The field of an entry: a list in JSON, oldest first.
+NOTED = b"events"
 
 
 class Events:
@@ -33,17 +35,17 @@ class Events:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._redis = connection
         self._key = keys.events()
-        self._buffer: deque[bytes] = deque()
+        self._buffer: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self.dropped = 0
 
     def append(self, event: str, **facts: Any) -> None:
-        """Note an event. Never waits; the oldest is dropped when 10,000 wait."""
+        """Note an event; `facts` are values that JSON has. Never waits; the oldest is dropped when 10,000 wait."""
         if len(self._buffer) >= BUFFER_BOUND:
             self._buffer.popleft()
             self.dropped += 1
-        self._buffer.append(orjson.dumps({"event": event, **facts}))
+        self._buffer.append({"event": event, **facts})
         self._wake.set()
 
     def start(self) -> None:
@@ -62,9 +64,9 @@ class Events:
         """The newest events, newest first; each carries `at_ms`."""
         reply = await self._redis.command("XREVRANGE", self._key, "+", "-", "COUNT", limit)
         found = [
-            {"at_ms": int(entry_id.partition(b"-")[0]), **orjson.loads(fields[number])}
+            {"at_ms": int(entry_id.partition(b"-")[0]), **event}
             for entry_id, fields in reply
-            for number in sorted(fields, key=int, reverse=True)
+            for event in reversed(orjson.loads(fields.get(NOTED, b"[]")))
         ]
         return found[:limit]
 
@@ -78,8 +80,7 @@ class Events:
     async def _flush(self) -> None:
         while self._buffer:
             batch = [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
-            fields = [x for number, event in enumerate(batch) for x in (number, event)]
-            added = self._redis.command("XADD", self._key, "MAXLEN", "~", STREAM_BOUND, "*", *fields)
+            added = self._redis.command("XADD", self._key, "MAXLEN", "~", STREAM_BOUND, "*", NOTED, orjson.dumps(batch))
             kept = self._redis.command("EXPIRE", self._key, STREAM_LIFE_S)
             outcomes = await asyncio.gather(added, kept, return_exceptions=True)
             if isinstance(outcomes[0], StateError):

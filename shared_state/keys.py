@@ -49,7 +49,7 @@ NEVER_MS = 2**53 - 1
 UUID_CHARS = 36
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)
 def _of_client(client_id: str) -> str:
     return f"{crc32(client_id.encode()) & 0xFFF:03x}"
 

@@ -22,7 +22,7 @@ from shared_state.session_index import SessionIndex
 from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
 from shared_state.voice import Voice
 
-__all__ = ["ANYONE", "Believed", "Starts"]
+__all__ = ["ANYONE", "KNOWN_CLIENTS", "Believed", "Starts"]
 
 # What the caller takes a client to be: its generation, and its features as they are stored.
 Believed = tuple[str, str]
@@ -31,8 +31,8 @@ ANYONE: Believed = ("", "")
 
 # What outlives a client's sessions gets a new life from each node so often, and lives on for twice that (_bounds.lua).
 RENEW_EVERY_S = 600.0
-RENEWED_BOUND = 10_000
-KNOWN_KEYS = 10_000
+# Of so many clients, as many as a node may have sockets, it keeps at hand what every dispatch asks for.
+KNOWN_CLIENTS = 20_000
 
 
 class _Renewals:
@@ -45,7 +45,7 @@ class _Renewals:
     def due(self, client_id: str, life_ms: int) -> bool:
         """Whether lives are to be renewed with a session of this life."""
         now = time.monotonic()
-        if now - self._since > RENEW_EVERY_S or len(self._lives) > RENEWED_BOUND:
+        if now - self._since > RENEW_EVERY_S or len(self._lives) > KNOWN_CLIENTS:
             self._since = now
             self._lives.clear()
         return self._lives.get(client_id, 0) < life_ms
@@ -68,7 +68,7 @@ class Starts:
         self._result_ttl_s = result_ttl_s
         self._max_sessions = max_sessions
         self._renewals = _Renewals()
-        self._keys_of_client = lru_cache(maxsize=KNOWN_KEYS)(self._make_keys)
+        self._keys_of_client = lru_cache(maxsize=KNOWN_CLIENTS)(self._make_keys)
 
     @property
     def may_claim(self) -> bool:

@@ -10,11 +10,9 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from shared_state.clients import Clients, Registration
-from shared_state.starts import Believed
+from shared_state.starts import KNOWN_CLIENTS, Believed
 
 __all__ = ["Directory", "Known"]
-
-BOUND = 10_000
 
 
 class Known(NamedTuple):
@@ -27,7 +25,7 @@ class Known(NamedTuple):
 class Directory:
     """Registrations by client id."""
 
-    def __init__(self, clients: Clients, *, bound: int = BOUND) -> None:
+    def __init__(self, clients: Clients, *, bound: int = KNOWN_CLIENTS) -> None:
         self._clients = clients
         self._bound = bound
         self._known: OrderedDict[str, Known] = OrderedDict()

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 1.0
 BEHIND_S = 0.05
+# In which the event loop looks at all sockets.
+A_TURN_S = 0.001
 OnLate = Callable[[LocalSession], Coroutine[Any, Any, None]]
 
 
@@ -122,7 +124,11 @@ class Steps:
     def _will_be_late(self, session: LocalSession) -> None:
         self._late.append((time.monotonic(), session))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._look_for_late)
+            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._look_soon)
+
+    def _look_soon(self) -> None:
+        """A node that had no processor for a while finds this due before it has read what came meanwhile: ends, mostly."""
+        self._timer = asyncio.get_running_loop().call_later(A_TURN_S, self._look_for_late)
 
     def _look_for_late(self) -> None:
         """The oldest is late now. Whoever has waited half as long goes with it, so that there are not many such looks;
@@ -141,7 +147,7 @@ class Steps:
                 self._background.begin(self._store_behind(session), "step-behind")
         if self._late:
             left_s = self._late[0][0] + BEHIND_S - now
-            self._timer = asyncio.get_running_loop().call_later(left_s, self._look_for_late)
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._look_soon)
         for session in unsent:
             self._will_be_late(session)
 

@@ -127,7 +127,7 @@ class Steps:
             self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._look_soon)
 
     def _look_soon(self) -> None:
-        """A node that had no processor for a while finds this due before it has read what came meanwhile: ends, mostly."""
+        """A node that had no processor for a while finds this due before it has read what came: mostly ends."""
         self._timer = asyncio.get_running_loop().call_later(A_TURN_S, self._look_for_late)
 
     def _look_for_late(self) -> None:

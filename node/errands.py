@@ -23,7 +23,7 @@ class Errand:
     __slots__ = ("_context", "_coroutine", "_others", "_waits_for", "name")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str, others: set[Any]) -> None:
-        self._coroutine = coroutine
+        self._coroutine: Coroutine[Any, Any, Any] | None = coroutine
         self.name = name
         self._context = copy_context()
         self._waits_for: asyncio.Future[Any] | None = None
@@ -41,16 +41,21 @@ class Errand:
     async def rest(self) -> None:
         """What is left, for a task to do."""
         self._others.discard(self)
-        waits_for = self._waits_for
-        if waits_for is not None:
+        waits_for, coroutine = self._waits_for, self._coroutine
+        if waits_for is not None and coroutine is not None:
+            # What it waits for may be done, and `_go_on` on its way already.
+            self._coroutine = None
             waits_for.remove_done_callback(self._go_on)
             waits_for._asyncio_future_blocking = True
-            await Begun(self._coroutine.__await__(), waits_for)
+            await Begun(coroutine.__await__(), waits_for)
 
     def _go_on(self, _: object = None) -> None:
         """Run to the next wait, or to the end."""
+        coroutine, self._waits_for = self._coroutine, None
+        if coroutine is None:
+            return  # a task does it
         try:
-            waits_for = self._coroutine.send(None)
+            waits_for = coroutine.send(None)
         except StopIteration:
             self._others.discard(self)
             return

@@ -13,6 +13,7 @@ is answered without, where the application says that it needs none. What a reque
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
@@ -87,8 +88,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._exchange: Exchange | None = None
         self._to_begin: deque[Exchange] = deque()
         self._answering: Exchange | None = None
+        # Nothing more is heard: what was asked is answered, and then the connection ends.
+        self._deaf = False
         self._in_head = True
         self._head_bytes = 0
+        # Whether the last request is all there, and how many began in what is read now.
+        self._between = True
+        self._begun = 0
         # Since when a request is owed, and since when nothing at all has come after the last answer; loop's time.
         self._owes_since: float | None = None
         self._idle_since: float | None = None
@@ -119,11 +125,35 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """What arrives; of a head, not more than the bound."""
+        if self._deaf:
+            return
         self._idle_since = None
+        between, self._begun = self._between, 0
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._look_at_head(len(data))
-        self._begin_next()
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            # All that came is of this head, unless the end of something else came with its beginning.
+            of_head = self._begun == 0 or (between and self._begun == 1)
+            self._look_at_head(len(data) if of_head else 0)
+        if not self.transport.is_closing():
+            self._begin_next()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no request. Whoever asked before it hears its own answer, and not this one."""
+        if not self._end_after_answers():
+            super().send_400_response(msg)
+
+    def _end_after_answers(self) -> bool:
+        """Hear nothing more, and end the connection once what was asked is answered. False if nothing was."""
+        last = self._exchange
+        if last is None or last.response_complete or not last.whole:
+            return False
+        last.keep_alive = False
+        self._deaf = True
+        self._settle()
+        self.flow.pause_reading()
+        return True
 
     def _look_at_head(self, came: int) -> None:
         # On a connection that is used again the deadline begins with the head. While the one before is answered, the
@@ -143,6 +173,17 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._in_head, self._head_bytes = True, 0
+        self._between = False
+        self._begun += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. What follows a body in chunks is none: nobody asks for it, and nothing bounds it."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is there: what uvicorn does, with an exchange of ours."""
@@ -189,6 +230,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request ends."""
+        self._between = True
         exchange = None if self._upgrades else self._exchange
         if exchange is not None:
             exchange.on_message_complete()
@@ -219,11 +261,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._answering = None
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self._to_begin:
-            # Not in here: many that are answered at once would be one inside the other.
-            self.loop.call_soon(self._begin_next)
+            # Not in here: many that are answered at once would be one inside the other. Nothing is read meanwhile.
+            self.loop.call_soon(self._begin_next, context=Context())
             return
+        self.flow.resume_reading()
         self._idle_since = now = self.loop.time()
         if self._owes_since is None:
             self._owe(now)
@@ -236,7 +278,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._exchange.keep_alive = False
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on a WebSocketProtocol has the connection."""
+        """From here on a WebSocketProtocol has the connection, unless an answer is yet to be written into it."""
+        if self._end_after_answers():
+            return
         self._forget()
         super().handle_websocket_upgrade()
         # As when it is lost.

@@ -12,7 +12,7 @@ from node.sessions.platforms import AgentNames, Platform
 from node.sessions.stages import Stages
 from shared_state.sessions import Behind
 
-__all__ = ["LocalSession", "Restored"]
+__all__ = ["BEHIND_BOUND", "LocalSession", "Restored"]
 
 # While Redis is away, so many events of a session are kept.
 BEHIND_BOUND = 100
@@ -46,6 +46,7 @@ class LocalSession:
             "over",
             "in_step",
             "behind",
+            "storing",
             "storing_behind",
         ),
     )
@@ -81,6 +82,8 @@ class LocalSession:
         self.in_step = False
         # What happened here and is not stored yet.
         self.behind = Behind()
+        # Done when what is on its way to Redis is stored, or not.
+        self.storing: asyncio.Future[None] | None = None
         self.storing_behind = False
 
     @property
@@ -120,6 +123,11 @@ class LocalSession:
         """Its work has begun. Safe to repeat."""
         self.running = True
         self.stages.began()
+
+    @property
+    def has_behind(self) -> bool:
+        """Whether something is not stored yet, as far as is known: what is on its way may come back."""
+        return self.storing is not None or bool(self.behind)
 
     def take_behind(self) -> Behind:
         """What is behind, which is stored now."""

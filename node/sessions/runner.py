@@ -294,6 +294,9 @@ class Runner:
         *,
         tell_device: bool = True,
     ) -> None:
+        # What is on its way to Redis goes first: it may come back, and has to be stored with the end.
+        while session.storing is not None:
+            await asyncio.wait([session.storing])
         if session.over:
             return
         # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
@@ -329,7 +332,7 @@ class Runner:
             session.connection.taken.discard(session.session_id)
         self._sessions.remove(session)
         self._deadlines.remove(session)
-        if session.behind:
+        if session.has_behind:
             self._background.spawn(self._steps.flush([session]), "step-behind")
         if session.order.owner != session.connection.client_id:
             # Its echo, or another, may be on its way still; a task of the device's own has none.

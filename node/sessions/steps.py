@@ -17,7 +17,7 @@ from typing import Any
 
 from aip.ids import now_ms
 from node.background import Background
-from node.sessions.local_session import LocalSession
+from node.sessions.local_session import BEHIND_BOUND, LocalSession
 from node.sessions.service import SessionService
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateUnavailable
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 1.0
+# Of what merely happened: thousands of sessions may have something behind while Redis is away.
+BEHIND_RETRY_CAP_S = 5.0
 BEHIND_S = 0.05
 # In which the event loop looks at all sockets.
 A_TURN_S = 0.001
@@ -71,8 +73,9 @@ class Steps:
             # Where it belongs among what is behind, however often it is tried.
             session.behind.events.append((now_ms(), event_json(event)))
         delay_s = RETRY_BASE_S
-        while not session.over:
+        while await self._in_turn(session):
             behind = session.take_behind()
+            stored = session.storing = asyncio.get_running_loop().create_future()
             try:
                 now = await self._state.sessions.advance(
                     session.session_id,
@@ -85,17 +88,29 @@ class Steps:
                     **fields,
                 )
             except StateUnavailable as exc:
-                log.warning("step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
+                needed = state is not None or len(journal) > 0
+                level = logging.WARNING if needed else logging.DEBUG
+                log.log(level, "step not stored", extra={"session_id": session.session_id, "reason": str(exc)})
                 session.put_behind(behind)
-                if state is None and not journal:
+                if not needed:
                     return SessionState.RUNNING
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RETRY_CAP_S)
             else:
                 if now not in TERMINAL and event is not None:
                     await self._tell_progress(session, event)
                 return now
+            finally:
+                session.storing = None
+                stored.set_result(None)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_CAP_S)
         return None
+
+    @staticmethod
+    async def _in_turn(session: LocalSession) -> bool:
+        """Wait until nothing of the session is being stored: its steps stay in order. False if it is over."""
+        while session.storing is not None:
+            await asyncio.wait([session.storing])
+        return not session.over
 
     # -- behind ------------------------------------------------------------------------------------------------------
     def note_dispatched(self, session: LocalSession) -> None:
@@ -115,11 +130,12 @@ class Steps:
 
     async def flush(self, sessions: Iterable[LocalSession]) -> None:
         """Store what is behind of sessions that this node lets go. Best effort: gives up if Redis is away."""
-        await asyncio.gather(*(self._flush_one(s) for s in sessions if s.behind))
+        await asyncio.gather(*(self._flush_one(s) for s in sessions if s.has_behind))
 
     def _note(self, session: LocalSession, at_ms: int, noted: bytes) -> None:
-        session.behind.events.append((at_ms, noted))
-        self._will_be_late(session)
+        if len(session.behind.events) < BEHIND_BOUND:
+            session.behind.events.append((at_ms, noted))
+            self._will_be_late(session)
 
     def _will_be_late(self, session: LocalSession) -> None:
         self._late.append((time.monotonic(), session))
@@ -145,7 +161,7 @@ class Steps:
                 unsent.append(session)
             else:
                 self._background.begin(self._store_behind(session), "step-behind")
-        if self._late:
+        if self._late and self._timer is None:
             left_s = self._late[0][0] + BEHIND_S - now
             self._timer = asyncio.get_running_loop().call_later(left_s, self._look_soon)
         for session in unsent:
@@ -153,16 +169,25 @@ class Steps:
 
     async def _store_behind(self, session: LocalSession) -> None:
         """One at a time for a session: while Redis is away it waits, and takes along what happens meanwhile."""
-        session.storing_behind = True
+        session.storing_behind, delay_s = True, RETRY_BASE_S
         try:
-            await self._on_late(session)
+            while session.behind.events and not session.over:
+                oldest = session.behind.events[0]
+                await self._on_late(session)
+                if not session.behind.events or session.behind.events[0] is not oldest:
+                    break
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, BEHIND_RETRY_CAP_S)
         finally:
             session.storing_behind = False
             if session.behind and not session.over:
                 self._will_be_late(session)
 
     async def _flush_one(self, session: LocalSession) -> None:
+        await self._in_turn(session)
         behind = session.take_behind()
+        if not behind:
+            return
         state = SessionState.DISPATCHED if "dispatched_ms" in behind.stamps else None
         try:
             await self._state.sessions.advance(

@@ -19,7 +19,6 @@
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation', 'features')
 local node = there[1] or ''
 local how = ARGV[11] or ''
-if not there[2] and how ~= 'wait' then return -5 end
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -31,7 +30,7 @@ local again = ARGV[2] == '' and node or ''
 local active, bound = redis.call('ZCARD', KEYS[2]), tonumber(ARGV[7])
 if active > bound then active = redis.call('ZCOUNT', KEYS[2], now_ms(), '+inf') end
 local changed = ARGV[8] ~= '' and (there[2] ~= ARGV[8] or there[3] ~= ARGV[9])
-local refused = changed and -3 or active > bound and -2
+local refused = not there[2] and how ~= 'wait' and -5 or changed and -3 or active > bound and -2
 if refused then
   if redis.call('EXISTS', KEYS[4]) == 1 then return again end
   return refused

@@ -141,7 +141,8 @@ class Exchange:
         if self._owes_continue and not self._transport.is_closing():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._owes_continue = False
-        if not self.disconnected and not self.response_complete:
+        if self._more_body and not self.disconnected and not self.response_complete:
+            # Else what is read is asked behind this, and waits for its turn.
             self._flow.resume_reading()
         while not (self._news or self.disconnected or self.response_complete):
             if self._wake is None:

@@ -89,3 +89,100 @@ async def test_while_redis_is_away_one_call_waits_for_a_session_however_much_hap
             return said == [f"step {number}" for number in range(40)]
 
         await until(all_told, "what happened meanwhile is stored, in order")
+
+
+async def test_while_redis_is_away_what_merely_happened_is_tried_again_more_and_more_slowly(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Device(node, features=AUTONOMOUS) as device:
+        sid = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        device.send(type="command_results", status="continue", session_id=sid, messages=["begun"])
+        await state_is(node, sid, SessionState.RUNNING)
+        refused = 0
+
+        async def advance(*_: Any, **__: Any) -> SessionState:
+            nonlocal refused
+            refused += 1
+            raise StateUnavailable("Redis refuses connections")
+
+        monkeypatch.setattr(node.state.sessions, "advance", advance)
+        device.send(type="command_results", status="continue", session_id=sid, messages=["half way"])
+        await until(lambda: refused > 0, "it is tried")
+        await asyncio.sleep(1.0)
+        # After 0.1 s, 0.2 s, 0.4 s, ...: every 50 ms it would be twenty times.
+        assert refused <= 6
+
+
+async def test_what_is_on_its_way_when_a_session_ends_is_stored_with_the_end(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_its_way, fail = asyncio.Event(), asyncio.Event()
+
+    async def advance(*_: Any, **__: Any) -> SessionState:
+        on_its_way.set()
+        await fail.wait()
+        raise StateUnavailable("Redis went away in its midst")
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    async with Device(node, features=AUTONOMOUS) as device:
+        sid = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        await on_its_way.wait()
+        device.send(type="task_end", session_id=sid, status="completed", result=1)
+        assert (await device.ask(type="heartbeat")).type == "heartbeat"
+        fail.set()
+        await state_is(node, sid, SessionState.COMPLETED)
+        found = await node.state.sessions.find(sid)
+        assert found is not None
+        assert (found.node_id, found.dispatched_ms is None) == (node.node_id, False)
+        events = [event.facts["event"] for event in await node.state.sessions.events(sid)]
+        assert events == ["created", "dispatched", "ended"]
+
+
+async def test_steps_of_a_session_are_stored_one_after_the_other(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Redis is silent, and each takes long to fail."""
+    genuine, silent = node.state.sessions.advance, True
+
+    async def advance(session_id: str, *args: Any, **options: Any) -> SessionState:
+        if silent:
+            await asyncio.sleep(0.2)
+            raise StateUnavailable("Redis does not answer")
+        return await genuine(session_id, *args, **options)
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    async with Device(node, features=AUTONOMOUS) as device:
+        sid = await dispatch(node, commands=None)
+        await next_of(device, "task")
+        for number in range(10):
+            device.send(type="command_results", status="continue", session_id=sid, messages=[f"step {number}"])
+            await asyncio.sleep(0.05)
+        silent = False
+        device.send(type="task_end", session_id=sid, status="completed", result=1)
+        await state_is(node, sid, SessionState.COMPLETED)
+        events = [event.facts for event in await node.state.sessions.events(sid)]
+        assert [m for e in events for m in e.get("messages", [])] == [f"step {number}" for number in range(10)]
+
+
+async def test_one_timer_looks_for_what_is_late(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    runner = node.sessions.runner
+    genuine = runner._steps._look_for_late
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        genuine()
+
+    async def advance(*_: Any, **__: Any) -> SessionState:
+        raise StateUnavailable("too many requests are waiting for Redis")
+
+    monkeypatch.setattr(node.state.sessions, "advance", advance)
+    monkeypatch.setattr(runner._steps, "_look_for_late", look)
+    async with Device(node, features=AUTONOMOUS) as device:
+        for _ in range(3):
+            await dispatch(node, commands=None)
+            await next_of(device, "task")
+        await asyncio.sleep(1.0)
+    # Each 50 ms at most, however many sessions there are.
+    assert looks <= 25

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -57,6 +57,15 @@ class _Reign:
     to_s: float
 
 
+class _Promotion(NamedTuple):
+    """`name` took over from `old`, at some time between its last answer as a replica and its first as a primary."""
+
+    name: str
+    old: str
+    followed_s: float
+    promoted_s: float
+
+
 @dataclass(slots=True)
 class ReplicationLog:
     """Takes the answers of all servers, in order of time. `one_leader`: there is one rightful primary at a time."""
@@ -67,7 +76,7 @@ class ReplicationLog:
     _silent_s: dict[str, float] = field(default_factory=dict)
     _offsets: dict[str, deque[Answer]] = field(default_factory=dict)
     _reigns: dict[str, list[_Reign]] = field(default_factory=dict)
-    _promotions: list[tuple[str, str, float]] = field(default_factory=list)
+    _promotions: list[_Promotion] = field(default_factory=list)
 
     def silent(self, name: str, at_s: float) -> None:
         """The server `name` was asked, and had not answered by then."""
@@ -94,7 +103,7 @@ class ReplicationLog:
             reigns.append(_Reign(self._silent_s.get(name, answer.at_s - EVERY_S), answer.at_s))
         offsets.append(answer)
         if before is not None and before.leader:
-            self._promotions.append((name, before.leader, answer.at_s))
+            self._promotions.append(_Promotion(name, before.leader, before.at_s, answer.at_s))
 
     def _measure_lag(self, replica: Answer) -> None:
         """How long ago its primary was where the replica is now."""
@@ -107,13 +116,13 @@ class ReplicationLog:
         # A lag that grew while nobody led is the failover itself, not what replication takes.
         before_s, after_s = min(self.largest_lag_s, 1.0) + 2 * EVERY_S, 2 * EVERY_S
         windows = []
-        for name, old, promoted_s in self._promotions:
+        for name, old, followed_s, promoted_s in self._promotions:
             reigns = self._reigns.get(old, [])
-            last_word_s = max((min(r.to_s, promoted_s) for r in reigns if r.from_s <= promoted_s), default=promoted_s)
+            last_word_s = max((min(r.to_s, followed_s) for r in reigns if r.from_s <= followed_s), default=followed_s)
             windows.append(LossWindow(last_word_s - before_s, promoted_s + after_s, f"{name} took over from {old}"))
             windows += [
                 LossWindow(
-                    max(r.from_s, promoted_s), min(r.to_s, promoted_s + FOLLOW_S) + after_s, f"{old} took writes still"
+                    max(r.from_s, followed_s), min(r.to_s, promoted_s + FOLLOW_S) + after_s, f"{old} took writes still"
                 )
                 for r in reigns
                 if r.to_s > promoted_s and r.from_s < promoted_s + FOLLOW_S and not self._led_again(old, promoted_s, r)
@@ -133,7 +142,7 @@ class ReplicationLog:
 
     def _led_again(self, name: str, after_s: float, reign: _Reign) -> bool:
         """Whether a reign is one to which the server was promoted later: then it is rightful."""
-        return any(who == name and after_s < at_s <= reign.to_s for who, _, at_s in self._promotions)
+        return any(p.name == name and after_s < p.promoted_s <= reign.to_s for p in self._promotions)
 
 
 class ReplicationWatch:

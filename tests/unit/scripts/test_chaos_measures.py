@@ -68,6 +68,18 @@ def test_the_lag_is_how_long_ago_the_primary_was_where_the_replica_is() -> None:
     assert log.largest_lag_s == pytest.approx(0.2)
 
 
+def test_a_promotion_may_have_been_at_any_time_since_the_replica_said_that_it_was_one() -> None:
+    """Sentinel cuts the connections of whom it promotes: who asks hears of it a moment later."""
+    log = ReplicationLog()
+    log.take("a", primary(1.0))
+    log.take("b", replica(1.0))
+    for at_s in (1.1, 1.2, 1.3, 1.4):
+        log.take("a", primary(at_s))
+    log.take("b", primary(1.45))
+    log.take("a", replica(1.5, leader="b"))
+    assert any(window.from_s <= 1.05 and window.to_s >= 1.4 for window in log.loss_windows())
+
+
 def test_a_crash_loses_what_the_primary_said_last() -> None:
     log = ReplicationLog()
     for at_s in (1.0, 1.1):
@@ -88,7 +100,7 @@ def test_a_primary_that_does_not_know_of_its_successor_loses_what_it_takes() -> 
         log.take("a", primary(at_s))
     log.take("a", replica(2.0, leader="b"))
     _, unknowing = log.loss_windows()
-    assert unknowing.from_s == pytest.approx(1.2)
+    assert unknowing.from_s == pytest.approx(1.0)
     assert 1.8 <= unknowing.to_s < 2.0
 
 

@@ -72,8 +72,8 @@ class Steps:
         if event is not None:
             # Where it belongs among what is behind, however often it is tried.
             session.behind.events.append((now_ms(), event_json(event)))
-        delay_s = RETRY_BASE_S
-        while await self._in_turn(session):
+        now, delay_s = None, RETRY_BASE_S
+        while now is None and await self._in_turn(session):
             behind = session.take_behind()
             stored = session.storing = asyncio.get_running_loop().create_future()
             try:
@@ -94,16 +94,15 @@ class Steps:
                 session.put_behind(behind)
                 if not needed:
                     return SessionState.RUNNING
-            else:
-                if now not in TERMINAL and event is not None:
-                    await self._tell_progress(session, event)
-                return now
             finally:
                 session.storing = None
                 stored.set_result(None)
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_CAP_S)
-        return None
+            if now is None:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_CAP_S)
+        if now is not None and now not in TERMINAL and event is not None:
+            await self._tell_progress(session, event)
+        return now
 
     @staticmethod
     async def _in_turn(session: LocalSession) -> bool:
@@ -140,7 +139,10 @@ class Steps:
     def _will_be_late(self, session: LocalSession) -> None:
         self._late.append((time.monotonic(), session))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BEHIND_S, self._look_soon)
+            self._look_after(BEHIND_S)
+
+    def _look_after(self, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look_soon)
 
     def _look_soon(self) -> None:
         """A node that had no processor for a while finds this due before it has read what came: mostly ends."""
@@ -162,8 +164,7 @@ class Steps:
             else:
                 self._background.begin(self._store_behind(session), "step-behind")
         if self._late and self._timer is None:
-            left_s = self._late[0][0] + BEHIND_S - now
-            self._timer = asyncio.get_running_loop().call_later(left_s, self._look_soon)
+            self._look_after(self._late[0][0] + BEHIND_S - now)
         for session in unsent:
             self._will_be_late(session)
 

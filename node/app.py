@@ -110,6 +110,7 @@ class Node:
             sessions.waiters,
             sessions.followers,
             gateway.probes,
+            sessions.loads,
             gateway.leaving,
             self.membership,
             self._background,

@@ -8,6 +8,7 @@ from node.gateway.delivery import Deliverer
 from node.gateway.leaving import Leaving
 from node.gateway.takeover import Probes
 from node.membership import Membership
+from node.sessions.loads import NodeLoads
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from shared_state.bus import ORDER
@@ -24,6 +25,7 @@ class BusFrames:
         waiters: Waiters,
         followers: Waiters,
         probes: Probes,
+        loads: NodeLoads,
         leaving: Leaving,
         membership: Membership,
         background: Background,
@@ -33,6 +35,7 @@ class BusFrames:
         self._waiters = waiters
         self._followers = followers
         self._probes = probes
+        self._loads = loads
         self._leaving = leaving
         self._membership = membership
         self._background = background
@@ -58,6 +61,12 @@ class BusFrames:
         elif kind == b"probed":
             self._metrics.frames_heard["probed"].inc()
             self._probes.on_probed(rest)
+        elif kind == b"load":
+            self._metrics.frames_heard["load"].inc()
+            self._loads.on_question(rest)
+        elif kind == b"loaded":
+            self._metrics.frames_heard["loaded"].inc()
+            self._loads.on_answer(rest)
         elif kind == b"evict":
             self._metrics.frames_heard["evict"].inc()
             self._background.spawn(self._leaving.on_evict(rest), "evict")

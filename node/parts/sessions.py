@@ -33,7 +33,8 @@ class SessionParts:
         self.planners = Planners(settings)
         self.service = SessionService(state, metrics, self.waiters, node_id)
         self.runner = _runner(ground, self.service, self.planners)
-        self.dispatcher = _dispatcher(ground, self.runner, self.planners)
+        self.loads = _loads(ground, self.runner)
+        self.dispatcher = _dispatcher(ground, self.loads, self.planners)
         self.batches = BatchRunner(state, self.dispatcher, self.service, background, node_id)
         self.resumption = Resumption(
             state,
@@ -66,14 +67,18 @@ def _runner(ground: Ground, service: SessionService, planners: Planners) -> Runn
     )
 
 
-def _dispatcher(ground: Ground, runner: Runner, planners: Planners) -> Dispatcher:
-    loads = NodeLoads(
+def _loads(ground: Ground, runner: Runner) -> NodeLoads:
+    return NodeLoads(
         ground.state.nodes,
         ground.background,
+        ground.bus.tell,
         node_id=ground.node_id,
         own_sessions=lambda: len(runner),
         most=ground.settings.max_sessions_per_node,
     )
+
+
+def _dispatcher(ground: Ground, loads: NodeLoads, planners: Planners) -> Dispatcher:
     if ground.tracing is None:
         return Dispatcher(ground.state, planners, loads, ground.metrics)
     return TracedDispatcher(ground.state, planners, loads, ground.metrics, ground.tracing)

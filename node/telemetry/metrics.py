@@ -43,7 +43,7 @@ _CLOSES = (
     *("drained", "unavailable", "register_timeout", "bad_registration", "duplicate_id", "slow_consumer"),
     *("taken_over", "lost_registration", "too_many_messages"),
 )
-_SAID = ("inbox", "ended", "event", "probe", "probed", "evict")
+_SAID = ("inbox", "ended", "event", "probe", "probed", "load", "loaded", "evict")
 
 # A third of the lines otherwise, which nothing here asks for. For the whole process: the library knows no other way.
 _leave_out_created()  # type: ignore[no-untyped-call]

@@ -169,39 +169,138 @@ class _Published(Nodes):
         return [NodeInfo("other", {"sessions": self.sessions})]
 
 
-async def test_what_was_sent_since_a_count_was_published_is_added_to_it(node: Node) -> None:
-    clock, background, published = Clock(), Background(), _Published(node.state)
-    loads = NodeLoads(published, background, node_id="me", own_sessions=lambda: 0, most=10, clock=clock)
+class _Asked:
+    """What a node says to another, and how that answers."""
 
-    async def read(count: int | None) -> None:
+    def __init__(self) -> None:
+        self.questions = 0
+
+    async def tell(self, node_id: str, kind: str, asker: str) -> int:
+        assert (node_id, kind, asker) == ("other", "load", "me")
+        self.questions += 1
+        return 1
+
+
+class _Known:
+    """The counts of other nodes as one node knows them, and the clock that it goes by."""
+
+    def __init__(self, state: State, *, most: int = 10) -> None:
+        self.clock, self.background, self.published = Clock(), Background(), _Published(state)
+        self.asked = _Asked()
+        self.loads = NodeLoads(
+            self.published,
+            self.background,
+            self.asked.tell,
+            node_id="me",
+            own_sessions=lambda: 0,
+            most=most,
+            clock=self.clock,
+        )
+
+    async def read(self, count: int | None, *, after_s: float = 1.5) -> None:
         """Have the counts read anew."""
-        published.sessions = count
-        clock.pass_s(1.5)
+        self.published.sessions = count
+        self.clock.pass_s(after_s)
         with contextlib.suppress(TooManySessions):
-            loads.check("other")
-        await until(lambda: not len(background), "the counts are read")
+            self.loads.check("other")
+        await self.settled()
 
-    await read(4)
-    for _ in range(6):
-        loads.check("other")
-    with pytest.raises(TooManySessions):
-        loads.check("other")
-    loads.check("me")
-    await read(0)
-    loads.check("other")
-    await read(10)
-    with pytest.raises(TooManySessions):
-        loads.check("other")
-    await read(None)
-    with pytest.raises(TooManySessions):
-        loads.check("other")
-    clock.pass_s(11)
-    for _ in range(100):
-        loads.check("other")
-    await until(lambda: not len(background), "the last reading has ended")
+    async def settled(self) -> None:
+        """What is done in the background is done."""
+        await until(lambda: not len(self.background), "the background is done")
+
+    def taken(self, count: int) -> int:
+        """How many of so many sessions are let through."""
+        for number in range(count):
+            try:
+                self.loads.check("other")
+            except TooManySessions:
+                return number
+        return count
+
+
+async def test_what_was_sent_since_a_count_was_published_is_added_to_it(node: Node) -> None:
+    known = _Known(node.state)
+    await known.read(4)
+    assert known.taken(7) == 6
+    known.loads.check("me")
+    await known.read(0)
+    known.loads.check("other")
+    await known.read(10)
+    assert known.taken(1) == 0
+    await known.read(None)
+    assert known.taken(1) == 0
+    known.clock.pass_s(11)
+    assert known.taken(100) == 100
+    await known.settled()
+
+
+async def test_a_node_that_seems_nearly_full_is_asked_and_what_has_ended_there_counts_no_more(node: Node) -> None:
+    """Tasks of a few milliseconds: more of them in a second than a node may hold at a time."""
+    known = _Known(node.state)
+    await known.read(0)
+    for turn in range(1, 19):
+        known.clock.pass_s(0.06)
+        assert known.taken(5) == 5, f"in turn {turn}"
+        await known.settled()
+        known.loads.on_answer(b"other\n0")
+    assert 10 < known.asked.questions <= 18
+
+
+async def test_a_node_is_asked_once_at_a_time_and_its_silence_says_that_it_is_full(node: Node) -> None:
+    known = _Known(node.state)
+    await known.read(0)
+    assert known.taken(20) == 10
+    await known.settled()
+    assert known.asked.questions == 1
+    known.clock.pass_s(0.5)
+    assert known.taken(1) == 0
+    await known.settled()
+    assert known.asked.questions == 1
+    known.loads.on_answer(b"other\n9")
+    # One question's worth was sent behind it.
+    assert known.taken(20) == 0
+    known.clock.pass_s(0.1)
+    assert known.taken(20) == 0
+    await known.settled()
+    known.loads.on_answer(b"other\n9")
+    assert known.taken(20) == 1
+
+
+async def test_what_a_node_has_answered_is_newer_than_what_it_published(node: Node) -> None:
+    known = _Known(node.state)
+    await known.read(0)
+    assert known.taken(6) == 6
+    await known.settled()
+    known.loads.on_answer(b"other\n6")
+    await known.read(0)
+    assert known.taken(10) < 10, "published before those six were sent"
+    await known.settled()
+    await known.read(0, after_s=3.5)
+    assert known.taken(9) == 9
+
+
+async def test_an_answer_that_nobody_waits_for_changes_nothing(node: Node) -> None:
+    known = _Known(node.state)
+    await known.read(4)
+    known.loads.on_answer(b"other\n0")
+    known.loads.on_answer(b"stranger\n0")
+    assert known.taken(10) == 6
+    await known.settled()
+
+
+async def test_more_short_tasks_than_a_node_may_hold_at_a_time_are_taken_within_a_second(make_node: MakeNode) -> None:
+    here, there = await make_node(max_sessions_per_node=20), await make_node(max_sessions_per_node=20)
+    async with Device(here, features=("autonomous",)) as device, rest(there) as api:
+        short = {"client_id": "device-1", "request": "do it"}
+        for number in range(60):
+            assert (await api.post("/api/dispatch", json=short)).status_code == 200, f"task {number}"
+            task = await device.receive()
+            device.send(type="command_results", status="completed", session_id=task.session_id)
+            await until(lambda: not len(here.sessions.runner), "it has ended")
 
 
 async def test_of_this_node_the_count_is_its_own(node: Node) -> None:
-    loads = NodeLoads(node.state.nodes, Background(), node_id="me", own_sessions=lambda: 10, most=10)
+    loads = NodeLoads(node.state.nodes, Background(), node.bus.tell, node_id="me", own_sessions=lambda: 10, most=10)
     with pytest.raises(TooManySessions):
         loads.check("me")

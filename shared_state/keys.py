@@ -1,7 +1,8 @@
 """Every key and every channel of the cluster, spelled here and nowhere else.
 
 All keys that one script touches share the tag in braces, so that they live in one slot of a Redis Cluster. (But where
-there are no slots, the start of a session claims the name of its task, too: a round trip less on the way of each task.)
+there are no slots, the start of a session claims the name of its task, too: a round trip less on the way of each task;
+and sessions of many devices are ended together.)
 Ids hold no braces (`aip.ids` refuses them), so an id cannot move a key to another slot or imitate another key.
 
 A client's tag is one of 4,096, by a hash of its id. Ids of sessions that the cluster makes end with the tag of their
@@ -41,7 +42,7 @@ from zlib import crc32
 
 from aip import new_id
 
-__all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "keys_of_session", "live_together", "new_session_id"]
+__all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "keys_of_session", "live_together", "new_session_id", "tag_of_session"]
 
 TAG_CHARS = 3
 # Later than any deadline: the largest whole number that a score holds.
@@ -54,7 +55,8 @@ def _of_client(client_id: str) -> str:
     return f"{crc32(client_id.encode()) & 0xFFF:03x}"
 
 
-def _of_session(session_id: str) -> str:
+def tag_of_session(session_id: str) -> str:
+    """What stands in braces in the keys of a session."""
     is_uuid = len(session_id) == UUID_CHARS and session_id[8:24:5] == "----"
     return session_id[-TAG_CHARS:] if is_uuid else session_id
 
@@ -66,7 +68,7 @@ def new_session_id(client_id: str) -> str:
 
 def live_together(session_id: str, client_id: str) -> bool:
     """Whether one script may touch the keys of both."""
-    return _of_session(session_id) == _of_client(client_id)
+    return tag_of_session(session_id) == _of_client(client_id)
 
 
 class Keys:
@@ -113,19 +115,19 @@ class Keys:
         return f"{self.prefix}:task:{{{task_name}}}"
 
     def session(self, session_id: str) -> str:
-        return f"{self.prefix}:session:{{{_of_session(session_id)}}}:{session_id}"
+        return f"{self.prefix}:session:{{{tag_of_session(session_id)}}}:{session_id}"
 
     def session_events(self, session_id: str) -> str:
-        return f"{self.prefix}:steps:{{{_of_session(session_id)}}}:{session_id}"
+        return f"{self.prefix}:steps:{{{tag_of_session(session_id)}}}:{session_id}"
 
     def session_journal(self, session_id: str) -> str:
-        return f"{self.prefix}:journal:{{{_of_session(session_id)}}}:{session_id}"
+        return f"{self.prefix}:journal:{{{tag_of_session(session_id)}}}:{session_id}"
 
     def session_files(self, session_id: str) -> str:
-        return f"{self.prefix}:files:{{{_of_session(session_id)}}}:{session_id}"
+        return f"{self.prefix}:files:{{{tag_of_session(session_id)}}}:{session_id}"
 
     def session_chunk(self, session_id: str, transfer_id: str, number: int) -> str:
-        tag = _of_session(session_id)
+        tag = tag_of_session(session_id)
         return f"{self.prefix}:chunk:{{{tag}}}:{number}:{len(transfer_id)}:{transfer_id}:{session_id}"
 
     def batch(self, batch_id: str) -> str:
@@ -155,5 +157,5 @@ class Keys:
 
 def keys_of_session(keys: Keys, session_id: str) -> list[str]:
     """What every step of a session touches: `session`, `session_events`, `session_journal`, made together."""
-    prefix, rest = keys.prefix, f":{{{_of_session(session_id)}}}:{session_id}"
+    prefix, rest = keys.prefix, f":{{{tag_of_session(session_id)}}}:{session_id}"
     return [f"{prefix}:session{rest}", f"{prefix}:steps{rest}", f"{prefix}:journal{rest}"]

@@ -12,6 +12,7 @@ from aip import new_id
 
 __all__ = [
     "TERMINAL",
+    "WORTH_CUTTING",
     "Behind",
     "EndIf",
     "Ended",
@@ -33,6 +34,8 @@ __all__ = [
 
 # An event is a note, not a store: what is larger is noted by its size.
 EVENT_BYTES = 65_536
+# The life of a session that ends is cut to the retention only if that takes more than this part of it.
+WORTH_CUTTING = 100
 
 
 class SessionState(StrEnum):

@@ -24,6 +24,7 @@ from shared_state.keys import Keys, keys_of_session, live_together
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import (
     TERMINAL,
+    WORTH_CUTTING,
     Behind,
     Ended,
     EndIf,
@@ -47,8 +48,6 @@ from shared_state.voice import Voice
 __all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Ending", "Event", "Session", "SessionState", "Sessions"]
 
 EVENTS_BOUND = 1_000
-# The life of a session that ends is cut to the retention only if that takes more than this part of it.
-WORTH_CUTTING = 100
 # A name is claimed a moment before its session is stored; a claim without a session is dead after this.
 UNSTORED_CLAIM_MS = 10_000
 

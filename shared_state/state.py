@@ -6,6 +6,7 @@ from shared_state.clients import Clients
 from shared_state.clock import Clock
 from shared_state.connection import Connection, Observer, OnSaid
 from shared_state.due import Due
+from shared_state.ends import Ends
 from shared_state.events import Events
 from shared_state.files import Files
 from shared_state.idempotency import Idempotency
@@ -61,6 +62,7 @@ class State:
             result_ttl_s=result_ttl_s,
             max_sessions=max_sessions_per_device,
         )
+        self.ends = Ends(self.connection, self.keys, self.clock, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.due = Due(self.connection, self.keys)
@@ -91,6 +93,7 @@ class State:
 
     async def close(self) -> None:
         """Flush what waits and close the connection."""
+        await self.ends.flush()
         await self.events.close()
         await self._index.close()
         await self.connection.close()

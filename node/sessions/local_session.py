@@ -48,6 +48,7 @@ class LocalSession:
             "behind",
             "storing",
             "storing_behind",
+            "has_stored",
         ),
     )
 
@@ -85,6 +86,8 @@ class LocalSession:
         # Done when what is on its way to Redis is stored, or not.
         self.storing: asyncio.Future[None] | None = None
         self.storing_behind = False
+        # Whether anything of it may be stored but its start.
+        self.has_stored = restored is not None
 
     @property
     def agent(self) -> AgentNames:

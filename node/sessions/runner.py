@@ -8,8 +8,8 @@ If Redis is away a session waits with its next step, and its end is stored once 
 
 | what ends a session | here | the device is told | the requester is told |
 |---|---|---|---|
-| the planner, or the deadline | `_finish` | yes | by the service, with the end |
-| the device says so | `_finish_soon` | no: it knows | by the service, with the end |
+| the planner, or the deadline | `Finisher.finish` | yes | by the service, with the end |
+| the device says so | `Finisher.finish_soon` | no: it knows | by the service, with the end |
 | a cancellation, a late reader, the reaper | `on_ended_elsewhere` | of the stored end | by whoever ended it |
 | the device's socket is gone | `let_go` | nobody is there | once it may come back no longer |
 | it is not stored any more | `_drop` | yes | nobody knows whom |
@@ -28,6 +28,7 @@ from node.gateway.connection import Connection
 from node.sessions.answers import outcome_of, progress_of
 from node.sessions.deadlines import Deadlines
 from node.sessions.driver import Driver, response_ids
+from node.sessions.finishing import Finisher
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
@@ -40,7 +41,7 @@ from node.sessions.table import SessionTable
 from node.sessions.toolbelt import Toolbelt
 from node.telemetry.metrics import Metrics
 from shared_state import State
-from shared_state.errors import Fenced, SessionNotFound, StateError, StateUnavailable
+from shared_state.errors import Fenced, SessionNotFound, StateUnavailable
 from shared_state.inbox import SessionRef
 from shared_state.sessions import TERMINAL, Ending, SessionState
 
@@ -85,6 +86,7 @@ class Runner:
         self._secrets = secrets
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
         self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
+        self._finisher = Finisher(state.ends, service, background, self._forget)
         self._sessions = SessionTable()
         self._deadlines = Deadlines(self._on_deadline)
         self.counts = self._sessions.counts
@@ -238,7 +240,7 @@ class Runner:
         finish = await self._driver.run(session)
         if finish is not None:
             state = SessionState.COMPLETED if finish.error is None else SessionState.FAILED
-            await self._finish(session, state, finish.result, finish.error)
+            await self._finisher.finish(session, state, finish.result, finish.error)
 
     # -- the device answers --------------------------------------------------------------------------------------
     def on_results(self, connection: Connection, message: ClientMessage) -> None:
@@ -277,54 +279,12 @@ class Runner:
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
         state, result, error = outcome_of(message, self._secrets)
-        # What a device ended by itself it need not be told.
-        self._background.begin(self._finish(session, state, result, error, tell_device=False), "session-finish")
+        self._finisher.finish_soon(session, state, result, error)
 
     # -- the end ---------------------------------------------------------------------------------------------------
     def _on_deadline(self, session: LocalSession) -> None:
         error = f"Task timed out after {session.order.timeout_s:g} s"
-        self._background.spawn(self._finish(session, SessionState.TIMED_OUT, None, error), "session-timeout")
-
-    async def _finish(
-        self,
-        session: LocalSession,
-        state: SessionState,
-        result: Any,
-        error: str | None,
-        *,
-        tell_device: bool = True,
-    ) -> None:
-        # What is on its way to Redis goes first: it may come back, and has to be stored with the end.
-        while session.storing is not None:
-            await asyncio.wait([session.storing])
-        if session.over:
-            return
-        # A deadline passes for everybody; what a device or a planner says counts only over the newest connection.
-        generation = None if state is SessionState.TIMED_OUT else session.connection.generation
-        ending = Ending(
-            session.session_id,
-            state,
-            result,
-            error,
-            generation=generation,
-            client_id=session.order.client_id,
-            behind=session.take_behind(),
-        )
-        session.stages.ended(state)
-        # Until its end is stored, it looks as if nobody had begun it.
-        self._forget(session, ended=False)
-        try:
-            ended = await self._service.end_surely(ending, owned=session.order.owner != "")
-        except Fenced:
-            log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
-            return
-        finally:
-            session.connection.taken.discard(session.session_id)
-        if isinstance(ended, SessionState):
-            # Somebody else ended it first: the device hears of that end, not of ours.
-            await self._tell_device_of_stored_end(session)
-        elif tell_device:
-            session.connection.send(task_end(session.session_id, session.order.task_name, state, result, error))
+        self._background.spawn(self._finisher.finish(session, SessionState.TIMED_OUT, None, error), "session-timeout")
 
     def _forget(self, session: LocalSession, *, ended: bool = True) -> None:
         session.stop()
@@ -361,7 +321,7 @@ class Runner:
         session = self._sessions.get(session_id)
         if session is not None and not session.over:
             self._forget(session)
-            await self._tell_device_of_stored_end(session)
+            await self._finisher.tell_of_stored_end(session)
         elif session is None and connection is not None:
             end = await self._service.stored_end(session_id)
             if end is not None:
@@ -377,14 +337,6 @@ class Runner:
             elif state is SessionState.SUSPENDED and session is not None:
                 running = SessionState.RUNNING if session.running else SessionState.DISPATCHED
                 await self._advance(session, running, {"event": "resumed", "node_id": self._node_id})
-
-    async def _tell_device_of_stored_end(self, session: LocalSession) -> None:
-        try:
-            end = await self._service.stored_end(session.session_id)
-        except StateError:
-            end = None
-        nowhere = task_end(session.session_id, session.order.task_name, SessionState.CANCELLED, None, None)
-        session.connection.send(end or nowhere)
 
     async def catch_up(self, connection: Connection) -> None:
         """Store what has happened over a socket that is gone, as far as Redis is there: others decide by it."""

@@ -89,11 +89,21 @@ class SessionService:
             await self._spread(ended, end, ending.end_id, stop_device=stop_device)
         if owned:
             await self._state.due.forget(DueKind.END, session_id)
+        self.note_end(ending, ended.client_id)
+        return ended
+
+    def note_end(self, ending: Ending, client_id: str) -> None:
+        """A session of that client was ended by this, and everything that belongs to its end is done."""
+        state = ending.state
         self._metrics.sessions_ended[state].inc()
         self._state.events.append(
-            "session_ended", session_id=session_id, client_id=ended.client_id, state=str(state), error=error, **facts()
+            "session_ended",
+            session_id=ending.session_id,
+            client_id=client_id,
+            state=str(state),
+            error=ending.error,
+            **facts(),
         )
-        return ended
 
     async def _spread(self, ended: Ended, end: ServerMessage | None, end_id: str, *, stop_device: bool) -> None:
         """Settle the session with its device, and tell of its end whoever is to hear of it."""

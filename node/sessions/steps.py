@@ -76,6 +76,7 @@ class Steps:
         while now is None and await self._in_turn(session):
             behind = session.take_behind()
             stored = session.storing = asyncio.get_running_loop().create_future()
+            session.has_stored = True
             try:
                 now = await self._state.sessions.advance(
                     session.session_id,
@@ -189,6 +190,7 @@ class Steps:
         behind = session.take_behind()
         if not behind:
             return
+        session.has_stored = True
         state = SessionState.DISPATCHED if "dispatched_ms" in behind.stamps else None
         try:
             await self._state.sessions.advance(

@@ -13,6 +13,7 @@ __all__ = [
     "check_session_id",
     "check_task_name",
     "check_task_path",
+    "made_ms",
     "new_id",
     "now_ms",
     "utc_now",
@@ -42,6 +43,11 @@ def new_id() -> str:
         _draw()
     at_ms, ns = divmod(time.time_ns(), 1_000_000)
     return f"{_beginning(at_ms)}-7{(ns << 12) // 1_000_000:03x}-{_ends.pop()}"
+
+
+def made_ms(made_id: str) -> int:
+    """When an id was made by `new_id`, ms since the epoch. Raises ValueError for what does not begin like one."""
+    return int(made_id[:8] + made_id[9:13], 16)
 
 
 def _draw() -> None:

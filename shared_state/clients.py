@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from aip import new_id
 from shared_state.connection import Connection
 from shared_state.errors import AlreadyRegistered
 from shared_state.keys import Keys
@@ -51,6 +52,7 @@ _FIELDS = (
     "since_ms",
     "away_until_ms",
     "generation",
+    "held",
 )
 
 
@@ -74,11 +76,8 @@ class Registration:
     profile: dict[str, Any] | None = None
     # Set by the registry.
     generation: int = field(default=0, compare=False)
-
-    @property
-    def believed(self) -> tuple[str, str]:
-        """What a start of a session checks, so that a look-up may be some time old: generation, and features."""
-        return str(self.generation), _written(self.features)
+    # Changes with whatever a start of a session goes by: who holds it, and what it can do; '' while nobody holds it.
+    held: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ class Clients:
         """Keep the registration for another 15 minutes, with a new profile if given. False: not ours any more."""
         fields: list[str | bytes] = [] if profile is None else ["profile", orjson.dumps(profile)]
         if features is not None:
-            fields += ["features", _written(features)]
+            fields += ["features", _written(features), "held", new_id()]
         held = await self._redis.script(
             "client_touch",
             [self._keys.registration(client_id)],
@@ -390,4 +389,5 @@ def _parse(client_id: str, values: list[bytes | None], last_seen_ms: int | None 
         last_seen_ms=last_seen_ms,
         profile=orjson.loads(profile) if profile else None,
         generation=int(text[8] or 0),
+        held=text[9],
     )

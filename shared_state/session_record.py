@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from aip import new_id
+from aip.ids import made_ms
+from shared_state.keys import NEVER_MS
 
 __all__ = [
     "TERMINAL",
@@ -25,6 +27,7 @@ __all__ = [
     "end_json",
     "event_json",
     "listed",
+    "listed_place",
     "order_json",
     "parse",
     "parse_end",
@@ -36,6 +39,8 @@ __all__ = [
 EVENT_BYTES = 65_536
 # The life of a session that ends is cut to the retention only if that takes more than this part of it.
 WORTH_CUTTING = 100
+# Of the time, in a place.
+PLACE_DIGITS = 15
 
 
 class SessionState(StrEnum):
@@ -180,7 +185,11 @@ class Ended(NamedTuple):
 
 
 class NameClaim(NamedTuple):
-    """Who has a task's name: the claim's token, how long it was made for, and the session that the name means."""
+    """Who has a task's name: the claim's token, how long it was made for, and the session that the name means.
+
+    A session that got its name with its start is its own token, and was there from the beginning: its id is all that
+    is stored.
+    """
 
     token: str
     life_ms: int
@@ -193,13 +202,23 @@ class NameClaim(NamedTuple):
     @classmethod
     def read(cls, written: bytes) -> "NameClaim":
         """What is stored."""
-        token, life_ms, session_id = written.decode().split(" ", 2)
+        token, _, rest = written.decode().partition(" ")
+        if not rest:
+            return cls(token, NEVER_MS, token)
+        life_ms, _, session_id = rest.partition(" ")
         return cls(token, int(life_ms), session_id)
 
 
 def place(session: Session) -> str:
     """Where a session stands in an index in order of time."""
     return f"{session.created_ms:015d}:{session.session_id}"
+
+
+def listed_place(entry: bytes) -> str:
+    """Where a session stands that is listed among its client's newest: by its place, or by an id of the cluster's
+    making, which says when it was created."""
+    text = entry.decode()
+    return text if text[PLACE_DIGITS : PLACE_DIGITS + 1] == ":" else f"{made_ms(text):015d}:{text}"
 
 
 def event_json(facts: Mapping[str, Any]) -> bytes:

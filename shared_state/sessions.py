@@ -37,6 +37,7 @@ from shared_state.session_record import (
     end_json,
     event_json,
     listed,
+    listed_place,
     order_json,
     parse,
     parse_end,
@@ -322,7 +323,7 @@ class Sessions:
     async def _places_of(self, client_id: str, before: str) -> list[str]:
         """Of one client's newest sessions, all of them: they came in no strict order."""
         entries = await self._redis.command("LRANGE", self._keys.client_sessions(client_id), 0, -1)
-        places = sorted({entry.decode() for entry in entries}, reverse=True)
+        places = sorted({listed_place(entry) for entry in entries}, reverse=True)
         return [placed for placed in places if not before or placed < before]
 
     async def _tell(self, node_ids: bytes, kind: str, session_id: str) -> None:

@@ -11,6 +11,7 @@ orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and 
 import time
 from collections.abc import Container
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
@@ -19,14 +20,20 @@ from shared_state.errors import NameHeld
 from shared_state.inbox import check_posted
 from shared_state.keys import NEVER_MS, Keys, live_together
 from shared_state.session_index import SessionIndex
-from shared_state.session_record import NameClaim, Session, order_json, place, stored_fields
+from shared_state.session_record import Session, order_json, place, stored_fields
 from shared_state.voice import Voice
 
 __all__ = ["ANYONE", "KNOWN_CLIENTS", "Believed", "Starts"]
 
-# What the caller takes a client to be: its generation, and its features as they are stored.
-Believed = tuple[str, str]
-ANYONE: Believed = ("", "")
+
+class Believed(NamedTuple):
+    """What the caller takes a client to be: by whom it is held (`Registration.held`), and on which node."""
+
+    held: str
+    node_id: str
+
+
+ANYONE = Believed("", "")
 
 
 # What outlives a client's sessions gets a new life from each node so often, and lives on for twice that (_bounds.lua).
@@ -81,28 +88,25 @@ class Starts:
         *,
         believed: Believed = ANYONE,
         wait_s: float = 0.0,
-        token: str = "",
+        claims: bool = False,
         durable: bool = False,
     ) -> bool:
         """Store a session as `created`, for its device to begin. False if the device is not as `believed`.
 
-        With `wait_s` also for a client that nobody knows. With a `token` (where starts `may_claim`) the task's name is
-        claimed by it, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered or TooManySessions, and then
+        With `wait_s` also for a client that nobody knows. If it `claims` (where starts `may_claim`) it gets the task's
+        name, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered or TooManySessions, and then
         nothing is stored; or StateUnavailable. `durable`: as for `Connection.command`.
         """
         k = self._keys
         client_id, session_id = session.client_id, session.session_id
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
-        placed = place(session)
         renews = wait_s > 0 or self._renewals.due(client_id, life_ms)
         keys = [*self._keys_of_client(client_id), k.session(session_id)]
-        args: list[str | bytes | int | float] = [order_json(session, commands=False), self._voice.script_prefix]
-        args += (session_id, session.deadline_ms, placed, life_ms, self._max_sessions, *believed)
-        if token:
+        if claims:
             keys.append(k.task(session.task_name))
-            args.append(NameClaim(token, life_ms, session_id).written())
-        else:
-            args.append("")
+        channel = self._voice.script_prefix and self._voice.script_prefix + believed.node_id
+        args: list[str | bytes | int | float] = [order_json(session, commands=False), channel]
+        args += (session_id, session.deadline_ms, life_ms, self._max_sessions, believed.held)
         more = stored_fields(session)
         if more or renews:
             args.append("wait" if wait_s > 0 else "renew" if renews else "")
@@ -123,7 +127,7 @@ class Starts:
             check_posted(reply, client_id, self._max_sessions)
         if renews:
             self._renewals.done(client_id, life_ms)
-        self._index.add(placed, life_ms)
+        self._index.add(place(session), life_ms)
         return True
 
     def _make_keys(self, client_id: str) -> tuple[str, str, str]:

@@ -1,6 +1,6 @@
 """What this node knows of the clients that it lately sent tasks to, so that a dispatch need not ask first.
 
-What is known here may be old: whoever acts on it has Redis check it (`Registration.believed`) in the very call that
+What is known here may be old: whoever acts on it has Redis check it (`Believed`) in the very call that
 acts, and forgets it where it did not hold. Bounded; the one that was asked for longest ago goes first. Nothing is kept
 of a client that is not registered, or that is away.
 """
@@ -50,8 +50,8 @@ class Directory:
 
     async def _look_up(self, client_id: str) -> Registration | None:
         found = await self._clients.find(client_id)
-        if found is not None and found.node_id:
-            self._known[client_id] = Known(found, found.believed)
+        if found is not None and found.node_id and found.held:
+            self._known[client_id] = Known(found, Believed(found.held, found.node_id))
             while len(self._known) > self._bound:
                 self._known.popitem(last=False)
         return found

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aip import ClientType, Command, new_id
-from aip.ids import now_ms
+from aip.ids import made_ms, now_ms
 from node.sessions.directory import Directory, Known
 from node.sessions.loads import NodeLoads
 from node.sessions.orders import commands_to_json
@@ -61,7 +61,7 @@ class Attempt(NamedTuple):
     def fresh(cls, client_id: str) -> "Attempt":
         """A new attempt to send a task to `client_id`."""
         session_id = new_session_id(client_id)
-        return cls(session_id, session_id, now_ms(), given_id=False)
+        return cls(session_id, session_id, made_ms(session_id), given_id=False)
 
     def lives_beside(self, client_id: str) -> bool:
         """Whether the session may be stored and posted in one call: its id is of our making, and for this device."""
@@ -278,8 +278,7 @@ class Dispatcher:
         wait_s = _wait_s(session)
         if not naming.beside:
             return self._create_and_post(session, wait_s)
-        token = naming.attempt.token if naming.needed else ""
-        return self._state.starts.start(session, believed=believed, wait_s=wait_s, token=token, durable=True)
+        return self._state.starts.start(session, believed=believed, wait_s=wait_s, claims=naming.needed, durable=True)
 
     async def _create_and_post(self, session: Session, wait_s: float) -> bool:
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.

@@ -16,7 +16,7 @@ elseif there[1] then
   local time = redis.call('TIME')
   local away_until = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
   local held = redis.call('HMGET', KEYS[1], 'connection_id', 'node_id')
-  redis.call('HDEL', KEYS[1], 'connection_id', 'node_id')
+  redis.call('HDEL', KEYS[1], 'connection_id', 'node_id', 'held')
   redis.call('HSET', KEYS[1], 'away_until_ms', string.format('%.0f', away_until),
     'left_connection_id', held[1] or '', 'left_node_id', held[2] or '')
   redis.call('PEXPIRE', KEYS[1], ARGV[3] + ARGV[4])

@@ -37,7 +37,7 @@ end
 generation = string.format('%.0f', math.max(generation + 1, (tonumber(ARGV[8]) or 0) + 1, now_us))
 redis.call('DEL', KEYS[1])
 -- What every dispatch looks at comes first: a small hash is searched from its beginning.
-redis.call('HSET', KEYS[1], 'generation', generation, unpack(ARGV, 9))
+redis.call('HSET', KEYS[1], 'held', generation, 'generation', generation, unpack(ARGV, 9))
 redis.call('HSET', KEYS[1], 'connection_id', ARGV[1], 'client_type', ARGV[4], 'credential', ARGV[6],
   'proven', proven and '1' or '0', 'shown_hash', proven and ARGV[5] or '',
   'replaced_node', there[2] or '', 'replaced_connection', there[1] or '')

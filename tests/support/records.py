@@ -3,7 +3,7 @@
 from typing import Any
 
 from aip import new_id
-from aip.ids import now_ms
+from aip.ids import made_ms, now_ms
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.inbox import SessionRef
@@ -20,9 +20,10 @@ def a_registration(client_id: str = "device-1", node_id: str = "node-a", **field
 
 
 def a_session(session_id: str | None = None, *, created_ms: int | None = None, **fields: Any) -> Session:
-    """A session on `device-1` whose deadline is a minute away."""
-    created = now_ms() if created_ms is None else created_ms
+    """A session on `device-1`, due in a minute; an id of the cluster's making says when it was created."""
     session_id = session_id or new_id()
+    made = made_ms(session_id) if len(session_id) == len(new_id()) else now_ms()
+    created = made if created_ms is None else created_ms
     given: dict[str, Any] = {
         "client_id": "device-1",
         "task_name": session_id,

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aip import ProtocolError, new_id, utc_now
-from aip.ids import MAX_ID_CHARS, check_client_id, check_session_id, check_task_name, check_task_path, now_ms
+from aip.ids import MAX_ID_CHARS, check_client_id, check_session_id, check_task_name, check_task_path, made_ms, now_ms
 
 Check = Callable[[str], str]
 
@@ -25,8 +25,10 @@ def test_an_id_is_a_canonical_uuid_of_version_7() -> None:
 
 def test_an_id_carries_its_time() -> None:
     before = now_ms()
-    stamp = uuid.UUID(new_id()).int >> 80
+    made = new_id()
+    stamp = uuid.UUID(made).int >> 80
     assert before <= stamp <= now_ms()
+    assert made_ms(made) == stamp
 
 
 _STEP_NS = 250

@@ -92,8 +92,7 @@ async def _every_operation(state: State) -> None:
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
     await state.sessions.requeue(session.session_id, 1)
     beside = a_session(new_session_id("device-1"), client_id="device-1")
-    token = "t" if state.starts.may_claim else ""
-    assert await state.starts.start(beside, token=token)
+    assert await state.starts.start(beside, claims=state.starts.may_claim)
     assert len(await state.starts.waiting("device-1", but=())) == 1
     behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")])
     await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind)

@@ -11,6 +11,7 @@ from shared_state.errors import NameHeld, NotRegistered, TooManySessions
 from shared_state.keys import new_session_id
 from shared_state.session_record import order_json
 from shared_state.sessions import Behind, Ended, Session, SessionState
+from shared_state.starts import Believed
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, active_sessions, end_session, ref_of
 
@@ -31,6 +32,10 @@ async def state(backend: Backend, registration: Registration) -> State:
 
 def _new(**fields: Any) -> Session:
     return a_session(new_session_id("device-1"), **fields)
+
+
+def _believed(found: Registration) -> Believed:
+    return Believed(found.held, found.node_id)
 
 
 def _said(state: State) -> list[str]:
@@ -127,14 +132,14 @@ async def test_over_the_limit_nothing_is_left(state: State) -> None:
 async def test_what_is_believed_of_a_client_is_checked(state: State, registration: Registration) -> None:
     found = await state.clients.find("device-1")
     assert found is not None
-    assert await state.starts.start(_new(), believed=found.believed)
+    assert await state.starts.start(_new(), believed=_believed(found))
     await state.clients.touch("device-1", registration.connection_id, features=frozenset({"cli"}))
-    assert not await state.starts.start(_new(), believed=found.believed), "it can do something else"
+    assert not await state.starts.start(_new(), believed=_believed(found)), "it can do something else"
     now = await state.clients.find("device-1")
     assert now is not None
     await state.clients.leave("device-1", registration.connection_id)
     await state.clients.register(a_registration(features=frozenset({"cli"})))
-    assert not await state.starts.start(_new(), believed=now.believed), "it is another registration"
+    assert not await state.starts.start(_new(), believed=_believed(now)), "it is another registration"
     assert await _counts(state) == (1, 1)
 
 
@@ -216,25 +221,56 @@ async def test_of_many_events_the_oldest_go_and_numbers_stay(state: State, monke
     assert await state.sessions.events(session.session_id, after=events[-1].event_id) == []
 
 
+async def test_a_client_that_is_away_is_held_by_nobody(state: State, registration: Registration) -> None:
+    found = await state.clients.find("device-1")
+    assert found is not None
+    await state.clients.leave("device-1", registration.connection_id, away_s=60)
+    assert not await state.starts.start(_new(), believed=_believed(found)), "its node would be woken in vain"
+    away = await state.clients.find("device-1")
+    assert away is not None
+    assert (away.held, away.node_id) == ("", "")
+    assert await state.starts.start(_new())
+    assert await _counts(state) == (1, 1)
+
+
+async def test_a_clients_sessions_are_listed_in_order_whoever_chose_their_ids(state: State) -> None:
+    sessions = []
+    for number in range(6):
+        await asyncio.sleep(0.002)
+        session = _new() if number % 2 else a_session(f"boss:{number} of many")
+        if number % 2:
+            assert await state.starts.start(session)
+        else:
+            await state.sessions.create(session)
+            await state.inbox.post("device-1", b"task\n", session=ref_of(session))
+        await end_session(state, session.session_id)
+        await state.inbox.settle("device-1", session.session_id)
+        sessions.append(session.session_id)
+    listed = await state.sessions.page(client_id="device-1", limit=10)
+    assert [found.session_id for _, found in listed if found] == sessions[::-1]
+    behind = await state.sessions.page(client_id="device-1", limit=10, before=listed[2][0])
+    assert behind == listed[3:]
+
+
 async def test_a_name_is_claimed_with_the_start_where_one_server_holds_all(state: State) -> None:
     if not state.starts.may_claim:
         pytest.skip("in a Cluster the name is in another slot")
     session = _new(task_name="job")
-    assert await state.starts.start(session, token="t1")
-    assert await state.starts.start(session, token="t1"), "repeated, it is the same claim"
+    assert await state.starts.start(session, claims=True)
+    assert await state.starts.start(session, claims=True), "repeated, it is the same claim"
     found = await state.sessions.find_by_task("job")
     assert found is not None
     assert found.session_id == session.session_id
     assert await state.connection.command("PTTL", state.keys.task("job")) > 0
     before, second = await _counts(state), _new(task_name="job")
     with pytest.raises(NameHeld):
-        await state.starts.start(second, token="t2")
+        await state.starts.start(second, claims=True)
     assert await state.sessions.find(second.session_id) is None
     assert await _counts(state) == before
     # Claimed apart, once the first has ended, it is nobody else's.
     await end_session(state, session.session_id, client_id="device-1")
     await state.sessions.claim_task("job", second.session_id, token="t2", span_s=60)
-    assert await state.starts.start(second, token="t2")
+    assert await state.starts.start(second)
 
 
 async def test_a_start_that_is_refused_claims_nothing(state: State) -> None:
@@ -243,5 +279,5 @@ async def test_a_start_that_is_refused_claims_nothing(state: State) -> None:
     for _ in range(3):
         await state.starts.start(_new())
     with pytest.raises(TooManySessions):
-        await state.starts.start(_new(task_name="job"), token="t1")
+        await state.starts.start(_new(task_name="job"), claims=True)
     assert await state.connection.command("EXISTS", state.keys.task("job")) == 0

@@ -139,6 +139,8 @@ class Node:
         """Give up what is left, the lease last."""
         self.begin_stop()
         await self.drainer.close()
+        # What Redis did not take goes on in the background.
+        await self.state.ends.flush()
         await self._background.close(grace_s=BACKGROUND_GRACE_S)
         await self.sessions.planners.close()
         await self.bus.close()

@@ -6,8 +6,8 @@ loop travels together, and is ended or left as it was, each by itself: with step
 waits for it, or with another end before it, a session is left to `Sessions.end`; so are all of a call that fails. That
 is safe, whatever had happened: an end is known by its id, and the same one may be repeated.
 
-In a Redis Cluster those travel together that live in one slot. Bounded: a call takes `MOST` at most, and each end
-belongs to a session that is under way.
+In a Redis Cluster those travel together that live in one slot. Bounded: a call takes `MOST` at most, and few of them
+where results are large; each end belongs to a session that is under way.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # A script keeps Redis from everything else: so many take half a millisecond.
 MOST = 128
+# With so many bytes of results a call is full.
+FULL_BYTES = 128 * 1024
 
 # Whether the session has been ended by this; else it is to be ended by its own call.
 Done = Callable[[bool], None]
@@ -52,6 +54,7 @@ class Ends:
         self._retention_ms = result_ttl_s * 1000
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Waiting] = []
+        self._bytes = 0
         self._soon: asyncio.Handle | None = None
         self._writing: set[asyncio.Future[Any]] = set()
 
@@ -64,7 +67,8 @@ class Ends:
         end = ending.end_id.encode() + b"\n" + end_json(ending, now_ms=now, ahead_ms=self._clock.ahead_ms)
         cut = deadline_ms > now + self._retention_ms // WORTH_CUTTING
         self._waiting.append(_Waiting(ending.session_id, ending.client_id, ending.state, end, cut, done))
-        if len(self._waiting) >= MOST:
+        self._bytes += len(end)
+        if len(self._waiting) >= MOST or self._bytes >= FULL_BYTES:
             self._begin()
         elif self._soon is None:
             self._loop = self._loop or asyncio.get_running_loop()
@@ -80,7 +84,7 @@ class Ends:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
         if self._redis.one_server:
             self._write(waiting)
             return

@@ -8,7 +8,7 @@ import pytest
 
 from shared_state import State
 from shared_state.connection import Connection
-from shared_state.ends import MOST
+from shared_state.ends import FULL_BYTES, MOST
 from shared_state.errors import StateUnavailable
 from shared_state.keys import new_session_id
 from shared_state.sessions import Behind, Ended, Ending, Session, SessionState
@@ -107,6 +107,20 @@ async def test_a_call_takes_only_so_many(state: State, monkeypatch: pytest.Monke
     ends = [(session, _ending(session)) for _ in range(MOST + 5)]
     assert (await _end(state, *ends)).count(True) == 1
     assert sorted(calls) == [5, MOST]
+
+
+async def test_large_results_do_not_travel_together(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = [await _started(state) for _ in range(5)]
+    calls = _count_calls(monkeypatch)
+    large = "x" * FULL_BYTES
+    results = ["small", large, large, "small", "small"]
+    ends = [(s, _ending(s, result=r)) for s, r in zip(sessions, results, strict=True)]
+    assert await _end(state, *ends) == [True] * 5
+    assert calls == [2, 1, 2]
+    for session, result in zip(sessions, results, strict=True):
+        found = await state.sessions.find(session.session_id)
+        assert found is not None
+        assert found.result == result
 
 
 async def test_whoever_is_more_than_a_start_is_left_and_the_others_are_ended(state: State) -> None:

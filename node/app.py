@@ -5,10 +5,11 @@ then nothing new is taken, sockets that are left are closed (by uvicorn, with 10
 lease last.
 """
 
+import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -140,7 +141,9 @@ class Node:
         self.begin_stop()
         await self.drainer.close()
         # What Redis did not take goes on in the background.
-        await self.state.ends.flush()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BACKGROUND_GRACE_S):
+                await self.state.ends.flush()
         await self._background.close(grace_s=BACKGROUND_GRACE_S)
         await self.sessions.planners.close()
         await self.bus.close()

@@ -229,12 +229,11 @@ class Clients:
     ) -> bool:
         """Keep the registration for another 15 minutes, with a new profile if given. False: not ours any more."""
         fields: list[str | bytes] = [] if profile is None else ["profile", orjson.dumps(profile)]
-        if features is not None:
-            fields += ["features", _written(features), "held", new_id()]
+        changed = ("", "") if features is None else (_written(features), new_id())
         held = await self._redis.script(
             "client_touch",
             [self._keys.registration(client_id)],
-            [connection_id, REGISTRATION_LIFE_S * 1000, *fields],
+            [connection_id, REGISTRATION_LIFE_S * 1000, *changed, *fields],
         )
         return bool(held)
 

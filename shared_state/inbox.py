@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
-from shared_state.keys import Keys
+from shared_state.keys import Keys, live_together
 from shared_state.session_record import Session, order_json
 from shared_state.voice import Voice
 
@@ -146,7 +146,9 @@ class Inbox:
 
     async def unpost(self, client_id: str, session: SessionRef) -> None:
         """Forget that the session was ever started on the client, so that it may be posted again. Safe to repeat."""
-        listed = self._redis.command("LREM", self._keys.client_sessions(client_id), -1, _member(session))
+        # As its start listed it, or as a post did.
+        entry = session.session_id if live_together(session.session_id, client_id) else _member(session)
+        listed = self._redis.command("LREM", self._keys.client_sessions(client_id), -1, entry)
         await self.settle(client_id, session.session_id)
         await listed
 

@@ -116,7 +116,7 @@ class Starts:
         if isinstance(reply, bytes):
             if reply:
                 # Only that there is something, as with an inbox.
-                await self._voice.tell(reply.decode(), "inbox", client_id, "", "")
+                await self._voice.tell(believed.node_id or reply.decode(), "inbox", client_id, "", "")
         elif reply >= 0:
             self._voice.note("inbox", reply)
         elif reply == -3:

@@ -46,7 +46,11 @@ class Finisher:
             if not session.over:
                 ending = self._take(session, state, result, error)
                 done = partial(self._on_ended, session, ending)
-                self._ends.put(ending, deadline_ms=session.order.deadline_ms, done=done)
+                try:
+                    self._ends.put(ending, deadline_ms=session.order.deadline_ms, done=done)
+                except (TypeError, ValueError):
+                    # It cannot be written as JSON: its own call says so.
+                    done(False)
             return
         self._background.begin(self.finish(session, state, result, error, tell_device=False), "session-finish")
 

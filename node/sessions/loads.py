@@ -2,13 +2,13 @@
 
 A session runs on the node that holds its device, so it is that node's count that matters. Every node publishes its
 count with its lease; here the counts are read in the background, at most once a second and only while something is
-dispatched, and what this node has sent since then is added. Most of that has ended by then, as tasks are short: where
-the sum comes near the bound, the node itself is asked over the bus, before anything is refused, and again every 50 ms.
+dispatched, and what this node has sent since then is added. Most of that has ended by then, as tasks are short: once it
+makes up a part of what the node may take, the node itself is asked over the bus, every 50 ms at most.
 
-For devices of this very node the bound holds, but for tasks that are a few milliseconds old. For others it may be
-passed by what other nodes send there within about two seconds. A node that does not answer in time, because it is
-behind with what it hears, is taken to hold all that was sent to it. When Redis is away the counts grow old, and what is
-older than 10 s limits nobody.
+Until it has answered the sum stands, so that a node that is behind with what it hears is sent no more than it may hold;
+one that does not answer at all is taken at its published word again, once a second. For devices of this very node the
+bound holds, but for tasks that are a few milliseconds old. For others it may be passed by what is sent there within
+about two seconds. When Redis is away the counts grow old, and what is older than 10 s limits nobody.
 """
 
 import logging
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 OLD_S = 10.0
-# From this part of the bound on, a node is asked; so often at most, and again after so long without an answer.
-NEAR = 0.5
+# A node is asked once so large a part of what it may take has been sent to it; so often at most, and again after so
+# long without an answer.
+WORTH_ASKING = 0.25
 ASK_EVERY_S = 0.05
 ANSWER_S = 1.0
 # A count that was published with a lease is older than what its node answered so lately.
@@ -71,7 +72,6 @@ class NodeLoads:
         self._node_id = node_id
         self._own_sessions = own_sessions
         self._most = most
-        self._near = most * NEAR
         self._clock = clock
         self._read_at = -OLD_S
         self._reading = False
@@ -99,10 +99,10 @@ class NodeLoads:
             self._background.spawn(self._read(), "node-loads")
         if age_s >= OLD_S:
             return 0
-        count = self._counts[node_id] + self._sent[node_id]
-        if count >= self._near:
+        counted, sent = self._counts[node_id], self._sent[node_id]
+        if sent >= (self._most - counted) * WORTH_ASKING:
             self._ask(node_id, now)
-        return count
+        return counted + sent
 
     # -- as published --------------------------------------------------------------------------------------------------
     async def _read(self) -> None:

@@ -65,7 +65,8 @@ class Stages:
             self._began_at = time.monotonic()
 
     def ended(self, state: str) -> None:
-        """It is over. Called once, by the asyncio task that stores the end: that belongs to the session now."""
+        """It is over. Called once; of a session in a trace, by the asyncio task that stores the end, which belongs to
+        the session now."""
         metrics, exemplar = self._metrics, self._exemplar
         whole_s = (now_ms() - self._created_ms) / 1000
         metrics.session_seconds[state].observe(whole_s if whole_s > 0.0 else 0.0, exemplar)

@@ -12,8 +12,8 @@
 --       8 'renew' = lives are to be renewed ('' = only what is new gets one, and the caller renewed them lately), 'wait' =
 --       that, and also for a client that nobody knows
 --       9 order with its commands, 10.. field, value, ... of the session, beside its order and its deadline
--- reply how many have heard the wake-up, a number from 0 on; or the id of the node that the caller is to wake ('' = none:
---       nobody holds the client now, or it was started before, and its wake-up said).
+-- reply how many have heard the wake-up, a number from 0 on; or, where the caller is to wake the node, its id, or what
+--       argument 7 was ('' = none: nobody holds the client now, or it was started before, and its wake-up said).
 --       -2 too many active sessions; -3 the client is not what the caller takes it to be; -4 another session has the name;
 --       -5 not registered
 -- uses: _bounds
@@ -26,7 +26,7 @@ end
 local node, known, refused = '', ARGV[7] ~= '', false
 if known then
   if redis.call('HGET', KEYS[1], 'held') ~= ARGV[7] then refused = -3 end
-  if ARGV[2] == '' then node = redis.call('HGET', KEYS[1], 'node_id') or '' end
+  node = ARGV[7]
 else
   local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
   node = there[1] or ''

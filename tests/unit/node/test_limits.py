@@ -247,6 +247,16 @@ async def test_a_node_that_seems_nearly_full_is_asked_and_what_has_ended_there_c
     assert 10 < known.asked.questions <= 18
 
 
+async def test_a_node_that_holds_many_is_not_asked_for_each_that_is_sent(node: Node) -> None:
+    known = _Known(node.state, most=1000)
+    await known.read(600)
+    for _ in range(90):
+        known.clock.pass_s(0.01)
+        assert known.taken(1) == 1
+    await known.settled()
+    assert known.asked.questions == 0
+
+
 async def test_a_node_is_asked_once_at_a_time_and_its_silence_says_that_it_is_full(node: Node) -> None:
     known = _Known(node.state)
     await known.read(0)

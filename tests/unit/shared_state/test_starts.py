@@ -135,12 +135,16 @@ async def test_what_is_believed_of_a_client_is_checked(state: State, registratio
     assert await state.starts.start(_new(), believed=_believed(found))
     await state.clients.touch("device-1", registration.connection_id, features=frozenset({"cli"}))
     assert not await state.starts.start(_new(), believed=_believed(found)), "it can do something else"
+    changed = await state.clients.find("device-1")
+    assert changed is not None
+    await state.clients.touch("device-1", registration.connection_id, profile={}, features=frozenset({"cli"}))
+    assert await state.starts.start(_new(), believed=_believed(changed)), "what it can do is the same"
     now = await state.clients.find("device-1")
     assert now is not None
     await state.clients.leave("device-1", registration.connection_id)
     await state.clients.register(a_registration(features=frozenset({"cli"})))
     assert not await state.starts.start(_new(), believed=_believed(now)), "it is another registration"
-    assert await _counts(state) == (1, 1)
+    assert await _counts(state) == (2, 2)
 
 
 async def test_what_is_behind_goes_with_the_end(state: State) -> None:
@@ -231,6 +235,20 @@ async def test_a_client_that_is_away_is_held_by_nobody(state: State, registratio
     assert (away.held, away.node_id) == ("", "")
     assert await state.starts.start(_new())
     assert await _counts(state) == (1, 1)
+
+
+@pytest.mark.parametrize("posted", [True, False])
+async def test_a_session_that_was_never_started_after_all_is_listed_no_more(state: State, *, posted: bool) -> None:
+    session = a_session("boss:1") if posted else _new()
+    if posted:
+        await state.sessions.create(session)
+        await state.inbox.post("device-1", b"task\n", session=ref_of(session))
+    else:
+        assert await state.starts.start(session)
+    for _ in range(2):
+        await state.inbox.unpost("device-1", ref_of(session))
+    assert await state.sessions.page(client_id="device-1", limit=5) == []
+    assert await active_sessions(state, "device-1") == 0
 
 
 async def test_a_clients_sessions_are_listed_in_order_whoever_chose_their_ids(state: State) -> None:

@@ -42,17 +42,18 @@ class Finisher:
 
     def finish_soon(self, session: LocalSession, state: SessionState, result: Any, error: str | None) -> None:
         """A device says that it is over: it need not be told. Never waits, never raises."""
-        if session.storing is None and _is_simple(session):
-            if not session.over:
-                ending = self._take(session, state, result, error)
-                done = partial(self._on_ended, session, ending)
-                try:
-                    self._ends.put(ending, deadline_ms=session.order.deadline_ms, done=done)
-                except (TypeError, ValueError):
-                    # It cannot be written as JSON: its own call says so.
-                    done(False)
+        if session.storing is not None or not _is_simple(session):
+            self._background.begin(self.finish(session, state, result, error, tell_device=False), "session-finish")
             return
-        self._background.begin(self.finish(session, state, result, error, tell_device=False), "session-finish")
+        if session.over:
+            return
+        ending = self._take(session, state, result, error)
+        done = partial(self._on_ended, session, ending)
+        try:
+            self._ends.put(ending, deadline_ms=session.order.deadline_ms, done=done)
+        except (TypeError, ValueError):
+            # It cannot be written as JSON: its own call says so.
+            done(False)
 
     async def finish(
         self,

@@ -20,8 +20,8 @@ all of it otherwise.
 | `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
 | `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms; '' → `NEVER_MS` | the longest deadline, plus a day |
 | `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
-| `aip:newest:{<tag>}:<id>` | list | ids of the client's newest sessions; of ids that a client chose, the places | as results |
-| `aip:task:{<name>}` | string | the session that has the name; if it did not get it with its start, the claim, too | as the session |
+| `aip:newest:{<tag>}:<id>` | list | its newest sessions: ids, and where clients chose them, places | as results |
+| `aip:task:{<name>}` | string | the session that has the name, and its claim if that came first | as the session |
 | `aip:session:{<tag>}:<id>` | hash | the session | its deadline, then the retention of results |
 | `aip:steps:{<tag>}:<id>` | list | what happened in it until its end: number, time, event (JSON) | as the session |
 | `aip:journal:{<tag>}:<id>` | list | its steps in full, for whoever takes it over | until it ends |

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from aip import new_id
+from node.api.docs import DOCS_PATHS
 from node.api.errors import ApiError, failure
 from node.api.limits import Limits
 from node.api.requests import headers_of
@@ -33,7 +34,7 @@ _PROCESS = new_id().rpartition("-")[2].encode()
 _numbers = count(1)
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # Without the key: what probes and people who have none yet may read.
-OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/"})
+OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}) | DOCS_PATHS
 
 
 class Shell:

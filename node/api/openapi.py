@@ -1,11 +1,7 @@
-"""`/openapi.json` and `/docs`: the interface as a document and as a page, both from the table of routes.
-
-The page is one file without anything fetched from elsewhere: it works on a closed network.
-"""
+"""`/openapi.json`: the interface as an OpenAPI document, from the table of routes. `node.api.docs` draws the page."""
 
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,7 +11,7 @@ from node.api.routes import ROUTES, Operation
 from node.api.schemas import ErrorAnswer
 from node.telemetry.metrics import package_version
 
-__all__ = ["document", "page"]
+__all__ = ["document"]
 
 _PATH_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _KEY = "ApiKey"
@@ -86,8 +82,3 @@ def _content(model: type[BaseModel] | None, media_type: str = "text/plain") -> d
     if model is None:
         return {media_type: {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-
-
-def page() -> str:
-    """The page that shows the document."""
-    return (files("node.api") / "docs.html").read_text(encoding="utf-8")

@@ -8,14 +8,15 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from node.api.answers import JsonAnswer
 from node.api.context import Context
+from node.api.docs import docs_routes
 from node.api.errors import ApiError, failure, from_state
-from node.api.openapi import document, page
+from node.api.openapi import document
 from node.api.routes import ROUTES, Handler
 from node.proxies import behind_proxies
 from shared_state.errors import StateError
@@ -49,13 +50,9 @@ class Application:
 
 def application(context: Context, lifespan: Lifespan[Starlette]) -> Application:
     """REST from the table, and the documents about it."""
-    docs = page()
 
     async def openapi_json(request: Request) -> Response:  # noqa: ARG001
         return JsonAnswer(openapi)
-
-    async def docs_page(request: Request) -> Response:  # noqa: ARG001
-        return HTMLResponse(docs)
 
     async def home(request: Request) -> Response:  # noqa: ARG001
         return RedirectResponse("docs")
@@ -66,7 +63,7 @@ def application(context: Context, lifespan: Lifespan[Starlette]) -> Application:
     routes = [Route(op.path, _endpoint(op.handler, context), methods=[op.method]) for op in served]
     routes += [
         Route("/openapi.json", openapi_json),
-        Route("/docs", docs_page),
+        *docs_routes(),
         Route("/", home),
     ]
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_routed})

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from node.api.docs import DOCS_PATHS
 from node.api.openapi import document
 from node.api.routes import ROUTES, Operation
 
@@ -67,11 +68,30 @@ def test_dispatch_is_described_as_it_is_checked() -> None:
     assert schema["additionalProperties"] is False
 
 
-async def test_it_is_served_and_so_is_a_page_that_needs_no_other_host(api: httpx.AsyncClient) -> None:
+async def test_the_document_is_served(api: httpx.AsyncClient) -> None:
     assert (await api.get("/openapi.json")).json() == DOCUMENT
-    page = await api.get("/docs")
-    assert page.headers["Content-Type"].startswith("text/html")
-    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page.text)
-    assert "@import" not in page.text
     home = await api.get("/")
     assert (home.status_code, home.headers["Location"]) == (307, "docs")
+
+
+async def test_the_page_loads_everything_from_the_node_itself(api: httpx.AsyncClient) -> None:
+    page = await api.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'self';")
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert {f"/{name}" for name in loaded} == DOCS_PATHS - {"/docs"}
+    for name in loaded:
+        assert (await api.get(f"/{name}")).status_code == 200
+    assert "sourceMappingURL" not in (await api.get("/docs/swagger-ui-bundle.js")).text
+
+
+async def test_an_unchanged_file_is_not_sent_again(api: httpx.AsyncClient) -> None:
+    first = await api.get("/docs/swagger-ui.css")
+    assert first.headers["Content-Type"].startswith("text/css")
+    again = await api.get("/docs/swagger-ui.css", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_the_docs_folder_serves_nothing_else(api: httpx.AsyncClient) -> None:
+    for path in ("/docs/README.md", "/docs/../openapi.py", "/docs/%2e%2e/openapi.py"):
+        assert (await api.get(path)).status_code == 404

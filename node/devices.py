@@ -8,11 +8,12 @@ A name may hold wildcards; every entry that fits a device applies, in order. Mer
 where constellations ask for it, and used by selectors.
 """
 
-import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from node.globs import Glob
 
 __all__ = ["DeviceNotes", "tags_of"]
 
@@ -21,7 +22,7 @@ class DeviceNotes:
     """The file, read once at start. Raises ValueError, naming the file and the entry."""
 
     def __init__(self, path: Path | None) -> None:
-        self._entries: list[tuple[str, dict[str, Any]]] = []
+        self._entries: list[tuple[Glob, dict[str, Any]]] = []
         if path is None:
             return
         try:
@@ -32,14 +33,14 @@ class DeviceNotes:
         if not isinstance(devices, dict):
             raise ValueError(f"devices_config: {path} must hold a map 'devices'")
         for name, notes in devices.items():
-            self._entries.append((str(name), _checked(str(name), notes)))
+            self._entries.append((_glob(str(name)), _checked(str(name), notes)))
 
     def of(self, device_id: str) -> dict[str, Any]:
         """`{"tags": […], "custom_metadata": {…}}` for a device."""
         tags: dict[str, None] = {}
         metadata: dict[str, Any] = {}
-        for name, notes in self._entries:
-            if fnmatch.fnmatchcase(device_id, name):
+        for glob, notes in self._entries:
+            if glob.matches(device_id):
                 tags |= dict.fromkeys(notes.get("tags", []))
                 metadata |= notes.get("custom_metadata", {})
         return {"tags": list(tags), "custom_metadata": metadata}
@@ -62,6 +63,13 @@ def tags_of(system_info: dict[str, Any]) -> list[str]:
     custom = system_info.get("custom_metadata")
     listed = system_info.get("tags") or (custom.get("tags") if isinstance(custom, dict) else None)
     return [t for t in listed if isinstance(t, str)] if isinstance(listed, list) else []
+
+
+def _glob(name: str) -> Glob:
+    try:
+        return Glob(name)
+    except ValueError as exc:
+        raise ValueError(f"devices_config: devices.{name[:64]}…: {exc}") from None
 
 
 def _checked(name: str, notes: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The shapes of batches."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from node.api.schemas import ATTEMPTS_BOUND, DispatchRequest, GivenCommand
+from node.globs import PATTERN_CHARS
 from shared_state.sessions import SessionState
 
 __all__ = ["BatchAnswer", "BatchRequest", "BatchStarted", "ItemAnswer", "Selector"]
@@ -18,7 +19,11 @@ class Selector(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    client_ids: list[str] | None = Field(None, max_length=TASKS_BOUND, description="ids, `*`, `?` and `[…]` allowed")
+    client_ids: list[Annotated[str, StringConstraints(max_length=PATTERN_CHARS)]] | None = Field(
+        None,
+        max_length=TASKS_BOUND,
+        description="ids; up to 64 of them patterns, with `*`, `?` and `[…]`",
+    )
     platform: str | None = None
     tags: list[str] | None = Field(None, max_length=64, description="every one of them")
 

@@ -1,6 +1,7 @@
 """Many tasks at once over REST: a list of them, or one task for every device that a selector fits."""
 
-import fnmatch
+import asyncio
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from node.api.schemas import DispatchRequest
 from node.api.tasks import check_task, patience_of
 from node.devices import tags_of
 from node.gateway.profile import system_info_of
+from node.globs import Globs, is_pattern
 from node.sessions.batches import BatchTask, TooManyBatches
 from shared_state.batches import Batch, BatchItem
 from shared_state.clients import Registration
@@ -21,7 +23,10 @@ from shared_state.sessions import SessionState
 
 __all__ = ["dispatch_batch", "get_batch"]
 
-_WILD = frozenset("*?[")
+# Each is tried on every device; plain ids are looked up, and cost nothing.
+PATTERNS_BOUND = 64
+# How long the choice of devices may hold the event loop at a time.
+SLICE_S = 0.005
 _FAILED = {SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT}
 
 
@@ -57,20 +62,49 @@ def _listed(context: Context, asked: BatchRequest) -> list[BatchTask]:
 
 async def _selected(context: Context, asked: BatchRequest) -> list[BatchTask]:
     assert asked.selector is not None  # noqa: S101 - checked by the caller
-    online = {r.client_id: r for r in await context.state.clients.online() if r.client_type == "device"}
-    chosen = [r for r in online.values() if _fits(context, asked.selector, r)]
-    tasks = [_task(context, check_task(context, asked.for_device(r.client_id))) for r in chosen]
+    selector = asked.selector
+    globs = _globs(selector.client_ids)
+    named = dict.fromkeys(p for p in selector.client_ids or [] if not is_pattern(p))
+    tasks: list[BatchTask] = []
+    # One choice at a time: many at once would each hold the loop for a slice before anybody else has a turn.
+    async with context.selecting:
+        slice_end = time.perf_counter() + SLICE_S
+        async for part in context.state.clients.online_parts():
+            for r in part:
+                if time.perf_counter() >= slice_end:
+                    await asyncio.sleep(0)
+                    slice_end = time.perf_counter() + SLICE_S
+                if r.client_type != "device":
+                    continue
+                named.pop(r.client_id, None)
+                if _fits(context, selector, globs, r):
+                    tasks.append(_task(context, check_task(context, asked.for_device(r.client_id))))
     # Devices named outright are expected, online or not.
-    for client_id in dict.fromkeys(asked.selector.client_ids or []):
-        if client_id not in online and not _WILD & set(client_id):
-            task = check_task(context, asked.for_device(client_id))
-            missing = None if task.queue_if_offline else "Client not online"
-            tasks.append(_task(context, task, missing=missing))
+    for client_id in named:
+        task = check_task(context, asked.for_device(client_id))
+        missing = None if task.queue_if_offline else "Client not online"
+        tasks.append(_task(context, task, missing=missing))
     return tasks
 
 
-def _fits(context: Context, selector: Selector, r: Registration) -> bool:
-    if selector.client_ids is not None and not any(fnmatch.fnmatchcase(r.client_id, p) for p in selector.client_ids):
+def _globs(client_ids: list[str] | None) -> Globs | None:
+    """Raises ApiError 400 if there are too many patterns, or one is too long."""
+    if client_ids is None:
+        return None
+    if sum(map(is_pattern, client_ids)) > PATTERNS_BOUND:
+        raise ApiError(
+            400,
+            f"selector.client_ids: at most {PATTERNS_BOUND} of them may hold '*', '?' or '['; "
+            "choose by 'platform' or 'tags', or send several batches",
+        )
+    try:
+        return Globs(client_ids)
+    except ValueError as exc:
+        raise ApiError(400, f"selector.client_ids: {exc}") from None
+
+
+def _fits(context: Context, selector: Selector, globs: Globs | None, r: Registration) -> bool:
+    if globs is not None and not globs.match(r.client_id):
         return False
     if selector.platform is not None and r.platform != selector.platform.lower():
         return False

@@ -51,6 +51,8 @@ class Context:
     # Those who follow the events of a session, and how many of them the node bears.
     followers: Waiters
     streams: asyncio.Semaphore
+    # Held while a selector is tried on all devices.
+    selecting: asyncio.Lock
 
 
 def answer(model: BaseModel, status: int = 200, *, without_none: bool = False) -> Response:

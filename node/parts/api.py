@@ -70,6 +70,7 @@ class ApiParts:
             followers=sessions.followers,
             limits=self.limits,
             streams=streams,
+            selecting=asyncio.Lock(),
         )
         rest = application(context, lifespan)
         self.rest = Shell(rest, ground.auth, self.limits, metrics, ground.tracing, lambda: drainer.active)

@@ -83,6 +83,8 @@ def _groups(arguments: list[str]) -> list[list[Stage]]:
     groups = [
         *alone,
         [Stage("unit tests", [*pytest, "tests/unit", "tests/helm", "-n", "auto", *arguments], accepted)],
+        # Alone: they bound how long the event loop is held.
+        [Stage("security tests", [*pytest, "tests/security", *arguments], accepted)],
         [
             Stage("fault tests", [*pytest, "tests/fault", *arguments], accepted),
             Stage("integration tests", [*pytest, "tests/integration", *arguments], accepted),

@@ -7,11 +7,11 @@ too; the logs never show it.
 import hashlib
 import hmac
 from collections.abc import Iterable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from pydantic import SecretStr
 
-__all__ = ["Auth", "origin_allowed"]
+__all__ = ["Auth"]
 
 HEADER = b"x-api-key"
 
@@ -48,19 +48,6 @@ class Auth:
     def scoped(self, name: str) -> str:
         """`name`, chosen by whoever shows the key, as it may be stored: each key has names of its own."""
         return hmac.new(self._key or b"", name.encode(), hashlib.sha256).hexdigest()
-
-
-def origin_allowed(headers: Iterable[tuple[bytes, bytes]], allowed: frozenset[str]) -> bool:
-    """Whether a socket may come from where it comes from.
-
-    Browsers let any page open a WebSocket to anywhere, and say in `Origin` which page it was; programs say nothing.
-    Pages of this node's own address are allowed, and those of `allowed` (`https://console.example`).
-    """
-    named = {name.lower(): value.decode("latin-1") for name, value in headers if name.lower() in {b"origin", b"host"}}
-    origin = named.get(b"origin")
-    if origin is None or origin in allowed:
-        return True
-    return urlsplit(origin).netloc.lower() == named.get(b"host", "").lower() != ""
 
 
 def _tokens(query_string: bytes) -> list[str]:

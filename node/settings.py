@@ -86,7 +86,13 @@ class Settings(BaseSettings):
     )
 
     allowed_origins: str = Field(
-        "", description="web pages that may open sockets, separated by commas, as https://console.example"
+        "",
+        description="web pages of other sites that may use the node, separated by commas, as https://console.example",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="host names that the node answers to, separated by commas, beside IP addresses, localhost and its "
+        "own; *.example for all below, * for any; by default any if an api_key is set, and no other if not",
     )
 
     # Sessions.
@@ -177,6 +183,14 @@ class Settings(BaseSettings):
     def _plain(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
             raise ValueError("may hold only letters, digits, '.', '_' and '-', 64 at most")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9._-]{1,253}", name):
+                raise ValueError(f"'{name[:64]}' must be a host name without scheme and port, *.example, or *")
         return value
 
     @field_validator("api_key", "redis_password", "redis_sentinel_password")

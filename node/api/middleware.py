@@ -19,6 +19,7 @@ from node.auth import Auth
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import TRACEPARENT, TraceContext, parse
 from node.telemetry.tracing import Tracing, Work
+from node.web_guard import Refusal, WebGuard
 
 __all__ = ["OPEN_PATHS", "Shell"]
 
@@ -33,6 +34,8 @@ _WORK = "aip.work"
 _PROCESS = new_id().rpartition("-")[2].encode()
 _numbers = count(1)
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# Under any host name: what asks whether the node lives, however it found it.
+PROBES = frozenset({"/livez", "/readyz"})
 # Without the key: what probes and people who have none yet may read.
 OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}) | DOCS_PATHS
 
@@ -44,6 +47,7 @@ class Shell:
         self,
         app: Application,
         auth: Auth,
+        web_guard: WebGuard,
         limits: Limits,
         metrics: Metrics,
         tracing: Tracing | None,
@@ -53,6 +57,7 @@ class Shell:
         self._rest = app.rest
         self._taskless = app.taskless
         self._auth = auth
+        self._web_guard = web_guard
         self._limits = limits
         self._metrics = metrics
         self._tracing = tracing
@@ -84,7 +89,7 @@ class Shell:
             self._metrics.request(_method(scope), _route(scope), scope.get(_STATUS, 500), took_s, exemplar)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = None if scope["path"] in OPEN_PATHS else self._refusal(scope)
+        response = self._refusal(scope)
         try:
             endpoint = self._exact.get((scope["method"], scope["path"]))
             if response is None and endpoint is not None:
@@ -99,10 +104,19 @@ class Shell:
             self._limits.end(scope)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """The answer to whoever does not show the key, or finds no place; everybody else has a place now."""
+        """The answer to a request that the node does not take up; None if it does, and the request has a place now."""
+        path, headers = scope["path"], scope["headers"]
+        if path in PROBES:
+            return None
         try:
-            if not self._auth.allows(scope["headers"]):
-                raise ApiError(401, "Missing or wrong API key")
+            refused = self._web_guard.refuse_host(headers, scope["http_version"])
+            if refused is None and path in OPEN_PATHS:
+                return None
+            if refused is None and not self._auth.allows(headers):
+                refused = Refusal(401, "Missing or wrong API key")
+            refused = refused or self._web_guard.refuse_origin(headers, scope["method"])
+            if refused is not None:
+                raise ApiError(*refused)
             self._limits.begin(scope)
         except ApiError as exc:
             return failure(exc)

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import orjson
+
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
 from aip.codec import decode_client_frame
 from aip.files import FileFrame
 from aip.ids import now_ms
-from node.auth import Auth, origin_allowed
+from node.auth import Auth
 from node.background import Background
 from node.gateway.admission import Admission, Place, TurnedAway
 from node.gateway.closing import Close
@@ -29,6 +31,7 @@ from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
 from node.telemetry.metrics import Metrics
+from node.web_guard import WebGuard
 from shared_state.errors import StateUnavailable
 
 __all__ = ["Endpoint"]
@@ -63,7 +66,7 @@ class Endpoint:
         admission: Admission,
         *,
         is_member: Callable[[], bool],
-        allowed_origins: frozenset[str],
+        web_guard: WebGuard,
         register_timeout_s: float,
         send_queue_bytes: int,
     ) -> None:
@@ -76,7 +79,7 @@ class Endpoint:
         self._background = background
         self._admission = admission
         self._is_member = is_member
-        self._allowed_origins = allowed_origins
+        self._web_guard = web_guard
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
         self.draining = False
@@ -84,29 +87,35 @@ class Endpoint:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One socket."""
         await receive()  # websocket.connect
+        refusal = self._web_guard.refuse_host(scope["headers"], scope["http_version"])
+        if refusal is not None:
+            log.warning("socket under a host name that is none of ours", extra={"peer": str(scope.get("client"))})
+            await _deny(send, *refusal)
+            return
         if not self._auth.allows(scope["headers"], scope["query_string"]):
             log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
-            await _deny(send, 401, b'{"detail":"Missing or wrong API key"}')
+            await _deny(send, 401, "Missing or wrong API key")
             return
-        if not origin_allowed(scope["headers"], self._allowed_origins):
+        refusal = self._web_guard.refuse_origin(scope["headers"])
+        if refusal is not None:
             log.warning("socket from a foreign page", extra={"peer": str(scope.get("client"))})
-            await _deny(send, 403, b'{"detail":"This origin is not allowed"}')
+            await _deny(send, *refusal)
             return
         if self.draining:
             # Behind a balancer the next node is asked at once; without one, this node may be back then.
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
-            await _deny(send, 503, b'{"detail":"The node is shutting down"}', retry_after_s)
+            await _deny(send, 503, "The node is shutting down", retry_after_s)
             return
         if not self._is_member():
             # It could register nobody. Refused now, a newcomer is offered to the other nodes; refused after the upgrade
             # it would come back through the balancer to the node with the fewest sockets: most likely this one.
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
-            await _deny(send, 503, b'{"detail":"The node has lost the cluster"}', retry_after_s)
+            await _deny(send, 503, "The node has lost the cluster", retry_after_s)
             return
         place = self._admission.enter()
         if isinstance(place, TurnedAway):
             log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
-            await _deny(send, 503, b'{"detail":"Too many are connecting, try again later"}', place.retry_after_s)
+            await _deny(send, 503, "Too many are connecting, try again later", place.retry_after_s)
             return
         # An open socket needs nothing of its handshake, and the scope is emptied with it.
         pulse = scope.get(PULSE)
@@ -265,7 +274,8 @@ def _frame_of(event: Message) -> bytes | str:
     return text if text is not None else data
 
 
-async def _deny(send: Send, status: int, body: bytes, retry_after_s: int | None = None) -> None:
+async def _deny(send: Send, status: int, detail: str, retry_after_s: int | None = None) -> None:
+    body = orjson.dumps({"detail": detail})
     with contextlib.suppress(OSError):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if retry_after_s is not None:

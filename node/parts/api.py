@@ -73,7 +73,9 @@ class ApiParts:
             selecting=asyncio.Lock(),
         )
         rest = application(context, lifespan)
-        self.rest = Shell(rest, ground.auth, self.limits, metrics, ground.tracing, lambda: drainer.active)
+        self.rest = Shell(
+            rest, ground.auth, ground.web_guard, self.limits, metrics, ground.tracing, lambda: drainer.active
+        )
         self.internal: InternalPort | None = None
         if settings.metrics_port:
             self.internal = InternalPort(

@@ -71,7 +71,7 @@ class GatewayParts:
             ground.background,
             self.admission,
             is_member=is_member,
-            allowed_origins=frozenset(o.strip() for o in settings.allowed_origins.split(",") if o.strip()),
+            web_guard=ground.web_guard,
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
         )

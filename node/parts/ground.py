@@ -7,6 +7,7 @@ from node.background import Background
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from node.telemetry.tracing import tracing_for
+from node.web_guard import WebGuard
 from shared_state import State
 
 __all__ = ["Ground"]
@@ -20,6 +21,7 @@ class Ground:
         # Unique per start: what an earlier process of this name held is void, whatever it held.
         self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
         self.auth = Auth(settings.api_key)
+        self.web_guard = WebGuard(settings)
         self.background = Background()
         self.metrics = Metrics()
         self.tracing = tracing_for(settings, self.node_id)

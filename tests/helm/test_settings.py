@@ -49,6 +49,32 @@ def test_a_boolean_and_an_empty_text_reach_the_node() -> None:
     assert (told["AIP_LLM_STREAM"], told["AIP_ALLOWED_ORIGINS"]) == ("true", "")
 
 
+def test_without_a_key_a_node_answers_to_the_names_of_the_release() -> None:
+    exposed = {
+        "auth": {"allowAnonymous": True},
+        "ingress": {"enabled": True, "hosts": ["aip.example"]},
+        "settings": {"allowed_hosts": "*.internal.example, aip"},
+    }
+    names = _told(rendered(exposed))["AIP_ALLOWED_HOSTS"].split(",")
+    service = names[0]
+    assert names[1:4] == [f"{service}.{tail}" for tail in _inside(names[1])]
+    assert {f"{service}-nodes", "aip.example", "*.internal.example", "aip"} < set(names)
+    assert len(set(names)) == len(names)
+    Settings(allowed_hosts=",".join(names))
+
+
+def _inside(name: str) -> list[str]:
+    namespace = name.partition(".")[2]
+    return [namespace, f"{namespace}.svc", f"{namespace}.svc.cluster.local"]
+
+
+def test_with_a_key_a_node_answers_to_any_name_unless_some_are_set() -> None:
+    keyed = {"auth": {"existingSecret": "aip-key"}}
+    assert "AIP_ALLOWED_HOSTS" not in _told(rendered(keyed))
+    told = _told(rendered(keyed | {"settings": {"allowed_hosts": "aip.example"}}))
+    assert told["AIP_ALLOWED_HOSTS"].endswith(",aip.example")
+
+
 def test_a_node_believes_what_nginx_says_of_clients_only_where_nobody_else_gets_in() -> None:
     def believed(values: dict[str, Any]) -> list[str]:
         return [v["value"] for v in _node(rendered(values))["env"] if v["name"] == "FORWARDED_ALLOW_IPS"]

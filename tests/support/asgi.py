@@ -15,13 +15,14 @@ from tests.support.wait import PATIENCE_S
 __all__ = ["Device", "Socket", "SocketClosed", "rest"]
 
 Message = MutableMapping[str, Any]
+HOST = (b"host", b"localhost")
 
 
 @contextlib.asynccontextmanager
 async def rest(node: Node, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """REST calls to `node`."""
     transport = httpx.ASGITransport(app=node.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://node", **options) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", **options) as client:
         yield client
 
 
@@ -51,7 +52,7 @@ class Socket:
             "raw_path": b"/ws",
             "root_path": "",
             "query_string": query,
-            "headers": headers or [],
+            "headers": [*(headers or []), *([] if any(name == b"host" for name, _ in headers or []) else [HOST])],
             "client": ("192.0.2.1", 1234),
             "server": ("node", 80),
             "subprotocols": [],

@@ -91,6 +91,8 @@ class Session:
     owner: str = ""
     # The client's own id of the request: a task that arrives twice is known by it, also after its end.
     request_id: str = ""
+    # What was asked for, as a hash, where a client chose the id: another request under the same id is known by it.
+    fingerprint: str = ""
     state: SessionState = SessionState.CREATED
     created_ms: int = 0
     deadline_ms: int = 0
@@ -156,8 +158,8 @@ class Ending:
     """The end that a session is to have.
 
     It takes place `end_if`, and not if a connection newer than `generation` drives the session. Whoever knows the
-    session's device says so with `client_id`. `behind` is what happened before and is not stored yet. Under the same
-    `end_id` it may be repeated: it is one end.
+    session's device says so with `client_id`; and with `created_ms` when it was made, where its id may be used again.
+    `behind` is what happened before and is not stored yet. Under the same `end_id` it may be repeated: it is one end.
     """
 
     session_id: str
@@ -167,6 +169,7 @@ class Ending:
     end_if: EndIf = EndIf.ANYWAY
     generation: int | None = None
     client_id: str = ""
+    created_ms: int | None = None
     behind: Behind | None = None
     end_id: str = field(default_factory=lambda: f"{_PROCESS}.{next(_numbers)}")
 
@@ -174,7 +177,7 @@ class Ending:
 class Ended(NamedTuple):
     """A session that this call ended: who is to be told. `settled`: it counts as active on its device no more.
 
-    `owner` and `task_name` are '' where nobody but REST asked for it, and the caller knew its device.
+    Where nobody but REST asked for it, and the caller knew its device: `owner` and `task_name` are '', `created_ms` 0.
     """
 
     session_id: str
@@ -182,6 +185,7 @@ class Ended(NamedTuple):
     client_id: str
     task_name: str
     settled: bool = False
+    created_ms: int = 0
 
 
 class NameClaim(NamedTuple):
@@ -291,6 +295,8 @@ def stored_fields(session: Session) -> list[str | bytes | int | float]:
         fields += ["owner", session.owner]
     if session.request_id:
         fields += ["request_id", session.request_id]
+    if session.fingerprint:
+        fields += ["fingerprint", session.fingerprint]
     if session.commands:
         fields += ["commands", session.commands]
     if session.queue_until_ms is not None:
@@ -329,6 +335,7 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         planner=order["planner"],
         owner=order["owner"],
         request_id=text("request_id"),
+        fingerprint=text("fingerprint"),
         state=SessionState(text("state") or SessionState.CREATED),
         created_ms=order["created_ms"],
         deadline_ms=order["deadline_ms"],

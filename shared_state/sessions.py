@@ -113,7 +113,7 @@ class Sessions:
         self._index.add(place(session), life_ms)
         reply = await self._redis.script(
             "session_create",
-            [k.session(session.session_id), k.session_events(session.session_id)],
+            [k.session(session.session_id), k.session_events(session.session_id), k.session_files(session.session_id)],
             [
                 *(session.owner, life_ms, session.created_ms, session.request_id),
                 *("order", order_json(session, commands=False), "deadline_ms", session.deadline_ms),
@@ -140,6 +140,7 @@ class Sessions:
         *,
         event: Mapping[str, Any] | None = None,
         generation: int | None = None,
+        created_ms: int | None = None,
         journal: Sequence[Mapping[str, Any]] = (),
         behind: Behind | None = None,
         **fields: str,
@@ -147,7 +148,8 @@ class Sessions:
         """Move a session to a state that is not terminal (None: leave it), append `event` and `journal`, set `fields`.
 
         What is `behind` goes before that. Returns the state it is in now: a terminal one if it had ended, and then
-        nothing was changed. Raises Fenced if a connection newer than `generation` has advanced it, and SessionNotFound.
+        nothing was changed. Raises SessionNotFound; and Fenced if a connection newer than `generation` has advanced it,
+        or if the session that has the id was not created at `created_ms` (None: whichever has it).
         """
         stamp = {SessionState.DISPATCHED: "dispatched_ms", SessionState.RUNNING: "started_ms"}.get(
             state or SessionState.CREATED, ""
@@ -164,7 +166,7 @@ class Sessions:
             keys_of_session(self._keys, session_id),
             [
                 *(state or "", self._voice.script_prefix, session_id, "" if generation is None else generation),
-                *(EVENTS_BOUND, len(stamps), len(events), len(journal)),
+                *(EVENTS_BOUND, len(stamps), len(events), len(journal), "" if created_ms is None else created_ms),
                 *(x for pair in stamps.items() for x in pair),
                 *(x for pair in events for x in pair),
                 *(orjson.dumps(entry) for entry in journal),
@@ -174,7 +176,7 @@ class Sessions:
         if reply[0] == -1:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply[0] == -2:
-            raise Fenced(f"Session '{session_id}' is driven over a newer connection")
+            raise Fenced(f"Session '{session_id}' is driven over a newer connection, or another has its id")
         if reply[0] == 1 and events:
             await self._tell(reply[2], "event", session_id)
         return SessionState(reply[1].decode())
@@ -197,8 +199,8 @@ class Sessions:
         """End a session. Returns `Ended` if this end did it, else the state that stands.
 
         With its `client_id` the session is settled with its device in the same call, where the two live together.
-        Raises SessionNotFound, and Fenced if a connection newer than its `generation` has advanced the session. Safe to
-        repeat: the same ending returns the same, whatever got lost.
+        Raises SessionNotFound; and Fenced if a connection newer than its `generation` has advanced the session, or if
+        another session has the id (`created_ms`). Safe to repeat: the same ending returns the same.
         """
         session_id, client_id, generation = ending.session_id, ending.client_id, ending.generation
         now, retention_ms = self._clock.now_ms(), self._result_ttl_s * 1000
@@ -210,15 +212,17 @@ class Sessions:
         args: list[str | bytes | int | float] = [ending.state, ending.end_id.encode() + b"\n" + end, retention_ms]
         args += (now + retention_ms // WORTH_CUTTING, self._voice.script_prefix, session_id)
         args.append("" if generation is None else generation)
-        if ending.end_if:
+        if ending.end_if or ending.created_ms is not None:
             args.append(ending.end_if)
+        if ending.created_ms is not None:
+            args.append(ending.created_ms)
         reply = await self._redis.script("session_end", keys, args)
         if reply == 1:
             return Ended(session_id, "", client_id, "", settled=together)
         if reply == -1:
             raise SessionNotFound(f"No session '{session_id}'")
         if reply == -2:
-            raise Fenced(f"Session '{session_id}' is driven over a newer connection")
+            raise Fenced(f"Session '{session_id}' is driven over a newer connection, or another has its id")
         if reply[0] == 0:
             return SessionState(reply[1].decode())
         _, order_json, watchers, followers = reply
@@ -229,7 +233,8 @@ class Sessions:
         if not order_json:
             return Ended(session_id, "", client_id, "", settled=together)
         order = orjson.loads(order_json)
-        return Ended(session_id, order["owner"], order["client_id"], order["task_name"], settled=together)
+        owner, device, name = order["owner"], order["client_id"], order["task_name"]
+        return Ended(session_id, owner, device, name, settled=together, created_ms=order["created_ms"])
 
     async def watch(self, session_id: str, node_id: str, *, events: bool = False) -> SessionState:
         """Have `node_id` told over the bus when the session ends, or, with `events`, of every event of it.

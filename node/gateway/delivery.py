@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FRAME = b"frame\n"
 ENDED = b"ended\n"
+SUPERSEDED = b"superseded\n"
+END = b"end\n"
 FILE = b"file\n"
 
 
@@ -144,8 +146,8 @@ class Deliverer:
     def _begin(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
         if not connection.is_device:
             log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
-        elif order.session_id not in connection.taken and self._runner.accept(connection, order, verify=verify):
-            connection.taken.add(order.session_id)
+        elif order.mark not in connection.taken and self._runner.accept(connection, order, verify=verify):
+            connection.taken.add(order.mark)
 
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken
@@ -167,13 +169,22 @@ class Deliverer:
     def _hand_to(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         if entry.message.startswith(FRAME):
             connection.send_raw(entry.message[len(FRAME) :])
-        elif entry.message.startswith((ENDED, FILE)) and not connection.is_device:
+        elif entry.message.startswith(END):
+            asked, made, end = entry.message[len(END) :].split(b"\n", 2)
+            if connection.awaits_end(asked.decode(), int(made)):
+                connection.send_raw(end)
+        elif entry.message.startswith((ENDED, SUPERSEDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
             self._begin(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
-            session_id = entry.message[len(ENDED) :].decode()
-            self._background.spawn(self._runner.on_ended_elsewhere(session_id, connection), "ended-elsewhere")
+            session_id, created_ms = _ended(entry.message[len(ENDED) :])
+            ended = self._runner.on_ended_elsewhere(session_id, connection, created_ms)
+            self._background.spawn(ended, "ended-elsewhere")
+        elif entry.message.startswith(SUPERSEDED):
+            # At once: the task that follows is of the same id.
+            session_id, created_ms = _ended(entry.message[len(SUPERSEDED) :])
+            self._runner.on_superseded(connection, session_id, created_ms)
         elif entry.message.startswith(FILE):
             session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
@@ -202,6 +213,12 @@ class Deliverer:
                 connection.taken.difference_update(batch)
         finally:
             connection.confirming = False
+
+
+def _ended(rest: bytes) -> tuple[str, int]:
+    """The session that a message is about, and when it was created, ms."""
+    session_id, _, created_ms = rest.decode().partition("\n")
+    return session_id, int(created_ms)
 
 
 def _read(order_json: bytes) -> TaskOrder | None:

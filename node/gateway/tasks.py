@@ -4,9 +4,11 @@ What is wrong in a task is answered with an `error` that names the field. A task
 `task_end`, `failed`: UFO's orchestrator waits for one and does not look at errors.
 """
 
+import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
@@ -34,6 +36,26 @@ __all__ = ["TaskIntake", "target_of"]
 _COMMANDS = TypeAdapter(list[Command])
 COMMANDS_BOUND = 256
 REQUEST_ID_CHARS = 128
+FINGERPRINT_CHARS = 32
+# A client that asks over one socket needs one; more would be two of them that take the id from each other.
+SUPERSEDE_AT_MOST = 3
+# A repetition may be in a trace of its own.
+TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
+
+
+class _Task(NamedTuple):
+    """What a `task` message asks for."""
+
+    client_id: str
+    request: str
+    task_name: str | None
+    commands: Sequence[Command]
+    timeout_s: float
+    planner: str | None
+    metadata: dict[str, Any]
+    owner: str
+    request_id: str
+    fingerprint: str
 
 
 class TaskIntake:
@@ -65,49 +87,73 @@ class TaskIntake:
         target_id = target_of(connection, message)
         if not message.request or not message.request.strip():
             raise ProtocolError("Empty task content", field="request")
+        task_name = check_task_path(message.task_name) if message.task_name else None
+        metadata = dict(message.metadata or {})
+        task = _Task(
+            client_id=target_id,
+            request=message.request,
+            task_name=task_name,
+            commands=_commands_of(metadata),
+            timeout_s=self._timeout_of(metadata),
+            planner=self._planner_of(metadata),
+            metadata=metadata,
+            owner=connection.client_id,
+            request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
+            fingerprint=_fingerprint(target_id, message) if message.session_id else "",
+        )
         if message.session_id:
             attempt = Attempt.under(check_session_id(message.session_id))
         else:
             attempt = Attempt.fresh(target_id)
         session_id = attempt.session_id
-        task_name = check_task_path(message.task_name) if message.task_name else None
-        metadata = dict(message.metadata or {})
         try:
-            await self._dispatcher.dispatch(
-                client_id=target_id,
-                request=message.request,
-                task_name=task_name,
-                commands=_commands_of(metadata),
-                timeout_s=self._timeout_of(metadata),
-                planner=self._planner_of(metadata),
-                metadata=metadata,
-                owner=connection.client_id,
-                request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
-                attempt=attempt,
-            )
+            await self._dispatch(connection, task, attempt)
         except SessionEnded:
             # A frame that took long, of a socket that its client has long given up: the task was sent again since.
             self._accept(connection, session_id)
             if (end := await self._service.stored_end(session_id)) is not None:
                 connection.send(end)
         except (NotRegistered, PlannerRefused, InboxFull, TooManySessions, TaskNameTaken, SessionExists) as exc:
-            await self._refuse(connection, session_id, task_name or session_id, target_id, exc)
+            self._refuse(connection, session_id, task_name or session_id, target_id, exc)
         else:
             self._accept(connection, session_id)
+
+    async def _dispatch(self, connection: Connection, task: "_Task", attempt: Attempt) -> None:
+        """Dispatch the task, unless it is under way already; another request under its id gives way to it.
+
+        UFO's orchestrator names its sessions by its own tasks, and asks for something else under the same name once it
+        has given up the first. Raises what a dispatch raises, and SessionExists if the id is another client's.
+        """
+        for _ in range(SUPERSEDE_AT_MOST):
+            if attempt.given_id:
+                # Before the dispatch: from now on the end of an older session under this id is not waited for.
+                connection.await_end(attempt.session_id, attempt.created_ms)
+            try:
+                await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
+                return
+            except (TaskNameTaken, SessionExists) as exc:
+                if not attempt.given_id or getattr(exc, "session_id", attempt.session_id) != attempt.session_id:
+                    raise
+            before = await self._service.asked_by(attempt.session_id, task.owner)
+            if before is None:
+                raise SessionExists(f"Session '{attempt.session_id}' is in use")
+            same_id = task.request_id != "" and task.request_id == before.request_id
+            if same_id or before.fingerprint in {"", task.fingerprint}:
+                # The same task once more, perhaps because our answer was lost: it is under way.
+                connection.await_end(attempt.session_id, before.created_ms)
+                return
+            await self._service.supersede(before)
+            # The two are told apart by it.
+            attempt = attempt._replace(created_ms=max(attempt.created_ms, before.created_ms + 1))
+        raise SessionExists(f"Session '{attempt.session_id}' is in use")
 
     def _accept(self, connection: Connection, session_id: str) -> None:
         self._metrics.dispatched["accepted"].inc()
         connection.send(ServerMessage(type=ServerMessageType.HEARTBEAT, session_id=session_id))
 
-    async def _refuse(
+    def _refuse(
         self, connection: Connection, session_id: str, task_name: str, target_id: str, why: StateError | PlannerRefused
     ) -> None:
-        if isinstance(why, TaskNameTaken) and why.session_id == session_id:
-            if await self._service.is_owned_by(session_id, connection.client_id):
-                # The same task once more, perhaps because our answer was lost: it is under way.
-                self._accept(connection, session_id)
-                return
-            why = SessionExists(f"Session '{session_id}' is in use")
         if isinstance(why, SessionExists):
             self._metrics.dispatched["session_exists"].inc()
             connection.send_error(str(why), session_id=session_id)
@@ -145,6 +191,13 @@ def target_of(connection: Connection, message: ClientMessage) -> str:
     if connection.target_id and target_id != connection.target_id:
         raise ProtocolError(f"this socket may only target '{connection.target_id}'", field="target_id")
     return check_client_id(target_id, "target_id")
+
+
+def _fingerprint(target_id: str, message: ClientMessage) -> str:
+    """What a `task` asks for, as a hash: the same for a repetition, whatever else the frame says."""
+    metadata = {name: value for name, value in (message.metadata or {}).items() if name not in TRACE_FIELDS}
+    asked = [target_id, message.task_name, message.request, metadata]
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:FINGERPRINT_CHARS]
 
 
 def _commands_of(metadata: dict[str, Any]) -> Sequence[Command]:

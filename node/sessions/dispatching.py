@@ -138,6 +138,7 @@ class Dispatcher:
         metadata: dict[str, Any],
         owner: str = "",
         request_id: str = "",
+        fingerprint: str = "",
         attempt: Attempt | None = None,
         patience: Patience = IMPATIENT,
     ) -> Session:
@@ -167,6 +168,7 @@ class Dispatcher:
                 planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
                 owner=owner,
                 request_id=request_id,
+                fingerprint=fingerprint,
                 created_ms=attempt.created_ms,
                 deadline_ms=attempt.created_ms + int(span_s * 1000),
                 timeout_s=timeout_s,

@@ -91,6 +91,7 @@ class Finisher:
             error,
             generation=generation,
             client_id=session.order.client_id,
+            created_ms=session.order.identity_ms,
             behind=session.take_behind(),
         )
         session.stages.ended(state)
@@ -105,7 +106,7 @@ class Finisher:
             log.info("the end of a session that is driven elsewhere", extra={"session_id": session.session_id})
             return
         finally:
-            session.connection.taken.discard(session.session_id)
+            session.connection.taken.discard(session.order.mark)
         if isinstance(ended, SessionState):
             # Somebody else ended it first: the device hears of that end, not of ours.
             await self.tell_of_stored_end(session)
@@ -116,7 +117,7 @@ class Finisher:
 
     def _on_ended(self, session: LocalSession, ending: Ending, ended: bool) -> None:
         if ended:
-            session.connection.taken.discard(session.session_id)
+            session.connection.taken.discard(session.order.mark)
             self._service.note_end(ending, session.order.client_id)
         else:
             self._background.begin(self._store(session, ending, tell_device=False), "session-finish")

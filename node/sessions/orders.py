@@ -33,6 +33,16 @@ class TaskOrder:
     # Where the dispatch stands in its trace (W3C's traceparent), '' if it is in none.
     trace: str = ""
 
+    @property
+    def identity_ms(self) -> int | None:
+        """When the session was created, where its id may be used again: an id that a client chose."""
+        return self.created_ms if self.owner else None
+
+    @property
+    def mark(self) -> str:
+        """Tells this session from all others, also from those that had its id before."""
+        return f"{self.session_id}\n{self.created_ms}" if self.owner else self.session_id
+
     @classmethod
     def of(cls, session: Session) -> "TaskOrder":
         """The order of a stored session that has not ended. Raises ValueError if its commands cannot be read."""

@@ -34,7 +34,7 @@ from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
-from node.sessions.service import SessionService, task_end
+from node.sessions.service import SUPERSEDED, SessionService, task_end
 from node.sessions.stages import Stages
 from node.sessions.steps import Steps
 from node.sessions.table import SessionTable
@@ -154,8 +154,13 @@ class Runner:
 
     def _open(self, connection: Connection, order: TaskOrder, restored: Restored | None) -> LocalSession | None:
         # What is handed to a socket that is going would stay here, and be in the way when the device is back.
-        if order.session_id in self._sessions or connection.closing is not None:
+        if connection.closing is not None:
             return None
+        before = self._sessions.get(order.session_id)
+        if before is not None:
+            if before.order.created_ms >= order.created_ms:
+                return None
+            self._give_way(before)
         planner = self._planners.get(order.planner)
         if planner is None:
             error = f"Planner '{order.planner}' is not known to the node that holds the device"
@@ -289,7 +294,7 @@ class Runner:
     def _forget(self, session: LocalSession, *, ended: bool = True) -> None:
         session.stop()
         if ended:
-            session.connection.taken.discard(session.session_id)
+            session.connection.taken.discard(session.order.mark)
         self._sessions.remove(session)
         self._deadlines.remove(session)
         if session.has_behind:
@@ -313,19 +318,39 @@ class Runner:
         except StateUnavailable as exc:
             log.warning("left for its time to live to remove", extra={"reason": str(exc)})
 
-    async def on_ended_elsewhere(self, session_id: str, connection: Connection | None = None) -> None:
+    async def on_ended_elsewhere(
+        self, session_id: str, connection: Connection | None = None, created_ms: int | None = None
+    ) -> None:
         """Another node, or a request, ended a session: stop it here and tell its device.
 
         With `connection` the device is told even if the session is not under way here: it may have been, elsewhere.
+        With `created_ms` only the session is meant that was created then: its id may be in use again.
         """
         session = self._sessions.get(session_id)
+        if session is not None and created_ms not in {None, session.order.created_ms}:
+            return
         if session is not None and not session.over:
             self._forget(session)
             await self._finisher.tell_of_stored_end(session)
         elif session is None and connection is not None:
-            end = await self._service.stored_end(session_id)
+            end = await self._service.stored_end(session_id, created_ms)
             if end is not None:
                 connection.send(end)
+
+    def on_superseded(self, connection: Connection, session_id: str, created_ms: int) -> None:
+        """A session gives way to another request under its id, which follows: the device stops it first."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            # It may have run over an earlier connection of the device.
+            connection.send(task_end(session_id, "", SessionState.CANCELLED, None, SUPERSEDED))
+        elif session.order.created_ms == created_ms:
+            self._give_way(session)
+
+    def _give_way(self, session: LocalSession) -> None:
+        """Stop a session here and on its device, whatever is stored of it: another one has its id."""
+        self._forget(session)
+        task_name = session.order.task_name
+        session.connection.send(task_end(session.session_id, task_name, SessionState.CANCELLED, None, SUPERSEDED))
 
     async def look_again(self) -> None:
         """This node was taken for dead: what others ended meanwhile is over here too. Raises StateUnavailable."""

@@ -19,15 +19,16 @@ from node.telemetry.metrics import Metrics
 from node.telemetry.trace import carried, facts
 from shared_state import State
 from shared_state.due import DueKind
-from shared_state.errors import InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
+from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
 from shared_state.sessions import TERMINAL, Ended, EndIf, Ending, Session, SessionState
 
-__all__ = ["CANCELLED", "DEVICE_GONE", "SessionService", "task_end"]
+__all__ = ["CANCELLED", "DEVICE_GONE", "SUPERSEDED", "SessionService", "end_message", "task_end"]
 
 log = logging.getLogger(__name__)
 
 DEVICE_GONE = "Task was cancelled because target device disconnected"
 CANCELLED = "Task was cancelled on request"
+SUPERSEDED = "superseded by a new request"
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
@@ -51,6 +52,14 @@ def task_end(session_id: str, task_name: str, state: SessionState, result: Any, 
         timestamp=utc_now(),
         metadata=carried(),
     )
+
+
+def end_message(session_id: str, created_ms: int, end: ServerMessage) -> bytes:
+    """The message for the inbox of whoever asked for a session.
+
+    It says when the session was created: another may have been asked for under the same id since.
+    """
+    return f"end\n{session_id}\n{created_ms}\n".encode() + encode(end)
 
 
 class SessionService:
@@ -111,11 +120,9 @@ class SessionService:
         if not ended.settled:
             following.append(self._state.inbox.settle(ended.client_id, ended.session_id))
         if end is not None and ended.owner != ended.client_id:
-            following.append(self._tell_owner(ended.owner, ended.session_id, end, end_id))
+            following.append(self._tell_owner(ended.owner, ended.session_id, ended.created_ms, end, end_id))
         if stop_device:
-            # Through its inbox: a node that does not hear the bus just now reads it there.
-            message = f"ended\n{ended.session_id}".encode()
-            following.append(self._tell(ended.client_id, message, f"stop:{ended.session_id}"))
+            following.append(self._stop_device(ended.client_id, ended.session_id, ended.created_ms, end_id))
         if following:
             await asyncio.gather(*following)
 
@@ -147,8 +154,15 @@ class SessionService:
         if session is None or now_ms() - (session.ended_ms or 0) >= SURELY_TOLD_S * 1000:
             await self._state.due.forget(DueKind.END, session_id)
 
-    async def _tell_owner(self, owner: str, session_id: str, end: ServerMessage, end_id: str) -> None:
-        await self._tell(owner, b"frame\n" + encode(end), f"end:{session_id}:{end_id}")
+    async def _stop_device(self, client_id: str, session_id: str, created_ms: int, end_id: str) -> None:
+        """Have the device told that a session has ended.
+
+        Through its inbox: a node that does not hear the bus just now reads it there.
+        """
+        await self._tell(client_id, f"ended\n{session_id}\n{created_ms}".encode(), f"stop:{session_id}:{end_id}")
+
+    async def _tell_owner(self, owner: str, session_id: str, created_ms: int, end: ServerMessage, end_id: str) -> None:
+        await self._tell(owner, end_message(session_id, created_ms, end), f"end:{session_id}:{end_id}")
 
     async def tell_again(self, session_id: str) -> None:
         """The node that ended the session may have died before telling whoever asked for it. Raises StateUnavailable.
@@ -158,7 +172,7 @@ class SessionService:
         session = await self._state.sessions.find(session_id)
         if session is not None and session.state in TERMINAL and session.owner not in {"", session.client_id}:
             end = task_end(session_id, session.task_name, session.state, session.result, session.error)
-            await self._tell_owner(session.owner, session_id, end, session.end_id)
+            await self._tell_owner(session.owner, session_id, session.created_ms, end, session.end_id)
 
     async def _tell(self, client_id: str, message: bytes, message_id: str) -> None:
         """Post a message, once, to a client that may be gone. Raises StateUnavailable."""
@@ -194,8 +208,27 @@ class SessionService:
         if outcome is SessionState.CANCELLED:
             session = await self._state.sessions.find(session_id)
             if session is not None:
-                await self._tell(session.client_id, f"ended\n{session_id}".encode(), f"stop:{session_id}")
+                await self._stop_device(session.client_id, session_id, session.created_ms, session.end_id)
         return outcome
+
+    async def supersede(self, session: Session) -> None:
+        """End a session because whoever asked for it now asks for something else under the same id.
+
+        Its device stops it before it gets what follows. The requester is not told: to it, an end under this id would be
+        that of its new request. Raises StateUnavailable; safe to repeat.
+        """
+        ending = Ending(session.session_id, SessionState.CANCELLED, error=SUPERSEDED, created_ms=session.created_ms)
+        try:
+            ended = await self._state.sessions.end(ending)
+        except (SessionNotFound, Fenced):
+            return  # its time is over, or it was superseded before
+        await self._state.inbox.settle(session.client_id, session.session_id)
+        # Told by the name of the session that was read: repeated, this posts the message once.
+        message = f"superseded\n{session.session_id}\n{session.created_ms}".encode()
+        message_id = f"superseded:{session.session_id}:{session.created_ms}"
+        await self._tell(session.client_id, message, message_id)
+        if isinstance(ended, Ended):
+            self.note_end(ending, session.client_id)
 
     # -- reading ---------------------------------------------------------------------------------------------------
     @property
@@ -208,17 +241,20 @@ class SessionService:
         """Whether requests are not to be held any longer: the node is being emptied, or on its way out."""
         return self._waiters.letting_go
 
-    async def stored_end(self, session_id: str) -> ServerMessage | None:
-        """What tells of the end of a session; None if it has not ended, or is not stored. Raises StateUnavailable."""
+    async def stored_end(self, session_id: str, created_ms: int | None = None) -> ServerMessage | None:
+        """What tells of the end of a session; None if it has not ended, or is not stored (any more).
+
+        With `created_ms` only of the one that was created then. Raises StateUnavailable.
+        """
         session = await self._state.sessions.find(session_id)
-        if session is None or session.state not in TERMINAL:
+        if session is None or session.state not in TERMINAL or created_ms not in {None, session.created_ms}:
             return None
         return task_end(session_id, session.task_name, session.state, session.result, session.error)
 
-    async def is_owned_by(self, session_id: str, client_id: str) -> bool:
-        """Whether `client_id` asked for the session."""
+    async def asked_by(self, session_id: str, client_id: str) -> Session | None:
+        """The session of this id, if `client_id` asked for it. Raises StateUnavailable."""
         session = await self._state.sessions.find(session_id)
-        return session is not None and session.owner == client_id
+        return session if session is not None and session.owner == client_id else None
 
     async def current(self, session: Session | None) -> Session | None:
         """`session`, ended first if its deadline has passed and its node did not do it."""

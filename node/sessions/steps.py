@@ -83,6 +83,7 @@ class Steps:
                     state,
                     event=None,
                     generation=session.connection.generation,
+                    created_ms=session.order.identity_ms,
                     journal=journal,
                     behind=behind,
                     node_id=self._node_id,
@@ -197,6 +198,7 @@ class Steps:
                 session.session_id,
                 state,
                 generation=session.connection.generation,
+                created_ms=session.order.identity_ms,
                 behind=behind,
                 node_id=self._node_id,
             )

@@ -3,17 +3,19 @@
 -- KEYS  1 session   2 its events   3 its journal
 -- ARGV  1 new state ('' = unchanged)   2 channel prefix ('' = the caller publishes)   3 session id
 --       4 generation of the connection ('' = of none)   5 bound of the events   6 how many stamps   7 how many events
---       8 how many entries for the journal follow
---       9.. stamp: field, when, ms, ... (the first of a field stands); event: when, ms, JSON, ...; entry, ...;
+--       8 how many entries for the journal follow   9 when the session was created, ms: of one whose id was used again
+--       since, nothing is stored ('' = whichever has the id)
+--       10.. stamp: field, when, ms, ... (the first of a field stands); event: when, ms, JSON, ...; entry, ...;
 --       field, value, ...
 -- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
---       {-2, state} a newer connection drives it
+--       {-2, state} a newer connection drives it, or another session has its id
 -- uses: _events
 local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'followers', 'generation', 'events', 'dispatched_ms',
-  'started_ms')
+  'started_ms', 'created_ms')
 local state = there[2] or 'created'
 local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
 if not there[1] then return {-1} end
+if ARGV[9] ~= '' and there[8] and there[8] ~= ARGV[9] then return {-2, state} end
 if ended then return {0, state} end
 if ARGV[4] ~= '' and there[4] and tonumber(there[4]) > tonumber(ARGV[4]) then return {-2, state} end
 local fields = {'more', '1'}
@@ -26,7 +28,7 @@ if ARGV[1] ~= '' and not (ARGV[1] == 'dispatched' and state == 'running') then
   state = ARGV[1]
   set('state', state)
 end
-local at = 9
+local at = 10
 local stamped = {dispatched_ms = there[6], started_ms = there[7]}
 for _ = 1, tonumber(ARGV[6]) do
   if not stamped[ARGV[at]] then set(ARGV[at], ARGV[at + 1]) end

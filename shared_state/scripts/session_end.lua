@@ -6,11 +6,11 @@
 --       that, its life is cut to the retention   5 channel prefix ('' = the caller publishes)   6 session id
 --       7 generation of the connection that ends it ('' = of none)   8 condition, as a rule none: 'overdue' = only if its
 --       deadline has passed, 'gone' = unless it waits for its device to come, 'untaken' = only if it has waited for that
---       long enough
+--       long enough ('' = none)   9 when the session was created, ms: one whose id was used again since is not ended
 -- reply 1 ended, its device is the caller's, and nobody else is to be told;
 --       {1, order ('' if the device is the caller's, and only REST asked for it), node ids of the watchers, of the
 --       followers, each in line breaks} ended; {0, state} it had ended before, or the condition does not hold;
---       -1 no such session; -2 a newer connection drives it
+--       -1 no such session; -2 a newer connection drives it, or another session has its id
 local function settle()
   if KEYS[4] then redis.call('ZREM', KEYS[4], ARGV[6]) end
 end
@@ -24,8 +24,9 @@ local state = there[2] or 'created'
 local more = {}
 if there[3] then
   more = redis.call('HMGET', KEYS[1], 'owner', 'watchers', 'followers', 'commands', 'journaled', 'events',
-    'queue_until_ms', 'generation')
+    'queue_until_ms', 'generation', 'created_ms')
 end
+if ARGV[9] and more[9] and more[9] ~= ARGV[9] then return -2 end
 local order = ''
 if more[1] or not KEYS[4] then order = redis.call('HGET', KEYS[1], 'order') end
 if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then
@@ -35,7 +36,7 @@ if state == 'completed' or state == 'failed' or state == 'cancelled' or state ==
   return {0, state}
 end
 if ARGV[7] ~= '' and more[8] and tonumber(more[8]) > tonumber(ARGV[7]) then return -2 end
-if ARGV[8] then
+if ARGV[8] and ARGV[8] ~= '' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local queued = state == 'created' and tonumber(more[7] or '0') > now

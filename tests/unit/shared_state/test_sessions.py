@@ -66,7 +66,7 @@ async def test_an_end_is_stored_and_says_who_is_to_be_told(state: State, end: Se
     await state.sessions.create(session)
     result = {"text": "ünï", "null": None, "list": [1, 2.5, True]}
     outcome = await end_session(state, session.session_id, end, result=result, error="why")
-    assert outcome == Ended(session.session_id, "boss", "device-1", "job")
+    assert outcome == Ended(session.session_id, "boss", "device-1", "job", created_ms=session.created_ms)
     found = await state.sessions.find(session.session_id)
     assert found is not None
     assert (found.state, found.result, found.error) == (end, result, "why")

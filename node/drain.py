@@ -4,7 +4,9 @@ From the first moment the node is not ready, refuses new sockets, and lets go of
 else it goes on serving. Its sockets are asked to move (close 1012) so many per second, idle ones first, that those who
 come back do not arrive elsewhere as a herd. A device that would not recognise a command sent twice keeps its socket
 until the step under way is answered, and is given no further one; the rest of its session goes on where it comes back.
-At the deadline whoever is left is asked to move all the same, and the drain is over.
+A client that waits for the end of a session that it asked for, and could not ask for it again over another socket,
+keeps its socket until it is told of that end (UFO's orchestrator fails a task when its socket closes);
+what it asks for meanwhile is served. At the deadline whoever is left is asked to move all the same.
 
 A drain needs no Redis: where it is away, clients move, and what they held is settled once it is back. Nothing here
 ends the process; `begin` may be repeated, `end` takes it back.
@@ -20,6 +22,7 @@ from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection
 from node.gateway.hub import Hub
+from node.gateway.registrar import RESUME
 from node.sessions.runner import DEDUPLICATES, Runner
 from node.telemetry.metrics import Metrics
 
@@ -34,7 +37,8 @@ TURNS_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class DrainState:
-    """How a drain stands. `waiting`: sockets whose turn has come and whose device is in the middle of a step."""
+    """How a drain stands. `waiting`: sockets whose turn has come, and whose device is in the middle of a step, or whose
+    client waits for the end of a session."""
 
     draining: bool
     done: bool = False
@@ -180,7 +184,9 @@ class Drainer:
         return max(self._rate_per_s, staying / left_s)
 
     def _must_wait(self, connection: Connection) -> bool:
-        return DEDUPLICATES not in connection.features and self._runner.has_step_under_way(connection)
+        if connection.is_device:
+            return DEDUPLICATES not in connection.features and self._runner.has_step_under_way(connection)
+        return RESUME not in connection.features and connection.awaits_ends
 
     def _move(self, connection: Connection) -> None:
         if connection.closing is None:

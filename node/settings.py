@@ -141,7 +141,8 @@ class Settings(BaseSettings):
     drain_rate_per_s: float = Field(
         100.0, gt=0, description="sockets a node that stops asks to move per second; faster if the deadline asks it"
     )
-    drain_deadline_s: float = Field(20.0, ge=0, description="after SIGTERM whoever is left must move by then")
+    # UFO's tools run for 120 s at most; the rest is for the answer to arrive.
+    drain_deadline_s: float = Field(130.0, ge=0, description="after SIGTERM whoever is left must move by then")
     drain_linger_s: float = Field(
         5.0,
         ge=0,

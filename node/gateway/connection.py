@@ -8,7 +8,7 @@ The identity given at registration holds for the socket's life.
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum, auto
 from typing import Any
@@ -18,6 +18,7 @@ import orjson
 from aip import ClientType, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
 from aip.ids import now_ms
 from node.begun import Begun, begin
+from node.gateway.asked import AskedSessions
 from node.gateway.closing import Close
 from node.gateway.pulse import Pulse
 from node.telemetry.metrics import Metrics
@@ -31,7 +32,6 @@ Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
 
 ENDED_TASKS_BOUND = 64
-AWAITED_BOUND = 1_000
 CLOSE_GRACE_S = 5.0
 
 
@@ -49,7 +49,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_awaited",
+        "_asked",
         "_bytes",
         "_cut_timer",
         "_flusher",
@@ -129,8 +129,8 @@ class Connection:
         # Those entries that are to be removed, and whether somebody is at it.
         self.handed: list[str] = []
         self.confirming = False
-        # Of the sessions that this client asked for under ids of its own: when the newest of an id was created, ms.
-        self._awaited: OrderedDict[str, int] | None = None
+        # Most clients ask for nothing: made with the first task.
+        self._asked: AskedSessions | None = None
         # Names of tasks that ended lately: a late echo of one must not start it again.
         self.ended_tasks: deque[str] = deque(maxlen=ENDED_TASKS_BOUND)
 
@@ -138,6 +138,17 @@ class Connection:
     def is_device(self) -> bool:
         """Whether tasks may be run on this client."""
         return self.client_type is ClientType.DEVICE
+
+    @property
+    def asked(self) -> AskedSessions:
+        """The sessions that this client asked for."""
+        self._asked = self._asked or AskedSessions()
+        return self._asked
+
+    @property
+    def awaits_ends(self) -> bool:
+        """Whether the client waits for the end of a session that it asked for."""
+        return self._asked is not None and self._asked.waiting > 0
 
     @property
     def closed_here(self) -> bool:
@@ -153,19 +164,6 @@ class Connection:
     def queued_bytes(self) -> int:
         """How much is not sent yet."""
         return self._bytes
-
-    # -- ends that this client waits for ----------------------------------------------------------------------------
-    def await_end(self, session_id: str, created_ms: int) -> None:
-        """This client has asked for a session under an id of its own: ends of older ones under that id are not its."""
-        self._awaited = self._awaited or OrderedDict()
-        self._awaited[session_id] = created_ms
-        self._awaited.move_to_end(session_id)
-        if len(self._awaited) > AWAITED_BOUND:
-            self._awaited.popitem(last=False)
-
-    def awaits_end(self, session_id: str, created_ms: int) -> bool:
-        """Whether the client is to hear of that end: unless it has asked for another session under the id since."""
-        return self._awaited is None or self._awaited.get(session_id, created_ms) == created_ms
 
     # -- about to be moved -----------------------------------------------------------------------------------------
     @property

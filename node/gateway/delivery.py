@@ -171,7 +171,7 @@ class Deliverer:
             connection.send_raw(entry.message[len(FRAME) :])
         elif entry.message.startswith(END):
             asked, made, end = entry.message[len(END) :].split(b"\n", 2)
-            if connection.awaits_end(asked.decode(), int(made)):
+            if connection.asked.take_end(asked.decode(), int(made)):
                 connection.send_raw(end)
         elif entry.message.startswith((ENDED, SUPERSEDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})

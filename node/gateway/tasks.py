@@ -111,9 +111,11 @@ class TaskIntake:
         except SessionEnded:
             # A frame that took long, of a socket that its client has long given up: the task was sent again since.
             self._accept(connection, session_id)
+            connection.asked.answered(session_id)
             if (end := await self._service.stored_end(session_id)) is not None:
                 connection.send(end)
         except (NotRegistered, PlannerRefused, InboxFull, TooManySessions, TaskNameTaken, SessionExists) as exc:
+            connection.asked.answered(session_id)
             self._refuse(connection, session_id, task_name or session_id, target_id, exc)
         else:
             self._accept(connection, session_id)
@@ -125,9 +127,9 @@ class TaskIntake:
         has given up the first. Raises what a dispatch raises, and SessionExists if the id is another client's.
         """
         for _ in range(SUPERSEDE_AT_MOST):
-            if attempt.given_id:
+            if not connection.is_device:
                 # Before the dispatch: from now on the end of an older session under this id is not waited for.
-                connection.await_end(attempt.session_id, attempt.created_ms)
+                connection.asked.ask(attempt.session_id, attempt.created_ms)
             try:
                 await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
                 return
@@ -140,7 +142,7 @@ class TaskIntake:
             same_id = task.request_id != "" and task.request_id == before.request_id
             if same_id or before.fingerprint in {"", task.fingerprint}:
                 # The same task once more, perhaps because our answer was lost: it is under way.
-                connection.await_end(attempt.session_id, before.created_ms)
+                connection.asked.ask(attempt.session_id, before.created_ms)
                 return
             await self._service.supersede(before)
             # The two are told apart by it.

@@ -32,8 +32,9 @@ __all__ = [
 ]
 
 PR_SET_PDEATHSIG = 1
-# A node's drain, its lingering and its shutdown, at their longest with the settings that it has by default.
+# Longer than a node takes to stop where nobody is at work; then its drain is cut short.
 STOP_PATIENCE_S = 40.0
+AGAIN_PATIENCE_S = 20.0
 RECORD = "processes.json"
 
 
@@ -147,8 +148,8 @@ def describe_exit(code: int) -> str:
 def stop(processes: Sequence[Process], hurry: Callable[[], bool] = lambda: False) -> list[str]:
     """Ends the processes, last kind first; returns the names of those that had to be killed.
 
-    Each gets SIGTERM and, after a bound or when `hurry` says so, SIGKILL; what is left of its process group goes
-    with it.
+    Each gets SIGTERM and, after a bound or when `hurry` says so, SIGTERM once more, which cuts the drain of a node
+    short, and then SIGKILL; what is left of its process group goes with it.
     """
     killed: list[str] = []
     for _, same_kind in groupby(reversed(processes), key=lambda process: process.kind):
@@ -160,6 +161,9 @@ def stop(processes: Sequence[Process], hurry: Callable[[], bool] = lambda: False
         for process in batch:
             while process.alive() and time.monotonic() < deadline and not hurry():
                 wait_for_end(process, 0.2)
+            if process.alive():
+                process.signal(signal.SIGTERM)
+                wait_for_end(process, AGAIN_PATIENCE_S)
             if process.alive():
                 killed.append(process.name)
                 process.signal(signal.SIGKILL)

@@ -5,7 +5,7 @@ from typing import Any
 from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
 from shared_state.sessions import SessionState
-from tests.support.asgi import Device, rest
+from tests.support.asgi import Socket, rest
 from tests.support.wait import until
 
 __all__ = ["GONE", "OK", "dispatch", "next_of", "state_is"]
@@ -37,9 +37,9 @@ async def state_is(node: Node, session_id: str, state: SessionState) -> None:
     await until(reached, f"the session is {state}")
 
 
-async def next_of(device: Device, kind: str) -> ServerMessage:
+async def next_of(client: Socket, kind: str) -> ServerMessage:
     """Skip to the next message of this type."""
     while True:
-        message = await device.receive()
+        message = await client.receive()
         if message.type == kind:
             return message

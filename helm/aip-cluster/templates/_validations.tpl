@@ -44,7 +44,7 @@
   {{- fail (printf "settings.min_replicas must be 0 with redis.mode %s: there is no replica, and every dispatch would be refused." $redis.mode) }}
 {{- end }}
 
-{{- $needed := addf $v.drain.preStopPauseSeconds (include "aip.setting" (list . "drain_deadline_s" 20)) (include "aip.setting" (list . "drain_linger_s" 5)) (include "aip.setting" (list . "shutdown_timeout_s" 10)) 5 | ceil }}
+{{- $needed := addf $v.drain.preStopPauseSeconds (include "aip.setting" (list . "drain_deadline_s" 130)) (include "aip.setting" (list . "drain_linger_s" 5)) (include "aip.setting" (list . "shutdown_timeout_s" 10)) 5 | ceil }}
 {{- if lt (float64 $v.terminationGracePeriodSeconds) $needed }}
   {{- fail (printf "terminationGracePeriodSeconds is %v and must be at least %v: drain.preStopPauseSeconds + settings.drain_deadline_s + drain_linger_s + shutdown_timeout_s + 5. Otherwise a node is killed in the middle of its drain." (include "aip.plain" $v.terminationGracePeriodSeconds) $needed) }}
 {{- end }}

@@ -220,3 +220,85 @@ async def test_a_socket_that_came_in_before_the_drain_and_registers_after_it_beg
             await socket.receive()
     assert closed.value.code == 1012
     assert not len(node.gateway.hub)
+
+
+# -- constellations that wait ----------------------------------------------------------------------------------------
+@contextlib.asynccontextmanager
+async def boss(node: Node, *features: str) -> AsyncIterator[Socket]:
+    """A constellation for `device-1`; UFO's lists no features."""
+    async with Socket(node) as socket:
+        answer = await socket.ask(
+            type="register",
+            client_id="boss@device-1",
+            client_type="constellation",
+            target_id="device-1",
+            metadata={"supported_features": list(features)},
+        )
+        assert answer.status == "ok", answer.error
+        yield socket
+
+
+async def _ask(socket: Socket, session_id: str) -> None:
+    socket.send(
+        type="task",
+        session_id=session_id,
+        task_name=f"galaxy/{session_id}",
+        request="do it",
+        metadata={"commands": [{"tool_name": "one"}]},
+    )
+    assert (await socket.receive()).type == "heartbeat"
+
+
+async def test_a_constellation_keeps_its_socket_until_it_is_told_of_the_end_that_it_waits_for(
+    make_node: MakeNode,
+) -> None:
+    here, there = await make_node(), await make_node()
+    async with Device(there, features=OURS) as device, boss(here) as socket, rest(here) as api:
+        await _ask(socket, "boss@1")
+        first, _ = await device.next_commands()
+        await api.post(DRAIN, params=FOR_EVER)
+        await until(lambda: here.drainer.state.waiting == 1, "the constellation is waited for")
+        # What it asks for meanwhile is served.
+        await _ask(socket, "boss@2")
+        second, _ = await device.next_commands()
+        device.answer(first, OK)
+        end = await socket.receive()
+        assert (end.type, end.session_id, end.status) == ("task_end", "boss@1", "completed")
+        assert here.drainer.state.waiting == 1, "it waits for the other"
+        device.answer(second, OK)
+        assert (await socket.receive()).session_id == "boss@2"
+        with pytest.raises(SocketClosed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1012
+        await here.drainer.wait()
+
+
+async def test_at_the_deadline_a_constellation_that_waits_is_moved_all_the_same(make_node: MakeNode) -> None:
+    node = await make_node()
+    async with Device(node, features=OURS) as device, boss(node) as socket, rest(node) as api:
+        await _ask(socket, "boss@1")
+        await device.next_commands()
+        await api.post(DRAIN, params={"deadline_s": "0"})
+        with pytest.raises(SocketClosed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1012
+
+
+async def test_a_constellation_that_can_ask_again_is_moved_while_it_waits(node: Node, api: httpx.AsyncClient) -> None:
+    """As ours: it lists `resume`, and asks for what is under way over its next socket."""
+    async with Device(node, features=()) as device, boss(node, "resume") as socket:
+        await _ask(socket, "boss@1")
+        await device.next_commands()
+        await api.post(DRAIN, params=FOR_EVER)
+        with pytest.raises(SocketClosed):
+            await socket.receive()
+        assert node.drainer.state.connections >= 1, "the device is in the middle of a step"
+
+
+async def test_a_constellation_whose_task_was_refused_waits_for_nothing(node: Node, api: httpx.AsyncClient) -> None:
+    async with Device(node, features=OURS), boss(node) as socket:
+        socket.send(type="task", session_id="boss@1", request="in words, and no model is configured")
+        assert (await socket.receive()).status == "failed"
+        await api.post(DRAIN, params=FOR_EVER)
+        with pytest.raises(SocketClosed):
+            await socket.receive()

@@ -1,0 +1,47 @@
+"""The sessions that one client asked for over its socket: for which of them it waits, and which ends are out of date.
+
+A client may use a session id of its own again. The end of an older session under that id must not be told as that of
+the newer one, so each id is kept with the time at which its newest session was created. Bounded: the oldest ids are
+forgotten, and nobody waits for their ends any more.
+"""
+
+from collections import OrderedDict
+
+__all__ = ["AskedSessions"]
+
+BOUND = 1_000
+
+
+class AskedSessions:
+    """What one client asked for. Lives as long as its socket."""
+
+    __slots__ = ("_created_ms", "_waiting")
+
+    def __init__(self) -> None:
+        self._created_ms: OrderedDict[str, int] = OrderedDict()
+        self._waiting: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many ends the client waits for."""
+        return len(self._waiting)
+
+    def ask(self, session_id: str, created_ms: int) -> None:
+        """The client asks for a session; ends of older ones under its id are not told from now on."""
+        self._created_ms[session_id] = created_ms
+        self._created_ms.move_to_end(session_id)
+        self._waiting.add(session_id)
+        if len(self._created_ms) > BOUND:
+            oldest, _ = self._created_ms.popitem(last=False)
+            self._waiting.discard(oldest)
+
+    def answered(self, session_id: str) -> None:
+        """The client was told that the session does not begin, or how it has ended. Safe to repeat."""
+        self._waiting.discard(session_id)
+
+    def take_end(self, session_id: str, created_ms: int) -> bool:
+        """Whether an end is to be told: unless the client has asked for another session under the id since."""
+        if self._created_ms.get(session_id, created_ms) != created_ms:
+            return False
+        self._waiting.discard(session_id)
+        return True

@@ -32,10 +32,6 @@ REGISTRATION_LIFE_S = 900
 NODE_CLIENTS_LIFE_S = 86_400
 # Kept a little longer than its absence may last: whoever ends it may be late.
 AWAY_SLACK_S = 300
-# A holder younger than this gives way to the same credential only if its socket is dead: two processes that share an id
-# and a key must not throw each other out for ever.
-SETTLED_MS = 10_000
-NEVER_MS = 2**52
 CHUNK = 500
 # Registrations that are read together: each has a profile to be parsed.
 DETAILS_CHUNK = 50
@@ -146,19 +142,17 @@ class Clients:
         *,
         proof: Proof = NO_PROOF,
         replace: str = "",
-        displace: bool = True,
         generation: int | None = None,
     ) -> Admitted:
         """Store `registration` (its `profile` too), safe to repeat by the same connection.
 
-        A holder gives way to a client that proves to be the same (unless `displace` is off), to one that names its
-        connection id in `replace` (because it was found to be gone), and where its node is dead. A connection that
+        A holder gives way to a client that shows its resume token, to one that names its connection id in `replace`
+        (because it was found to be gone), and where its node is dead. A connection that
         was registered before, in `generation`, replaces nothing that is newer, and anything that is older: a failover
         may bring the past back. Raises AlreadyRegistered otherwise.
         """
-        settled_ms = SETTLED_MS if displace else NEVER_MS
         while True:
-            reply = await self._write(registration, proof, replace, settled_ms, generation)
+            reply = await self._write(registration, proof, replace, generation)
             if reply[0] == 1:
                 return Admitted(
                     generation=int(reply[1]),
@@ -176,9 +170,7 @@ class Clients:
                 raise AlreadyRegistered(registration.client_id, node_id, connection_id)
             replace = connection_id
 
-    async def _write(
-        self, r: Registration, proof: Proof, replace: str, settled_ms: int, generation: int | None
-    ) -> list[Any]:
+    async def _write(self, r: Registration, proof: Proof, replace: str, generation: int | None) -> list[Any]:
         fields: list[str | bytes | int] = [
             *("node_id", r.node_id, "features", _written(r.features)),
             *(
@@ -202,7 +194,7 @@ class Clients:
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
             [
                 *(r.connection_id, replace, REGISTRATION_LIFE_S * 1000, r.client_type),
-                *(proof.shown_token_hash, proof.credential, settled_ms),
+                *(proof.shown_token_hash, proof.credential),
                 *("" if generation is None else generation, *fields),
             ],
         )

@@ -92,7 +92,7 @@ class Holding:
             proof = Proof(new_token_hash=connection.token_hash, credential=connection.credential)
             try:
                 admitted = await self._state.clients.register(
-                    registration, proof=proof, displace=False, generation=connection.generation
+                    registration, proof=proof, generation=connection.generation
                 )
             except AlreadyRegistered as held:
                 log.warning("another socket holds the client by now", extra={"client_id": connection.client_id})

@@ -136,12 +136,15 @@ class Registrar:
                 replace = held.connection_id
             else:
                 if admitted.replaced_connection:
-                    how = "token" if admitted.proven else "silence" if replace else "credential"
+                    how = "token" if admitted.proven else "silence"
                     self._metrics.takeovers.labels(how).inc()
                 return admitted
         connection.may_be_stored = False
         raise RegistrationRefused(
-            f"Client ID '{connection.client_id}' is already registered", Close.DUPLICATE_ID, "duplicate"
+            f"Client ID '{connection.client_id}' is already registered by a connection that is alive: "
+            "use an id of your own, or close the other one",
+            Close.DUPLICATE_ID,
+            "duplicate",
         )
 
     async def _take_place(self, connection: Connection, admitted: Admitted) -> None:

@@ -1,8 +1,9 @@
 """Who may have a client id that is held already.
 
-A newcomer that proves to be the same client takes over at once, decided in Redis. For any other the node that holds the
-socket is asked, over the bus, whether somebody is there: it pings the socket. A socket that is silent for 2 s, or whose
-node is, gives way; one that answers keeps the id. The socket that lost is closed by its own node, told over the bus; if
+A newcomer that shows the resume token takes over at once, decided in Redis. For any other the node that holds the
+socket is asked, over the bus, whether somebody is there: it pings the socket. A socket that is silent for 5 s, or whose
+node is, gives way; one that answers keeps the id, whatever the newcomer knows: a key that many clients share proves
+nothing. The socket that lost is closed by its own node, told over the bus; if
 that word is lost, the node finds out by itself when it looks behind the gap.
 """
 
@@ -20,7 +21,9 @@ __all__ = ["Probes", "beats"]
 
 log = logging.getLogger(__name__)
 
-SILENCE_S = 2.0
+# A device that is busy still answers pings: clients do that beside their work. Longer than a machine stalls as a rule,
+# and shorter than UFO's client waits between its last attempts to come back.
+SILENCE_S = 5.0
 # The other node's answer travels, too.
 ANSWER_S = SILENCE_S + 0.5
 
@@ -33,7 +36,7 @@ class Probes:
         self._hub = hub
         self._background = background
         self._node_id = node_id
-        # As many as there are sockets registering, each for 2.5 s at most.
+        # As many as there are sockets registering, each for 5.5 s at most.
         self._asked: dict[str, asyncio.Future[bool]] = {}
 
     async def is_alive(self, client_id: str, holder: AlreadyRegistered) -> bool:
@@ -88,6 +91,6 @@ class Probes:
 
 
 async def beats(connection: Connection) -> bool:
-    """Whether the peer shows any sign of life within 2 s of being asked for one."""
+    """Whether the peer shows any sign of life within 5 s of being asked for one."""
     heard_ms = connection.last_seen_ms
     return await connection.pulse.beats(SILENCE_S) or connection.last_seen_ms != heard_ms

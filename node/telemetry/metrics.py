@@ -119,7 +119,7 @@ class Metrics:
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
         _bind(self.registrations, _REGISTRATIONS)
         self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
-        _bind(self.takeovers, ("token", "credential", "silence"))
+        _bind(self.takeovers, ("token", "silence"))
         self.refusals = Counter("aip_refusals", "What was refused by a limit", ["reason"], registry=r)
         _bind(self.refusals, Limit)
 

@@ -30,7 +30,7 @@ def test_a_refusal_is_said_and_fails(tmp_path: Path, capsys: pytest.CaptureFixtu
     values = tmp_path / "values.yaml"
     values.write_text("terminationGracePeriodSeconds: 10")
     assert main(["render", str(values)]) == 1
-    assert "must be at least 45" in capsys.readouterr().err
+    assert "must be at least 155" in capsys.readouterr().err
 
 
 def test_the_schema_is_written_as_it_is_kept() -> None:

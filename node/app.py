@@ -46,7 +46,7 @@ class Node:
         self._started_ms = now_ms()
         ground = Ground(settings)
         self.settings, self.node_id = settings, ground.node_id
-        self.metrics, self.tracing = ground.metrics, ground.tracing
+        self.metrics, self.tracing, self.proxies = ground.metrics, ground.tracing, ground.proxies
         self.state, self.bus = ground.state, ground.bus
         self._background = ground.background
         self._lag = LoopLag(self.metrics.loop_lag.observe)

@@ -57,7 +57,6 @@ class Overview:
         membership: Membership,
         drainer: Drainer,
         background: Background,
-        streams: asyncio.Semaphore,
         *,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -71,7 +70,6 @@ class Overview:
         self._membership = membership
         self._drainer = drainer
         self._background = background
-        self._streams = streams
         self._clock = clock
         self._cluster: ClusterReadings | None = None
         self._read_at: float | None = None
@@ -90,7 +88,7 @@ class Overview:
             requests_limit=s.max_requests,
             requests_waiting=self._limits.waiting,
             requests_waiting_limit=s.max_waiters,
-            event_streams=s.max_event_streams - self._streams._value,
+            event_streams=self._limits.streaming,
             event_streams_limit=s.max_event_streams,
             unregistered=self._admission.unregistered,
             connections_limit=s.max_connections,

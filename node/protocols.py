@@ -27,6 +27,8 @@ from uvicorn.server import ServerState
 from node.errands import Errand
 from node.exchange import Exchange, Headers
 from node.pace import Pace
+from node.proxies import Proxies
+from node.shares import Shares
 from node.telemetry.metrics import Limit, Metrics
 from node.websocket import WebSocketProtocol
 
@@ -45,8 +47,26 @@ class Bounds:
     message_rate_per_s: float
     message_burst: int
     message_patience_s: float
+    # Whose connections are counted, and how many each may have: not those of a trusted proxy, who speaks for many.
+    proxies: Proxies = field(default_factory=Proxies)
+    address_share: float = 1.0
     # Those who owe a request, longest first.
     owing: dict["HttpProtocol", None] = field(default_factory=dict)
+    _shares: Shares = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shares = Shares(self.max_tcp_connections, self.address_share)
+
+    def take(self, client: tuple[str, int] | None) -> bool:
+        """A place for one more connection of this peer; False if its address has its share of them."""
+        host = client[0] if client else ""
+        return self.proxies.trusts(host) or self._shares.take(self.proxies.caller_at(host))
+
+    def give(self, client: tuple[str, int] | None) -> None:
+        """Give back a place that was taken."""
+        host = client[0] if client else ""
+        if not self.proxies.trusts(host):
+            self._shares.give(self.proxies.caller_at(host))
 
     def pace(self) -> Pace:
         """The pace of one WebSocket."""
@@ -100,10 +120,16 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since: float | None = None
         self._look_s = min(self._bounds.head_timeout_s, self.timeout_keep_alive)
         self._look_again: asyncio.TimerHandle | None = None
+        # Whether it has a place among the connections of its address.
+        self._counted = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A newcomer: over the bound, whoever has owed a request longest makes room, or it goes itself."""
+        """A newcomer: over the bound, whoever has owed a request longest makes room; over its share, it goes itself."""
         super().connection_made(transport)
+        self._counted = self._bounds.take(self.client)
+        if not self._counted:
+            self.refuse(Limit.ADDRESS_SHARE)
+            return
         self._look_again = self.loop.call_later(self._look_s, self._look)
         self._owe(self.loop.time())
         if len(self.connections) > self._bounds.max_tcp_connections:
@@ -112,6 +138,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: what is asked is answered to nobody, what is not begun is not begun."""
         self._forget()
+        self._leave()
         self.connections.discard(self)
         if self._answering is not None:
             self._answering.on_disconnect()
@@ -282,10 +309,17 @@ class HttpProtocol(HttpToolsProtocol):
         if self._end_after_answers():
             return
         self._forget()
+        # Taken again at once, by the WebSocketProtocol.
+        self._leave()
         super().handle_websocket_upgrade()
         # As when it is lost.
         self._exchange = None
         self.parser = None  # type: ignore[assignment]
+
+    def _leave(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._bounds.give(self.client)
 
     def refuse(self, limit: Limit) -> None:
         """Cut the connection: whoever has not asked yet needs no answer."""

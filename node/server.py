@@ -49,6 +49,8 @@ class Server(uvicorn.Server):
                 message_rate_per_s=settings.message_rate_per_s,
                 message_burst=settings.message_burst,
                 message_patience_s=settings.message_patience_s,
+                proxies=node.proxies,
+                address_share=settings.address_share,
             ),
             needs_no_task=node.api.rest.needs_no_task,
             host=settings.bind_host,

@@ -167,6 +167,14 @@ class Settings(BaseSettings):
     max_requests: int = Field(1000, gt=0, description="most REST requests that are worked on at a time")
     max_waiters: int = Field(5000, gt=0, description="most REST requests that wait for a result at a time")
 
+    address_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="share of max_requests, max_waiters, max_event_streams, max_unregistered and max_tcp_connections "
+        "that one client address may have; 1: all of it",
+    )
+
     # Logs and traces.
     trace_endpoint: str | None = Field(
         None,

@@ -76,7 +76,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         *("ping_interval", "ping_timeout", "ping_timer", "pong_timer", "pending_ping_payload", "ping_sent_at"),
         *("last_ping_rtt", "frames", "curr_msg_data_type", "request", "response", "scope"),
         *("_metrics", "_pace", "_frames_come", "_held", "_pause", "_given_up"),
-        *("_reader", "hear"),
+        *("_reader", "hear", "_bounds"),
     )
 
     def __init__(
@@ -90,6 +90,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.queue: Mailbox[Any] = Mailbox(self.loop)  # type: ignore[assignment]
         self.writable: Gate = Gate()  # type: ignore[assignment]
         bounds = cast("Config", config).bounds
+        self._bounds = bounds
         self._metrics = bounds.metrics
         self._pace = bounds.pace()
         self._frames_come = 0
@@ -102,6 +103,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn.reader = self._reader = _Reader()
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The upgrade: the connection keeps its place among those of its address."""
+        super().connection_made(transport)
+        self._bounds.take(self.client)
 
     def start_keepalive(self) -> None:
         """The socket is open: from now on it is kept alive, and nobody asks for its handshake any more."""
@@ -123,6 +129,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        self._bounds.give(self.client)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

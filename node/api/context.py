@@ -48,9 +48,8 @@ class Context:
     overview: Overview
     drainer: Drainer
     limits: Limits
-    # Those who follow the events of a session, and how many of them the node bears.
+    # Those who follow the events of a session.
     followers: Waiters
-    streams: asyncio.Semaphore
     # Held while a selector is tried on all devices.
     selecting: asyncio.Lock
 

@@ -1,7 +1,8 @@
-"""How many requests a node works on, and how many only wait, at a time. Beyond that: 503 with a jittered `Retry-After`.
+"""How many requests a node works on, how many only wait, and how many streams it serves, at a time.
 
-Whoever waits (`?wait=`, an event stream) costs little and takes long, so a request that begins to wait gives up its
-place among those that are worked on, and takes one among those that wait. Probes are never counted.
+Beyond that the answer is 503, and 429 for a caller that has its share of them already (`node.shares`), each with a
+jittered `Retry-After`. Whoever waits (`?wait=`, an event stream) costs little and takes long, so a request that begins
+to wait gives up its place among those that are worked on, and takes one among those that wait. Probes are not counted.
 """
 
 import random
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from node.api.errors import ApiError
+from node.proxies import Proxies
+from node.shares import Shares
 from node.telemetry.metrics import Limit, Metrics
 
 __all__ = ["Limits"]
@@ -19,47 +22,115 @@ __all__ = ["Limits"]
 _random = random.SystemRandom().random
 
 RETRY_SPREAD_S = 3
+# In the scope of a request: who sent it, and what it holds.
+_CALLER = "aip.caller"
 _PLACE = "aip.place"
+
+
+class _Places:
+    """Places of one kind: how many are taken, by all and by each caller."""
+
+    def __init__(self, limit: Limit, setting: str, most: int, share: float, what: str) -> None:
+        self.limit = limit
+        self.most = most
+        self.taken = 0
+        self._shares = Shares(most, share)
+        self.too_many = f"Too many requests {what} this node ({setting}): try again later"
+        self.too_many_of_one = (
+            f"Too many requests from your address {what} this node, at most {self._shares.most_each} "
+            f"(address_share of {setting}): try again later"
+        )
+
+    def take(self, caller: str) -> bool:
+        if not self._shares.take(caller):
+            return False
+        self.taken += 1
+        return True
+
+    def give(self, caller: str) -> None:
+        self.taken -= 1
+        self._shares.give(caller)
 
 
 class Limits:
     """The counts of one node."""
 
     def __init__(
-        self, metrics: Metrics, *, max_requests: int, max_waiters: int, rng: Callable[[], float] = _random
+        self,
+        metrics: Metrics,
+        proxies: Proxies,
+        *,
+        max_requests: int,
+        max_waiters: int,
+        max_event_streams: int,
+        address_share: float,
+        rng: Callable[[], float] = _random,
     ) -> None:
         self._metrics = metrics
-        self._max_requests = max_requests
-        self._max_waiters = max_waiters
+        self._proxies = proxies
         self._rng = rng
-        self.working = 0
-        self.waiting = 0
+        self._working = _Places(Limit.REQUESTS, "max_requests", max_requests, address_share, "are worked on by")
+        self._waiting = _Places(Limit.WAITERS, "max_waiters", max_waiters, address_share, "wait on")
+        self._streaming = _Places(
+            Limit.EVENT_STREAMS,
+            "max_event_streams",
+            max_event_streams,
+            address_share,
+            "for event streams are served by",
+        )
+
+    @property
+    def working(self) -> int:
+        """Requests that are worked on."""
+        return self._working.taken
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a result."""
+        return self._waiting.taken
+
+    @property
+    def streaming(self) -> int:
+        """Event streams."""
+        return self._streaming.taken
 
     def begin(self, scope: Scope) -> None:
-        """A place for one more request, noted in its scope. Raises ApiError 503."""
-        if self.working >= self._max_requests:
-            raise self._too_many(Limit.REQUESTS, "The node works on too many requests")
-        scope[_PLACE] = True
-        self.working += 1
+        """A place for one more request, noted in its scope. Raises ApiError 503, or 429."""
+        caller = scope[_CALLER] = self._proxies.caller_of(scope)
+        self._take(self._working, caller)
+        scope[_PLACE] = caller
 
     def end(self, scope: Scope) -> None:
         """Give the place up: done, only waiting, or bounded by something else from here on. Safe to repeat."""
-        if scope.pop(_PLACE, False):
-            self.working -= 1
+        caller = scope.pop(_PLACE, None)
+        if caller is not None:
+            self._working.give(caller)
 
     @contextmanager
     def wait(self, request: Request) -> Iterator[None]:
-        """The request only waits from here on. Raises ApiError 503."""
-        if self.waiting >= self._max_waiters:
-            raise self._too_many(Limit.WAITERS, "Too many requests wait on this node")
+        """The request only waits from here on. Raises ApiError 503, or 429."""
+        caller = request.scope[_CALLER]
+        self._take(self._waiting, caller)
         self.end(request.scope)
-        self.waiting += 1
         try:
             yield
         finally:
-            self.waiting -= 1
+            self._waiting.give(caller)
 
-    def _too_many(self, limit: Limit, detail: str) -> ApiError:
+    def stream(self, request: Request) -> Callable[[], None]:
+        """The request is an event stream from here on. Returns what ends it. Raises ApiError 503, or 429."""
+        caller = request.scope[_CALLER]
+        self._take(self._streaming, caller)
+        self.end(request.scope)
+        return lambda: self._streaming.give(caller)
+
+    def _take(self, places: _Places, caller: str) -> None:
+        if places.taken >= places.most:
+            raise self._refused(places.limit, 503, places.too_many)
+        if not places.take(caller):
+            raise self._refused(Limit.ADDRESS_SHARE, 429, places.too_many_of_one)
+
+    def _refused(self, limit: Limit, status: int, detail: str) -> ApiError:
         self._metrics.refusals.labels(limit).inc()
         retry_s = 1 + int(self._rng() * RETRY_SPREAD_S)
-        return ApiError(503, detail, headers={"Retry-After": str(retry_s)})
+        return ApiError(status, detail, headers={"Retry-After": str(retry_s)})

@@ -7,11 +7,12 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from node.api.context import Context
 from node.api.errors import ApiError
@@ -34,35 +35,45 @@ async def session_events(context: Context, request: Request) -> Response:
         raise ApiError(400, "Last-Event-ID: must be the id of an earlier event")
     if await context.service.current(await context.state.sessions.find(session_id)) is None:
         raise ApiError(404, "Unknown session: there is none with this id, or it has expired")
-    if context.streams.locked():
-        raise ApiError(503, "Too many event streams on this node", headers={"Retry-After": "1"})
     # Streams have a bound of their own.
-    context.limits.end(request.scope)
-    return StreamingResponse(_stream(context, session_id, after), media_type="text/event-stream", headers=HEADERS)
+    return _Stream(context.limits.stream(request), _stream(context, session_id, after))
+
+
+class _Stream(StreamingResponse):
+    """The answer, which ends the stream's place however it ends: the generator may never have begun."""
+
+    def __init__(self, end: Callable[[], None], content: AsyncIterator[bytes]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers=HEADERS)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
 
 
 async def _stream(context: Context, session_id: str, after: str) -> AsyncIterator[bytes]:
-    async with context.streams:
-        yield f"retry: {RETRY_MS}\n\n".encode()
-        with context.followers.wait_for(session_id) as news:
-            while not context.service.letting_go:
-                try:
-                    # Asked before reading: what happens after the reading is then told.
-                    ended = await context.state.sessions.watch(session_id, context.node_id, events=True) in TERMINAL
-                    events = await context.state.sessions.events(session_id, after=after)
-                except SessionNotFound:
-                    return
-                except StateUnavailable:
-                    # The client comes back by itself, and goes on where it was.
-                    yield b'event: error\ndata: {"detail":"the cluster cannot be read now"}\n\n'
-                    return
-                for event in events:
-                    after = event.event_id
-                    yield _written(event)
-                if ended:
-                    return
-                if not await news.wait(KEEP_ALIVE_S):
-                    yield b": still here\n\n"
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    with context.followers.wait_for(session_id) as news:
+        while not context.service.letting_go:
+            try:
+                # Asked before reading: what happens after the reading is then told.
+                ended = await context.state.sessions.watch(session_id, context.node_id, events=True) in TERMINAL
+                events = await context.state.sessions.events(session_id, after=after)
+            except SessionNotFound:
+                return
+            except StateUnavailable:
+                # The client comes back by itself, and goes on where it was.
+                yield b'event: error\ndata: {"detail":"the cluster cannot be read now"}\n\n'
+                return
+            for event in events:
+                after = event.event_id
+                yield _written(event)
+            if ended:
+                return
+            if not await news.wait(KEEP_ALIVE_S):
+                yield b": still here\n\n"
 
 
 def _written(event: Event) -> bytes:

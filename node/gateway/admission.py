@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from node.pace import Clock, TokenBucket
+from node.shares import Shares
 from node.telemetry.metrics import Limit, Metrics
 
 __all__ = ["Admission", "Place", "TurnedAway"]
@@ -31,6 +32,18 @@ class TurnedAway(NamedTuple):
     limit: Limit
     retry_after_s: int
 
+    @property
+    def status(self) -> int:
+        """That of the answer: 429 if the newcomer's address has its share, 503 if the node has enough."""
+        return 429 if self.limit is Limit.ADDRESS_SHARE else 503
+
+    @property
+    def detail(self) -> str:
+        """A sentence for the newcomer."""
+        if self.limit is Limit.ADDRESS_SHARE:
+            return "Too many sockets of your address have not registered yet (address_share), try again later"
+        return "Too many are connecting, try again later"
+
 
 class Admission:
     """The door of one node."""
@@ -44,6 +57,7 @@ class Admission:
         max_connections: int,
         max_unregistered: int,
         max_registering: int,
+        address_share: float,
         clock: Clock = time.monotonic,
         rng: Callable[[], float] = _random,
     ) -> None:
@@ -56,6 +70,7 @@ class Admission:
         self._rng = rng
         self._connections = 0
         self._unregistered = 0
+        self._shares = Shares(max_unregistered, address_share)
         # Registrations that are being stored; others wait their turn, which `max_unregistered` bounds.
         self.registering = asyncio.Semaphore(max_registering)
 
@@ -64,31 +79,37 @@ class Admission:
         """Sockets that have not registered yet."""
         return self._unregistered
 
-    def enter(self) -> "Place | TurnedAway":
-        """A place for one more socket, to be used as a context, or why there is none."""
-        limit = self._limit()
+    def enter(self, caller: str) -> "Place | TurnedAway":
+        """A place for one more socket of this caller, to be used as a context, or why there is none."""
+        limit = self._limit(caller)
         if limit is not None:
             self._metrics.refusals.labels(limit).inc()
             return TurnedAway(limit, self._retry_after_s(limit))
         self._connections += 1
         self._unregistered += 1
-        return Place(self)
+        return Place(self, caller)
 
-    def _limit(self) -> Limit | None:
+    def _limit(self, caller: str) -> Limit | None:
         if self._connections >= self._max_connections:
             return Limit.CONNECTIONS
         if self._unregistered >= self._max_unregistered:
             return Limit.UNREGISTERED
+        if not self._shares.take(caller):
+            return Limit.ADDRESS_SHARE
         # Last, so that nobody who is refused anyway takes a token.
-        return None if self._bucket.take() else Limit.CONNECT_RATE
+        if self._bucket.take():
+            return None
+        self._shares.give(caller)
+        return Limit.CONNECT_RATE
 
     def _retry_after_s(self, limit: Limit) -> int:
-        spread_s = FULL_RETRY_S if limit is Limit.CONNECTIONS else max(1.0, self._away.spend(1))
+        spread_s = FULL_RETRY_S if limit in {Limit.CONNECTIONS, Limit.ADDRESS_SHARE} else max(1.0, self._away.spend(1))
         return min(LONGEST_RETRY_S, 1 + math.floor(self._rng() * math.ceil(spread_s)))
 
-    def registered(self) -> None:
+    def registered(self, caller: str) -> None:
         """One of those inside is known by now. For `Place` only."""
         self._unregistered -= 1
+        self._shares.give(caller)
 
     def left(self) -> None:
         """One of those inside has gone. For `Place` only."""
@@ -98,17 +119,18 @@ class Admission:
 class Place:
     """One socket's place, given back when the context ends."""
 
-    __slots__ = ("_admission", "_registered")
+    __slots__ = ("_admission", "_caller")
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, caller: str) -> None:
         self._admission = admission
-        self._registered = False
+        # None once it has registered.
+        self._caller: str | None = caller
 
     def registered(self) -> None:
         """The socket has registered: from now on it counts as a client's. Safe to repeat."""
-        if not self._registered:
-            self._registered = True
-            self._admission.registered()
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            self._admission.registered(caller)
 
     def __enter__(self) -> Self:
         return self

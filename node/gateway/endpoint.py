@@ -30,6 +30,7 @@ from node.gateway.leaving import Leaving
 from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
+from node.proxies import Proxies
 from node.telemetry.metrics import Metrics
 from node.web_guard import WebGuard
 from shared_state.errors import StateUnavailable
@@ -67,6 +68,7 @@ class Endpoint:
         *,
         is_member: Callable[[], bool],
         web_guard: WebGuard,
+        proxies: Proxies,
         register_timeout_s: float,
         send_queue_bytes: int,
     ) -> None:
@@ -80,6 +82,7 @@ class Endpoint:
         self._admission = admission
         self._is_member = is_member
         self._web_guard = web_guard
+        self._proxies = proxies
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
         self.draining = False
@@ -112,10 +115,10 @@ class Endpoint:
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
             await _deny(send, 503, "The node has lost the cluster", retry_after_s)
             return
-        place = self._admission.enter()
+        place = self._admission.enter(self._proxies.caller_of(scope))
         if isinstance(place, TurnedAway):
             log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
-            await _deny(send, 503, "Too many are connecting, try again later", place.retry_after_s)
+            await _deny(send, place.status, place.detail, place.retry_after_s)
             return
         # An open socket needs nothing of its handshake, and the scope is emptied with it.
         pulse = scope.get(PULSE)

@@ -35,8 +35,14 @@ class ApiParts:
         lifespan: Lifespan[Starlette],
     ) -> None:
         settings, metrics = ground.settings, ground.metrics
-        self.limits = Limits(metrics, max_requests=settings.max_requests, max_waiters=settings.max_waiters)
-        streams = asyncio.Semaphore(settings.max_event_streams)
+        self.limits = Limits(
+            metrics,
+            ground.proxies,
+            max_requests=settings.max_requests,
+            max_waiters=settings.max_waiters,
+            max_event_streams=settings.max_event_streams,
+            address_share=settings.address_share,
+        )
         self.overview = Overview(
             settings,
             ground.state,
@@ -48,7 +54,6 @@ class ApiParts:
             membership,
             drainer,
             ground.background,
-            streams,
         )
         NodeCollector(metrics.registry, self.overview.read)
         context = Context(
@@ -69,7 +74,6 @@ class ApiParts:
             drainer=drainer,
             followers=sessions.followers,
             limits=self.limits,
-            streams=streams,
             selecting=asyncio.Lock(),
         )
         rest = application(context, lifespan)

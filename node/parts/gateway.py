@@ -44,6 +44,7 @@ class GatewayParts:
             max_connections=settings.max_connections,
             max_unregistered=settings.max_unregistered,
             max_registering=settings.max_registering,
+            address_share=settings.address_share,
         )
         self.endpoint = self._endpoint(ground, sessions, is_member)
 
@@ -72,6 +73,7 @@ class GatewayParts:
             self.admission,
             is_member=is_member,
             web_guard=ground.web_guard,
+            proxies=ground.proxies,
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
         )

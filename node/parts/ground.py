@@ -4,6 +4,7 @@ import secrets
 
 from node.auth import Auth
 from node.background import Background
+from node.proxies import Proxies
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from node.telemetry.tracing import tracing_for
@@ -22,6 +23,7 @@ class Ground:
         self.node_id = f"{settings.node_id}.{secrets.token_hex(3)}"
         self.auth = Auth(settings.api_key)
         self.web_guard = WebGuard(settings)
+        self.proxies = Proxies()
         self.background = Background()
         self.metrics = Metrics()
         self.tracing = tracing_for(settings, self.node_id)

@@ -70,6 +70,8 @@ class Limit(StrEnum):
     MESSAGES = "messages"
     REQUESTS = "requests"
     WAITERS = "waiters"
+    EVENT_STREAMS = "event_streams"
+    ADDRESS_SHARE = "address_share"
     SESSIONS_PER_DEVICE = "sessions_per_device"
     SESSIONS_PER_NODE = "sessions_per_node"
 

@@ -216,6 +216,8 @@ class ClusterUnderTest:
             "lease_ttl_s": LEASE_TTL_S,
             "reconnect_grace_s": self.plan.grace_s,
             "redis_timeout_s": 2.0,
+            # Whoever is there comes from one address.
+            "address_share": 1,
             "min_replicas": self.plan.min_replicas,
             "llm_base_url": self._llm_base_url,
             "llm_model": "scripted",

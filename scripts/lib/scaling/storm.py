@@ -47,6 +47,8 @@ class _Node:
             max_connections=settings.max_connections - held,
             max_unregistered=settings.max_unregistered,
             max_registering=settings.max_registering,
+            # Every device has an address of its own, as far as this is concerned.
+            address_share=1.0,
             clock=clock,
             rng=rng.random,
         )
@@ -91,7 +93,7 @@ def returning(settings: Settings, *, devices: int, nodes: int, held: int, arriva
         first, retry_after_s = next(next_door), 0.0
         for i in range(min(TRIES, looked_at)):
             node = doors[(first + i) % looked_at]
-            entered = node.admission.enter()
+            entered = node.admission.enter("")
             if not isinstance(entered, TurnedAway):
                 node.done_at = max(node.done_at, clock.now) + arrival_us / US
                 places[-number - 1] = entered

@@ -23,7 +23,8 @@ class NodeProcess(Process):
     def __init__(self, name: str, directory: Path, **settings: object) -> None:
         self.port = free_port()
         # A test may leave a client that is at work: its cluster does not wait for that for minutes when it stops.
-        defaults = {"drain_deadline_s": 20}
+        # All clients of a test have one address: it may have all that the node bears.
+        defaults = {"drain_deadline_s": 20, "address_share": 1}
         self.settings = {"node_id": name, "host": "127.0.0.1", "port": self.port, **defaults, **settings}
         variables = {f"AIP_{key.upper()}": str(value) for key, value in self.settings.items()}
         argv = [sys.executable, "-m", "node"]

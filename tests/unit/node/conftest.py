@@ -51,7 +51,9 @@ async def make_node() -> AsyncIterator[MakeNode]:
     thresholds = gc.get_threshold()
 
     async def make(**settings: Any) -> Node:
+        # All clients of a test have one address: it may have all that the node bears.
         defaults: dict[str, Any] = {"redis_url": url, "node_id": f"node-{len(nodes)}", "echo_wait_s": 0.0}
+        defaults["address_share"] = 1.0
         node = Node(Settings(**(defaults | settings)))
         nodes.append(node)
         await node.start()

@@ -14,6 +14,7 @@ from tests.support.wait import until
 from tests.unit.node.conftest import MakeNode
 
 Entered = Place | TurnedAway
+ANYBODY = "192.0.2.1"
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def clock() -> Clock:
     return Clock()
 
 
-def _door(clock: Clock, **limits: int) -> Admission:
+def _door(clock: Clock, *, share: float = 1.0, **limits: int) -> Admission:
     given = {"burst": 10, "max_connections": 100, "max_unregistered": 50, "max_registering": 5} | limits
     rate = given.pop("rate", 5)
-    return Admission(Metrics(), rate_per_s=rate, clock=clock, rng=lambda: 0.999, **given)
+    return Admission(Metrics(), rate_per_s=rate, address_share=share, clock=clock, rng=lambda: 0.999, **given)
 
 
 def _limits(entered: list[Entered]) -> list[Limit | None]:
@@ -33,14 +34,14 @@ def _limits(entered: list[Entered]) -> list[Limit | None]:
 
 def test_a_herd_is_let_in_up_to_the_burst_and_then_at_the_rate(clock: Clock) -> None:
     door = _door(clock)
-    assert _limits([door.enter() for _ in range(12)]) == [None] * 10 + [Limit.CONNECT_RATE] * 2
+    assert _limits([door.enter(ANYBODY) for _ in range(12)]) == [None] * 10 + [Limit.CONNECT_RATE] * 2
     clock.pass_s(1)
-    assert _limits([door.enter() for _ in range(6)]) == [None] * 5 + [Limit.CONNECT_RATE]
+    assert _limits([door.enter(ANYBODY) for _ in range(6)]) == [None] * 5 + [Limit.CONNECT_RATE]
 
 
 def test_those_turned_away_are_spread_over_the_time_that_it_takes_to_let_them_in(clock: Clock) -> None:
     door = _door(clock)
-    entered = [door.enter() for _ in range(10 + 50)]
+    entered = [door.enter(ANYBODY) for _ in range(10 + 50)]
     away = [e.retry_after_s for e in entered if isinstance(e, TurnedAway)]
     assert len(away) == 50
     assert away[0] == 1
@@ -48,22 +49,22 @@ def test_those_turned_away_are_spread_over_the_time_that_it_takes_to_let_them_in
     assert away[-1] == 10, "fifty at five a second"
     clock.pass_s(100)
     for _ in range(10):
-        door.enter()
-    later = door.enter()
+        door.enter(ANYBODY)
+    later = door.enter(ANYBODY)
     assert isinstance(later, TurnedAway)
     assert later.retry_after_s == 1, "the herd of long ago is forgotten"
 
 
 def test_nobody_is_sent_away_for_ever(clock: Clock) -> None:
     door = _door(clock)
-    entered = [door.enter() for _ in range(10_000)]
+    entered = [door.enter(ANYBODY) for _ in range(10_000)]
     assert max(e.retry_after_s for e in entered if isinstance(e, TurnedAway)) == 30
 
 
 def test_a_place_is_given_back(clock: Clock) -> None:
     door = _door(clock, rate=0, max_connections=2)
-    first, second = door.enter(), door.enter()
-    assert _limits([door.enter()]) == [Limit.CONNECTIONS]
+    first, second = door.enter(ANYBODY), door.enter(ANYBODY)
+    assert _limits([door.enter(ANYBODY)]) == [Limit.CONNECTIONS]
     assert isinstance(first, Place)
     assert isinstance(second, Place)
     with first:
@@ -71,16 +72,28 @@ def test_a_place_is_given_back(clock: Clock) -> None:
     with second:
         second.registered()
         second.registered()
-    assert _limits([door.enter() for _ in range(3)]) == [None, None, Limit.CONNECTIONS]
+    assert _limits([door.enter(ANYBODY) for _ in range(3)]) == [None, None, Limit.CONNECTIONS]
 
 
 def test_those_who_have_not_registered_are_counted_by_themselves(clock: Clock) -> None:
     door = _door(clock, rate=0, max_unregistered=2)
-    first, _ = door.enter(), door.enter()
-    assert _limits([door.enter()]) == [Limit.UNREGISTERED]
+    first, _ = door.enter(ANYBODY), door.enter(ANYBODY)
+    assert _limits([door.enter(ANYBODY)]) == [Limit.UNREGISTERED]
     assert isinstance(first, Place)
     first.registered()
-    assert _limits([door.enter(), door.enter()]) == [None, Limit.UNREGISTERED]
+    assert _limits([door.enter(ANYBODY), door.enter(ANYBODY)]) == [None, Limit.UNREGISTERED]
+
+
+def test_one_address_has_no_more_than_its_share_of_those_who_have_not_registered(clock: Clock) -> None:
+    door = _door(clock, rate=0, max_unregistered=8, share=0.25)
+    first, _ = door.enter(ANYBODY), door.enter(ANYBODY)
+    refused = door.enter(ANYBODY)
+    assert isinstance(refused, TurnedAway)
+    assert (refused.limit, refused.status) == (Limit.ADDRESS_SHARE, 429)
+    assert _limits([door.enter("192.0.2.2")]) == [None]
+    assert isinstance(first, Place)
+    first.registered()
+    assert _limits([door.enter(ANYBODY), door.enter(ANYBODY)]) == [None, Limit.ADDRESS_SHARE]
 
 
 async def test_a_socket_too_many_is_told_when_to_ask_again_before_the_upgrade(make_node: MakeNode) -> None:

@@ -27,7 +27,9 @@ class _Cluster(Contestant):
         return [self._node(f"node-{chr(ord('a') + i)}", redis_url, port) for i, port in enumerate(ports)]
 
     def _node(self, name: str, redis_url: str, port: int) -> Program:
-        given = {"redis_url": redis_url, "host": HOST, "port": str(port), "node_id": name, **self._settings}
+        given = {"redis_url": redis_url, "host": HOST, "port": str(port), "node_id": name}
+        # All the load comes from one address.
+        given |= {"address_share": "1", **self._settings}
         env = environment(**{f"AIP_{key.upper()}": value for key, value in given.items()})
         return Program(name, [sys.executable, "-m", "node"], env, port, "/readyz")
 

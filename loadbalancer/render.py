@@ -23,6 +23,8 @@ DEFAULT_BODY_LIMIT_BYTES = 2 * 1024 * 1024
 # The node's own limit for a file of a session.
 DEFAULT_FILE_LIMIT_BYTES = 100 * 1024 * 1024
 DEFAULT_DRAIN_SECONDS = 3600
+# So many addresses fill a worker at least, unless `connections_per_address` says otherwise.
+ADDRESSES = 4
 # Whoever runs on the machine of nginx.
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -40,7 +42,7 @@ def render(
     file_limit_bytes: int = DEFAULT_FILE_LIMIT_BYTES,
     worker_processes: int | None = None,
     worker_connections: int = 16_384,
-    connections_per_address: int = 0,
+    connections_per_address: int | None = None,
     requests_per_second: int = 0,
     request_burst: int | None = None,
     unlimited: Sequence[str] = (),
@@ -58,11 +60,11 @@ def render(
     `nodes`, `listen`, `redirect_listen` (plain HTTP, sent on to `listen`) and `admin_listen` are `host:port`;
     `run_dir` receives the pid file, the temporary files and, unless `access_log` or `error_log` say otherwise ("off"
     for no access log), the logs. `user` is for a master that root starts; None leaves the choice to nginx.
-    `connections_per_address` and `requests_per_second`, for each address, are no limits if 0; `request_burst` is ten
-    seconds' worth unless given; addresses in the networks of `unlimited` have none. `drain_seconds`: how long the
-    workers of before a reload keep their sockets; 0 is until the last is closed. `tls` is the certificate chain and
-    its key. `admin_from` are the networks that `admin_listen` answers. `trusted_proxies` are networks whose
-    X-Forwarded-For and X-Forwarded-Proto are believed. Raises RenderError.
+    `connections_per_address` (None: a quarter of what one worker bears) and `requests_per_second`, for each address,
+    are no limits if 0; `request_burst` is ten seconds' worth unless given; addresses in the networks of `unlimited`
+    have none. `drain_seconds`: how long workers of before a reload keep their sockets; 0 is until the last is closed.
+    `tls` is the certificate chain and its key. `admin_from` are the networks that `admin_listen` answers.
+    `trusted_proxies` are networks whose X-Forwarded-For and X-Forwarded-Proto are believed. Raises RenderError.
     """
     if not nodes:
         raise RenderError("nodes: at least one is needed")
@@ -77,6 +79,9 @@ def render(
     access = "off"
     if access_log != "off":
         access = f'"{path("access_log", access_log or run_dir / "nginx-access.log")}" aip_json buffer=64k flush=1s'
+    if connections_per_address is None:
+        # A proxied connection is two of the worker's.
+        connections_per_address = max(1, worker_connections // 2 // ADDRESSES)
     burst = 10 * requests_per_second if request_burst is None else request_burst
     places: dict[str, object] = {
         "run_dir": base,
@@ -125,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--file-limit-bytes", type=int, default=DEFAULT_FILE_LIMIT_BYTES, help="as the nodes' AIP_MAX_FILE_BYTES")
     add("--worker-processes", type=int, help="default: one per processor")
     add("--worker-connections", type=int, default=16_384, help="default: %(default)s")
-    add("--connections-per-address", type=int, default=0, help="default: no limit")
+    add("--connections-per-address", type=int, help="default: a quarter of what one worker bears; 0: no limit")
     add("--requests-per-second", type=int, default=0, help="of one address; default: no limit")
     add("--request-burst", type=int, help="default: ten seconds' worth")
     add("--unlimited", action="append", default=[], metavar="NETWORK", help="addresses without these limits")

@@ -37,6 +37,8 @@ def write_config(run_dir: Path, logs: Path, nodes: list[str], listen: str, *, dr
             user=_worker_user(directory),
             worker_connections=_worker_connections(),
             drain_seconds=drain_seconds,
+            # Whoever connects is on this machine.
+            connections_per_address=0,
             access_log=str(logs / "nginx-access.log"),
             error_log=str(logs / "nginx-error.log"),
             body_limit_bytes=_from_environment("AIP_MAX_BODY_BYTES", DEFAULT_BODY_LIMIT_BYTES),

@@ -75,6 +75,28 @@ def test_with_a_key_a_node_answers_to_any_name_unless_some_are_set() -> None:
     assert told["AIP_ALLOWED_HOSTS"].endswith(",aip.example")
 
 
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        ({}, True),
+        ({"service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}}, True),
+        ({"service": {"type": "LoadBalancer"}}, False),
+        ({"ingress": {"enabled": True, "hosts": ["aip.example"]}}, False),
+        ({"ingress": {"enabled": True, "hosts": ["aip.example"]}, "nginx": {"trustedProxies": ["10.0.0.0/8"]}}, True),
+    ],
+)
+def test_an_address_has_a_share_where_it_is_the_address_of_a_client(values: dict[str, Any], known: bool) -> None:
+    release = rendered({"auth": {"existingSecret": "aip-key"}} | values)
+    assert ("AIP_ADDRESS_SHARE" in _told(release)) is not known
+    assert ("limit_conn aip_connections 2048;" in release.named("ConfigMap", "-nginx")["data"]["nginx.conf"]) is known
+
+
+def test_behind_an_nginx_that_nodes_do_not_believe_all_clients_are_one_address() -> None:
+    assert _told(rendered({"networkPolicy": {"enabled": False}}))["AIP_ADDRESS_SHARE"] == "1"
+    set_by_hand = {"networkPolicy": {"enabled": False}, "settings": {"address_share": 0.5}}
+    assert _told(rendered(set_by_hand))["AIP_ADDRESS_SHARE"] == "0.5"
+
+
 def test_a_node_believes_what_nginx_says_of_clients_only_where_nobody_else_gets_in() -> None:
     def believed(values: dict[str, Any]) -> list[str]:
         return [v["value"] for v in _node(rendered(values))["env"] if v["name"] == "FORWARDED_ALLOW_IPS"]

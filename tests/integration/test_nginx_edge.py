@@ -1,5 +1,8 @@
 """What nginx does before any node is asked: TLS, limits, addresses, and what is for operators only."""
 
+import contextlib
+import json
+import re
 import shutil
 import socket
 import ssl
@@ -162,3 +165,79 @@ def test_a_head_that_a_node_would_not_take_is_refused_here(front: Front) -> None
     assert refused.status_code == 400
     assert refused.json() == {"detail": "the head of the request is malformed or too large"}
     assert len(front.seen(f"GET {ECHO}")) == 1
+
+
+def _raw(port: int, request: bytes) -> tuple[int, bytes, bytes]:
+    """The status, head and body of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(request)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(65_536):
+                answer += piece
+                head, end, body = answer.partition(b"\r\n\r\n")
+                found = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                if end and found and len(body) >= int(found[1]):
+                    break
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head, body
+
+
+_HOST = b"Host: localhost\r\n"
+_MALFORMED = {
+    "a zero byte in the path": b"GET /%00 HTTP/1.1\r\n" + _HOST,
+    "bad percent-encoding": b"GET /%zz HTTP/1.1\r\n" + _HOST,
+    "half a percent-encoding": b"GET /% HTTP/1.1\r\n" + _HOST,
+    "a path above the root": b"GET /../.. HTTP/1.1\r\n" + _HOST,
+    "no path": b"GET x HTTP/1.1\r\n" + _HOST,
+    "a URL of 70 kB": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n" + _HOST,
+    "a query of 70 kB": b"GET /?" + b"x" * 70_000 + b" HTTP/1.1\r\n" + _HOST,
+    "a header of 70 kB": b"GET / HTTP/1.1\r\n" + _HOST + b"X-Long: " + b"x" * 70_000 + b"\r\n",
+    "CONNECT": b"CONNECT localhost:80 HTTP/1.1\r\n" + _HOST,
+    "CONNECT to a path": b"CONNECT / HTTP/1.1\r\n" + _HOST,
+    "TRACE": b"TRACE / HTTP/1.1\r\n" + _HOST,
+    "no method": b"\x00\x01 / HTTP/1.1\r\n" + _HOST,
+    "no Host": b"GET / HTTP/1.1\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\n" + _HOST + _HOST,
+    "a Host with a space": b"GET / HTTP/1.1\r\nHost: a b\r\n",
+    "a Host with a zero byte": b"GET / HTTP/1.1\r\nHost: a\x00b\r\n",
+    "HTTP/9.9": b"GET / HTTP/9.9\r\n" + _HOST,
+    "HTTP/x": b"GET / HTTP/x\r\n" + _HOST,
+    "a Content-Length that is none": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: x\r\n",
+    "a negative Content-Length": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: -1\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+    "an unknown Transfer-Encoding": b"POST / HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: gzip\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\n" + _HOST + b": x\r\n",
+    "a chunk of no length": b"POST / HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n",
+    "the place of its own refusals": b"GET /aip-refused/malformed HTTP/1.1\r\n" + _HOST,
+}
+
+
+@pytest.mark.parametrize("what", _MALFORMED)
+def test_what_is_no_request_is_refused_in_json(front: Front, what: str) -> None:
+    status, head, body = _raw(front.port, _MALFORMED[what] + b"\r\n")
+    assert 400 <= status < 500, head
+    assert b"content-type: application/json" in head.lower()
+    assert set(json.loads(body)) == {"detail"}
+    assert not front.journal.exists() or not front.seen(f"GET {ECHO}")
+
+
+def test_what_is_no_upgrade_is_an_ordinary_request(front: Front) -> None:
+    said = {"Upgrade": "h2c, \x7fgarbage", "Connection": "Upgrade, HTTP2-Settings", "X-Request-ID": "a\tb"}
+    answer = get(f"{front.url}{ECHO}", **said)
+    assert answer.status_code == 200
+    assert "upgrade" not in answer.json()["headers"]
+    assert answer.headers["x-request-id"] != "a\tb"
+
+
+def test_one_address_cannot_take_all_connections_of_a_worker(make_front: MakeFront) -> None:
+    # One worker with room for 256 connections bears 128 clients: a quarter of them is 32.
+    front = make_front(connections_per_address=None, trusted_proxies=["127.0.0.0/8"])
+    head = b"POST /api/dispatch HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: %b\r\nContent-Length: 10\r\n\r\n"
+    with contextlib.ExitStack() as held:
+        for _ in range(32):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", front.port), timeout=20))
+            connection.sendall(head % b"198.51.100.7")
+        assert get(f"{front.url}{ECHO}", **{"X-Forwarded-For": "198.51.100.7"}).status_code == 429
+        assert get(f"{front.url}{ECHO}", **{"X-Forwarded-For": "198.51.100.8"}).status_code == 200

@@ -91,6 +91,23 @@ capabilities:
 {{- if or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.service.type "ClusterIP") }}true{{ end }}
 {{- end }}
 
+{{- /*
+Whether what comes in from outside has the address of its client, and not of something in between that has not been
+named: behind an Ingress, a Gateway, or a Service that hides addresses, all clients would share what one may have.
+*/ -}}
+{{- define "aip.addressesKnown" -}}
+{{- $v := .Values }}
+{{- $hidden := or $v.ingress.enabled $v.httpRoute.enabled (and (ne $v.service.type "ClusterIP") (ne $v.service.externalTrafficPolicy "Local")) }}
+{{- if or (not $hidden) (and $v.nginx.enabled $v.nginx.trustedProxies) }}true{{ end }}
+{{- end }}
+
+{{- define "aip.connectionsPerAddress" -}}
+{{- $given := .Values.nginx.connectionsPerAddress }}
+{{- if not (kindIs "invalid" $given) }}{{ int $given }}
+{{- else if include "aip.addressesKnown" . }}{{ max 1 (div (int .Values.nginx.workerConnections) 8) }}
+{{- else }}0{{ end }}
+{{- end }}
+
 {{- define "aip.publicPort" -}}
 {{- if and .Values.nginx.enabled .Values.nginx.tls.existingSecret }}{{ .Values.service.tlsPort }}{{ else }}{{ .Values.service.port }}{{ end }}
 {{- end }}

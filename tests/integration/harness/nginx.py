@@ -44,7 +44,8 @@ class Nginx(Process):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}/ws"
-        self._options = options
+        # All clients of a test have one address.
+        self._options = {"connections_per_address": 0} | options
         self._config = directory / "nginx.conf"
         command = [nginx_binary(), "-p", str(directory), "-c", str(self._config), "-e", "stderr"]
         self._check = [*command, "-t"]

@@ -95,7 +95,8 @@ def test_the_user_is_only_named_when_given() -> None:
 
 
 def test_limits_of_an_address_are_optional() -> None:
-    assert "limit_conn " not in render(NODES, LISTEN, RUN_DIR)
+    assert "limit_conn " not in render(NODES, LISTEN, RUN_DIR, connections_per_address=0)
+    assert "limit_conn aip_connections 2048;" in directives(render(NODES, LISTEN, RUN_DIR))
     assert "limit_req " not in render(NODES, LISTEN, RUN_DIR)
     lines = directives(render(NODES, LISTEN, RUN_DIR, connections_per_address=50))
     assert "limit_conn aip_connections 50;" in lines

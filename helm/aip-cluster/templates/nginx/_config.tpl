@@ -67,7 +67,8 @@ scheme: {{ ternary "$aip_scheme" "$scheme" (not (empty $proxies)) | quote }}
 
 {{- define "aip.nginxLimitZones" -}}
 {{- $nginx := .Values.nginx }}
-{{- if or $nginx.connectionsPerAddress $nginx.requestsPerSecond }}    geo $aip_is_limited {
+{{- $connections := include "aip.connectionsPerAddress" . | int }}
+{{- if or $connections $nginx.requestsPerSecond }}    geo $aip_is_limited {
         default 1;
 {{- range $nginx.unlimited }}
         {{ . }} 0;
@@ -77,7 +78,7 @@ scheme: {{ ternary "$aip_scheme" "$scheme" (not (empty $proxies)) | quote }}
         default "";
         1 $binary_remote_addr;
     }
-{{- if $nginx.connectionsPerAddress }}
+{{- if $connections }}
     limit_conn_zone $aip_address zone=aip_connections:10m;
 {{- end }}
 {{- if $nginx.requestsPerSecond }}
@@ -88,7 +89,8 @@ scheme: {{ ternary "$aip_scheme" "$scheme" (not (empty $proxies)) | quote }}
 
 {{- define "aip.nginxLimits" -}}
 {{- $nginx := .Values.nginx }}
-{{- if $nginx.connectionsPerAddress }}        limit_conn aip_connections {{ int $nginx.connectionsPerAddress }};
+{{- $connections := include "aip.connectionsPerAddress" . | int }}
+{{- if $connections }}        limit_conn aip_connections {{ $connections }};
         limit_conn_status 429;
 {{ end }}
 {{- if $nginx.requestsPerSecond }}        limit_req zone=aip_requests burst={{ ternary (mul 10 (int $nginx.requestsPerSecond)) (int $nginx.requestBurst) (kindIs "invalid" $nginx.requestBurst) }} nodelay;

@@ -99,6 +99,8 @@ class Command(_Wire):
     parameters: dict[str, Any] | None = None
     tool_type: Annotated[Literal["action", "data_collection"], BeforeValidator(_or_action)] = "action"
     call_id: str | None = None
+    # Not in UFO's model, and not sent to a device: how long the device may take to answer.
+    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class Result(_Wire):

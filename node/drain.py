@@ -22,8 +22,8 @@ from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection
 from node.gateway.hub import Hub
-from node.gateway.registrar import RESUME
-from node.sessions.runner import DEDUPLICATES, Runner
+from node.sessions.features import DEDUPLICATES, RESUME
+from node.sessions.runner import Runner
 from node.telemetry.metrics import Metrics
 
 __all__ = ["DrainState", "Drainer"]

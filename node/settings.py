@@ -125,6 +125,11 @@ class Settings(BaseSettings):
     )
     devices_config: Path | None = Field(None, description="YAML with tags and custom metadata of devices")
     tools_timeout_s: float = Field(10.0, gt=0, description="longest wait for a device's list of tools")
+    command_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="longest wait for an answer to a command; none where the device lists `deduplicates`",
+    )
 
     # Sockets and requests.
     register_timeout_s: float = Field(10.0, gt=0, description="a socket that has not registered by then is closed")

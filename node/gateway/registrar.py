@@ -22,8 +22,8 @@ from node.gateway.hub import Hub
 from node.gateway.leaving import Leaving
 from node.gateway.profile import features_of, platform_of, profile_of
 from node.gateway.takeover import Probes
+from node.sessions.features import DEDUPLICATES, RESUME
 from node.sessions.resumption import Resumption
-from node.sessions.runner import DEDUPLICATES
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.bus import Bus
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 PROFILE_BYTES = 256 * 1024
 TAKEOVER_TRIES = 3
-# A client that lists this feature is given a resume token, and shows it when it comes back.
-RESUME = "resume"
 TOKEN_FIELD = "resume_token"  # noqa: S105 - the name of a field
 
 

@@ -62,6 +62,7 @@ def _runner(ground: Ground, service: SessionService, planners: Planners) -> Runn
         secrets,
         node_id=ground.node_id,
         echo_wait_s=settings.echo_wait_s,
+        command_timeout_s=settings.command_timeout_s,
         platform=settings.platform,
         stages=partial(Stages, ground.metrics, ground.tracing),
     )

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from aip import (
+    ClientMessage,
     Command,
     Result,
     ResultStatus,
@@ -25,6 +26,7 @@ from aip import (
 )
 from aip.codec import encode_payload_command
 from aip.ids import now_ms
+from node.sessions.features import DEDUPLICATES
 from node.sessions.journal import act_entry, results_entry
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
@@ -39,6 +41,8 @@ __all__ = ["Advance", "Driver", "response_ids", "shortened"]
 log = logging.getLogger(__name__)
 
 EVENT_RESULT_CHARS = 4096
+# What is left of a name in an error.
+NAME_CHARS = 256
 NO_RESULT = "the device gave no result for this command"
 SKIPPED = "Skipped because an earlier command failed"
 
@@ -57,6 +61,10 @@ class Advance(Protocol):
     ) -> Awaitable[SessionState | None]: ...
 
 
+class _Unanswered(Exception):
+    """The device took a command, and does not answer; `str(error)` says it to whoever asked for the task."""
+
+
 Note = Callable[[LocalSession, dict[str, Any]], Awaitable[None]]
 
 
@@ -64,13 +72,20 @@ class Driver:
     """Runs planners."""
 
     def __init__(
-        self, advance: Advance, note: Note, toolbelt: Toolbelt, secrets: ToolSecrets, metrics: Metrics
+        self,
+        advance: Advance,
+        note: Note,
+        toolbelt: Toolbelt,
+        secrets: ToolSecrets,
+        metrics: Metrics,
+        command_timeout_s: float,
     ) -> None:
         self._advance = advance
         self._note_behind = note
         self._toolbelt = toolbelt
         self._secrets = secrets
         self._metrics = metrics
+        self._command_timeout_s = command_timeout_s
 
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
@@ -101,7 +116,7 @@ class Driver:
                 else:
                     if session.planner.wants_tools:
                         task.tools = await self._toolbelt.tools(session, self._agents(session, names))
-                    asked = await self._ask(session, session.planner, task)
+                    asked = await self._ask(session, session.planner, task, names)
                     if isinstance(asked, Finish):
                         return asked
                     step, response_id = _numbered(asked, len(task.turns) + 1), new_id()
@@ -119,6 +134,8 @@ class Driver:
                 names = _focused(session.platform.focus, names, step.calls, results)
         except asyncio.CancelledError:
             raise
+        except _Unanswered as exc:
+            return Finish(error=str(exc))
         except Exception:
             log.exception("a session broke", extra={"session_id": session.session_id})
             return Finish(error="The session broke inside the node")
@@ -136,7 +153,7 @@ class Driver:
             if in_focus or agent not in platform.focused_agents
         ]
 
-    async def _ask(self, session: LocalSession, planner: Planner, task: Task) -> Act | Finish:
+    async def _ask(self, session: LocalSession, planner: Planner, task: Task, names: AgentNames) -> Act | Finish:
         started = time.monotonic()
         task.time_left_s = max(0.0, (session.order.deadline_ms - now_ms()) / 1000)
         step = await planner.next(task)
@@ -156,6 +173,10 @@ class Driver:
             if isinstance(step, Act) and step.text:
                 event["text"] = step.text[:EVENT_RESULT_CHARS]
             await self._advance(session, None, event, fields=_spent(task.tokens))
+        if isinstance(step, Act) and not planner.wants_tools:
+            # One that wants tools was given those that there are.
+            refusal = await self._toolbelt.refusal(session, step.calls, names)
+            return step if refusal is None else Finish(error=refusal)
         return step
 
     async def _note(
@@ -208,12 +229,11 @@ class Driver:
                 results += [*given[: len(part)], *unanswered]
         return results
 
-    @staticmethod
     async def _send(
-        session: LocalSession, commands: list[Command], response_id: str, names: AgentNames
+        self, session: LocalSession, commands: list[Command], response_id: str, names: AgentNames
     ) -> list[Result]:
         if session.connection.payload_format:
-            return await _exchange_payload(session, commands, response_id)
+            return await self._exchange_payload(session, commands, response_id)
         answer = session.expect(response_id)
         session.connection.send(
             ServerMessage(
@@ -223,13 +243,49 @@ class Driver:
                 task_name=session.order.task_name,
                 response_id=response_id,
                 metadata=session.stages.carried,
-                actions=commands,
+                actions=[_for_device(command) for command in commands],
                 agent_name=names.agent_name,
                 process_name=names.process_name,
                 root_name=names.root_name,
             )
         )
-        return (await answer).action_results or []
+        return (await self._answered(session, answer, commands)).action_results or []
+
+    async def _exchange_payload(self, session: LocalSession, commands: list[Command], response_id: str) -> list[Result]:
+        """The documents' form carries one command a frame: the order and the early exit are kept here."""
+        results: list[Result] = []
+        for number, command in enumerate(commands):
+            if any(r.status is ResultStatus.FAILURE for r in results):
+                results.append(_not_run(command, ResultStatus.SKIPPED, SKIPPED))
+                continue
+            request_id = f"{response_id}.{number}"
+            answer = session.expect(request_id)
+            session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
+            message = await self._answered(session, answer, [command])
+            given = message.action_results or [Result(status=ResultStatus.NONE)]
+            results.append(given[0].model_copy(update={"call_id": command.call_id}))
+        return results
+
+    async def _answered(
+        self, session: LocalSession, answer: "asyncio.Future[ClientMessage]", commands: list[Command]
+    ) -> ClientMessage:
+        """The device's answer to these commands. Raises _Unanswered once it has taken longer than it may."""
+        limit_s = self._limit_s(session, commands)
+        if limit_s is None:
+            return await answer  # the session's deadline is one
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        except TimeoutError:
+            names = ", ".join(f"'{c.tool_name[:NAME_CHARS]}'" for c in commands[:10])
+            raise _Unanswered(f"The device took {names} and did not answer within {limit_s:g} s") from None
+
+    def _limit_s(self, session: LocalSession, commands: list[Command]) -> float | None:
+        """A device makes the calls of one message one after the other, and answers once: it has their time together."""
+        remembers = DEDUPLICATES in session.connection.features
+        limits = [c.timeout_s or (None if remembers else self._command_timeout_s) for c in commands]
+        known = [limit for limit in limits if limit is not None]
+        return sum(known) if len(known) == len(limits) else None
 
 
 def response_ids(step: Act, response_id: str) -> list[str]:
@@ -252,19 +308,9 @@ def _numbered(step: Act, turn: int) -> Act:
     return replace(step, calls=calls)
 
 
-async def _exchange_payload(session: LocalSession, commands: list[Command], response_id: str) -> list[Result]:
-    """The documents' form carries one command a frame: the order and the early exit are kept here."""
-    results: list[Result] = []
-    for number, command in enumerate(commands):
-        if any(r.status is ResultStatus.FAILURE for r in results):
-            results.append(_not_run(command, ResultStatus.SKIPPED, SKIPPED))
-            continue
-        request_id = f"{response_id}.{number}"
-        answer = session.expect(request_id)
-        session.connection.send_raw(encode_payload_command(command, request_id, utc_now()))
-        given = (await answer).action_results or [Result(status=ResultStatus.NONE)]
-        results.append(given[0].model_copy(update={"call_id": command.call_id}))
-    return results
+def _for_device(command: Command) -> Command:
+    """As it is sent: how long the device may take is no business of its own."""
+    return command if command.timeout_s is None else command.model_copy(update={"timeout_s": None})
 
 
 def _not_run(command: Command, status: ResultStatus, why: str) -> Result:

@@ -28,6 +28,7 @@ from node.gateway.connection import Connection
 from node.sessions.answers import outcome_of, progress_of
 from node.sessions.deadlines import Deadlines
 from node.sessions.driver import Driver, response_ids
+from node.sessions.features import NO_ECHO
 from node.sessions.finishing import Finisher
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.orders import TaskOrder
@@ -45,14 +46,10 @@ from shared_state.errors import Fenced, SessionNotFound, StateUnavailable
 from shared_state.inbox import SessionRef
 from shared_state.sessions import TERMINAL, Ending, SessionState
 
-__all__ = ["DEDUPLICATES", "NO_ECHO", "Runner"]
+__all__ = ["Runner"]
 
 log = logging.getLogger(__name__)
 
-# A device that lists this feature wants the commands at once: it does not repeat the task as UFO's client does.
-NO_ECHO = "commands_without_echo"
-# And one that lists this executes a command once, however often it is sent under the same id.
-DEDUPLICATES = "deduplicates"
 # With which a device says that its part is over.
 _OVER = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.ERROR})
 
@@ -72,6 +69,7 @@ class Runner:
         *,
         node_id: str,
         echo_wait_s: float,
+        command_timeout_s: float,
         platform: str | None,
         stages: Callable[[TaskOrder], Stages],
     ) -> None:
@@ -85,7 +83,7 @@ class Runner:
         self._planners = planners
         self._secrets = secrets
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
-        self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics)
+        self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics, command_timeout_s)
         self._finisher = Finisher(state.ends, service, background, self._forget)
         self._sessions = SessionTable()
         self._deadlines = Deadlines(self._on_deadline)

@@ -24,8 +24,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 # In the environment, so that it goes when the environment goes.
 STAMP = VENV / "aip-cluster.json"
-# pyproject.toml: `test` asks for these two itself.
-INCLUDED = {"test": {"device", "embedded"}}
+# pyproject.toml: `test` asks for these itself.
+INCLUDED = {"test": {"device", "embedded", "llm", "otel"}}
 
 
 class _Stamp(NamedTuple):

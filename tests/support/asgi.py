@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from aip import Command, Result, ServerMessage, decode_server
+from aip import Command, Result, ResultStatus, ServerMessage, decode_server
 from node.app import Node
 from tests.support.wait import PATIENCE_S
 
@@ -109,10 +109,10 @@ class Socket:
         self._heard.append(text)
         return text
 
-    def count(self, kind: str) -> int:
-        """How many messages of this type have come, received or not."""
+    def count(self, kind: str, *, but: str = "\0") -> int:
+        """How many messages of this type have come, received or not; without those that hold `but`."""
         waiting = [m["text"] for m in list(self._from_node._queue) if m["type"] == "websocket.send"]  # type: ignore[attr-defined]
-        return sum(orjson.loads(text)["type"] == kind for text in (*self._heard, *waiting))
+        return sum(orjson.loads(text)["type"] == kind and but not in text for text in (*self._heard, *waiting))
 
     async def receive(self) -> ServerMessage:
         """The next message. Raises SocketClosed."""
@@ -170,6 +170,8 @@ class Device(Socket):
         }
         if token is not None:
             self.metadata["resume_token"] = token
+        # Whether questions for its tools are the test's.
+        self.lists_tools = False
         # What this registration gave, if the device lists `resume`.
         self.token: str | None = None
 
@@ -179,6 +181,15 @@ class Device(Socket):
         assert (answer.type, answer.status) == ("heartbeat", "ok"), answer.error
         self.token = (answer.result or {}).get("resume_token")
         return self
+
+    async def receive(self) -> ServerMessage:
+        """The next message but a question for its tools, to which it does not say which it has. Raises SocketClosed."""
+        while True:
+            message = await super().receive()
+            asked = [command.tool_name for command in message.actions or ()]
+            if self.lists_tools or asked != ["list_tools"]:
+                return message
+            self.answer(message, Result(status=ResultStatus.NONE))
 
     async def next_commands(self) -> tuple[ServerMessage, list[Command]]:
         """Skip to the next command message."""

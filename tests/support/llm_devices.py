@@ -108,6 +108,7 @@ async def stage(
     async with LlmServer(*script) as llm:
         node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", **settings)
         raw = Device(node)
+        raw.lists_tools = True
         raw.metadata["platform"] = platform
         if registered is not None:
             raw.metadata["tools"] = registered

@@ -1,19 +1,22 @@
 """Platforms: which agents a device of a kind has, and what a planner is told about it. All of it in files beside this.
 
-Adding a platform touches one new TOML file (and a prompt): `name`, `aliases`, `prompt`, `agents`, and for platforms
-where one agent's tool decides what the next works on, `[focus]`. UFO's device looks its tools up under the command's
-`agent_name`, and answers nothing at all when it has no such agent.
+Adding a platform touches one new TOML file (and a prompt): `name`, `aliases`, `prompt`, `agents`, `tool_types` where an
+agent has not both, and for platforms where one agent's tool decides what the next works on, `[focus]`. UFO's device
+looks its tools up under the command's `agent_name` and `tool_type`, and answers nothing at all where it has no such
+agent, or no server for that type.
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["AgentNames", "Focus", "Platform", "platform_named"]
+__all__ = ["TOOL_TYPES", "AgentNames", "Focus", "Platform", "platform_named"]
 
 DEFAULT = "default"
+TOOL_TYPES = ("action", "data_collection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class Platform:
     focus: Focus | None = None
     # Agents that have tools only once a program is in focus.
     focused_agents: frozenset[str] = field(default_factory=frozenset)
+    # Where an agent has not both.
+    agent_tool_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def tool_types(self, agent_name: str | None) -> tuple[str, ...]:
+        """The types of tools that an agent is asked to list."""
+        return self.agent_tool_types.get(agent_name or "", TOOL_TYPES)
 
     def names(self, metadata: dict[str, Any]) -> AgentNames:
         """Whose tools serve a task; `metadata` of the dispatch may name others than the platform's first."""
@@ -84,6 +93,7 @@ def _load() -> dict[str, Platform]:
             aliases=tuple(data.get("aliases", ())),
             focus=Focus(**focus) if focus else None,
             focused_agents=frozenset(data.get("focused_agents", ())),
+            agent_tool_types={agent: tuple(types) for agent, types in data.get("tool_types", {}).items()},
         )
         for name in (platform.name, *platform.aliases):
             found[name] = platform

@@ -94,6 +94,8 @@ class UfoDevice(UfoPeer):
     """
 
     features: tuple[str, ...] = ("gui", "cli")
+    # Whether `answer` answers questions for its tools.
+    lists_tools = False
 
     def __init__(
         self,
@@ -126,6 +128,9 @@ class UfoDevice(UfoPeer):
         """Repeat tasks, execute commands."""
         if frame["type"] == "task" and self.echoes:
             await self.echo(frame)
+        elif frame["type"] == "command" and frame["actions"][0]["tool_name"] == "list_tools" and not self.lists_tools:
+            # It does not say: this one takes any tool.
+            await self.answer_with(frame, [Result(status="none", call_id=frame["actions"][0]["call_id"])])
         elif frame["type"] == "command" and self.answers:
             await self.answer(frame)
 

@@ -1,0 +1,11 @@
+"""What a device may list as `supported_features`, and what a node does otherwise for it."""
+
+__all__ = ["DEDUPLICATES", "NO_ECHO", "RESUME"]
+
+# It wants its commands at once: it does not repeat the task as UFO's client does. And it answers every command, also
+# where it has no such tool.
+NO_ECHO = "commands_without_echo"
+# It executes a command once, however often it is sent under the same id.
+DEDUPLICATES = "deduplicates"
+# It is given a resume token, and shows it when it comes back.
+RESUME = "resume"

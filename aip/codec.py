@@ -4,7 +4,6 @@ Decoding accepts every spelling that AIP.md section 1 names (aliases, upper case
 and raises nothing but `ProtocolError`, whatever the bytes. Encoding writes the one form that UFO's clients parse.
 """
 
-import re
 from typing import Any, TypeVar
 
 import orjson
@@ -13,51 +12,37 @@ from pydantic import BaseModel, ValidationError
 from aip.errors import ProtocolError
 from aip.files import FILE_FRAMES, FileFrame
 from aip.messages import ClientMessage, ClientMessageType, Command, Result, ResultStatus, ServerMessage
+from aip.structure import MAX_DEPTH, Text, check_structure
 
 __all__ = ["decode_client", "decode_client_frame", "decode_server", "encode", "encode_payload_command", "loads"]
-
-# orjson reads deeper than it writes (254 levels): what we could not pass on is refused at the door.
-MAX_DEPTH = 200
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 # As clients spell them; they may be spelled otherwise.
 _CLIENT_KINDS = frozenset(map(str, ClientMessageType))
 
+# So much white space may precede a list that is refused unparsed.
+SPACE_CHARS = 64
+
 _M = TypeVar("_M", bound=BaseModel)
 
 
-def loads(raw: bytes | str) -> Any:
-    """JSON bytes to Python values. Raises ProtocolError if `raw` is not JSON, or nested over 200 levels."""
+def loads(raw: Text, *, checked: bool = False) -> Any:
+    """JSON bytes to Python values.
+
+    Raises ProtocolError if `raw` is not JSON, and TooLarge if it is nested over 200 levels or has more than 200,000
+    values: that is looked at before anything is parsed, unless it was done already (`checked`: see `aip.structure`).
+    """
+    # What is shorter has no room for so many levels.
+    if len(raw) > 2 * MAX_DEPTH and not checked:
+        check_structure(raw)
+    return _parsed(raw)
+
+
+def _parsed(raw: Text) -> Any:
     try:
-        value = orjson.loads(raw)
+        return orjson.loads(raw)
     except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
         reason = exc.msg if isinstance(exc, orjson.JSONDecodeError) else type(exc).__name__
         raise ProtocolError(f"the frame is not valid JSON ({reason})") from None
-    # What is shorter has no room for so many levels.
-    if len(raw) > 2 * MAX_DEPTH and _deep(raw):
-        raise ProtocolError(f"the frame is nested deeper than {MAX_DEPTH} levels")
-    return value
-
-
-def _deep(raw: bytes | str) -> bool:
-    """Whether valid JSON is nested deeper than MAX_DEPTH, without a walk through its values: a frame may hold millions.
-
-    What is left of the text without strings and scalars are brackets; each round takes the innermost level away.
-    """
-    if isinstance(raw, str):
-        if raw.count("[") + raw.count("{") <= MAX_DEPTH:
-            return False
-        raw = raw.encode("utf-8", "surrogatepass")
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
-        return False
-    brackets = _STRING.sub(b"", raw).translate(_TO_SQUARE, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
 
 
 def _validate(model: type[_M], data: dict[str, Any]) -> _M:
@@ -73,21 +58,28 @@ def _validate(model: type[_M], data: dict[str, Any]) -> _M:
         raise ProtocolError(first["msg"], field=path or None) from None
 
 
-def _object(raw: bytes | str) -> dict[str, Any]:
-    # Looked at before it is parsed: a list of millions is not worth the memory.
-    start = raw.lstrip()[:1]
-    if start in {b"[", "["}:
+def _object(raw: Text, checked: bool = False) -> dict[str, Any]:
+    # Looked at before it is parsed: a list is not worth the memory.
+    start = raw[:1]
+    if start.isspace():
+        start = raw[:SPACE_CHARS].lstrip()[:1]
+    if start in ("[", b"["):
         raise ProtocolError("the frame must be a JSON object")
-    data = loads(raw)
+    if len(raw) > 2 * MAX_DEPTH and not checked:
+        check_structure(raw)
+    data = _parsed(raw)
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")
     # Absent and null are the same, also where a field has a default or an alias.
     return {name: value for name, value in data.items() if value is not None} if None in data.values() else data
 
 
-def decode_client_frame(raw: bytes | str) -> ClientMessage | FileFrame:
-    """A frame from a client, or the header of a file. Raises ProtocolError, naming the field, for anything else."""
-    data = _object(raw)
+def decode_client_frame(raw: Text, *, checked: bool = False) -> ClientMessage | FileFrame:
+    """A frame from a client, or the header of a file. Raises ProtocolError, naming the field, for anything else.
+
+    `checked` is as for `loads`.
+    """
+    data = _object(raw, checked)
     kind = data.get("type", data.get("message_type"))
     if not isinstance(kind, str) or kind in _CLIENT_KINDS:
         return _validate(ClientMessage, data)

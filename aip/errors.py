@@ -1,12 +1,13 @@
-"""The one error of the wire.
+"""The errors of the wire.
 
     AIPError
     └── ProtocolError    a frame or a field that the protocol does not allow
+        └── TooLarge     a frame that is above a bound: too deep, too many values, too many bytes
 
 `ProtocolError` carries the field at fault, so that whoever sent the frame can be told what to mend.
 """
 
-__all__ = ["AIPError", "ProtocolError"]
+__all__ = ["AIPError", "ProtocolError", "TooLarge"]
 
 
 class AIPError(Exception):
@@ -23,3 +24,7 @@ class ProtocolError(AIPError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
+
+
+class TooLarge(ProtocolError):
+    """A frame that is above a bound, whatever it says. Sent again, it will be above it again."""

@@ -19,7 +19,8 @@ from aip import (
     decode_server,
     encode,
 )
-from aip.codec import MAX_DEPTH, loads
+from aip.codec import loads
+from aip.structure import MAX_DEPTH
 from tests.support.wire import client_messages, json_values, server_messages
 
 

@@ -56,12 +56,28 @@ class TokenBucket:
 
 
 class Pace:
-    """How fast one peer may go. Over its rate it is to be slowed; if it presses on for `patience_s`, to be closed."""
+    """How fast one peer may go. Over its rate it is to be slowed; if it presses on for `patience_s`, to be closed.
 
-    __slots__ = ("_bucket", "_clock", "_patience_s", "_pressing_since")
+    Over its rate of bytes it is only slowed: whoever has much to say says it as fast as it is read.
+    """
 
-    def __init__(self, rate_per_s: float, burst: float, *, patience_s: float, clock: Clock = time.monotonic) -> None:
+    __slots__ = ("_bucket", "_bytes", "_bytes_burst", "_bytes_per_s", "_clock", "_patience_s", "_pressing_since")
+
+    def __init__(
+        self,
+        rate_per_s: float,
+        burst: float,
+        *,
+        patience_s: float,
+        bytes_per_s: float = 0.0,
+        bytes_burst: float = 0.0,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._bucket = TokenBucket(rate_per_s, burst, clock=clock)
+        # Most peers never say so much.
+        self._bytes: TokenBucket | None = None
+        self._bytes_per_s = bytes_per_s
+        self._bytes_burst = bytes_burst
         self._patience_s = patience_s
         self._clock = clock
         self._pressing_since: float | None = None
@@ -73,6 +89,13 @@ class Pace:
         pause_s = self._bucket.spend(count)
         if pause_s > 0 and self._pressing_since is None:
             self._pressing_since = self._clock()
+        return max(pause_s, LEAST_PAUSE_S) if pause_s > 0 else 0.0
+
+    def charge_bytes(self, count: int) -> float:
+        """Count bytes that came, as many as are worth it. Returns for how many seconds nothing more may be read."""
+        if self._bytes is None:
+            self._bytes = TokenBucket(self._bytes_per_s, self._bytes_burst, clock=self._clock)
+        pause_s = self._bytes.spend(count)
         return max(pause_s, LEAST_PAUSE_S) if pause_s > 0 else 0.0
 
     @property

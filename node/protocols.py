@@ -24,6 +24,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from node.allowance import Allowance
 from node.errands import Errand
 from node.exchange import Exchange, Headers
 from node.pace import Pace
@@ -47,6 +48,11 @@ class Bounds:
     message_rate_per_s: float
     message_burst: int
     message_patience_s: float
+    message_bytes_per_s: float
+    message_bytes_burst: int
+    # The largest message of a registered client, and the memory for large messages that are arriving.
+    max_frame_bytes: int
+    arriving: Allowance
     # Whose connections are counted, and how many each may have: not those of a trusted proxy, who speaks for many.
     proxies: Proxies = field(default_factory=Proxies)
     address_share: float = 1.0
@@ -70,7 +76,13 @@ class Bounds:
 
     def pace(self) -> Pace:
         """The pace of one WebSocket."""
-        return Pace(self.message_rate_per_s, self.message_burst, patience_s=self.message_patience_s)
+        return Pace(
+            self.message_rate_per_s,
+            self.message_burst,
+            patience_s=self.message_patience_s,
+            bytes_per_s=self.message_bytes_per_s,
+            bytes_burst=self.message_bytes_burst,
+        )
 
 
 # Whether the application answers requests of this method and path without asking which task it runs in.

@@ -18,7 +18,9 @@ from collections.abc import Generator
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from node.allowance import Allowance
 from node.app import Node
+from node.gateway.endpoint import REGISTRATION_BYTES
 from node.listener import close_listeners
 from node.protocols import Bounds, Config
 
@@ -51,12 +53,17 @@ class Server(uvicorn.Server):
                 message_patience_s=settings.message_patience_s,
                 proxies=node.proxies,
                 address_share=settings.address_share,
+                message_bytes_per_s=settings.message_bytes_per_s,
+                message_bytes_burst=settings.message_bytes_burst,
+                max_frame_bytes=settings.max_frame_bytes,
+                arriving=Allowance(settings.arriving_bytes),
             ),
             needs_no_task=node.api.rest.needs_no_task,
             host=settings.bind_host,
             port=settings.port,
             loop="uvloop",
-            ws_max_size=settings.max_frame_bytes,
+            # Until the client has registered.
+            ws_max_size=min(REGISTRATION_BYTES, settings.max_frame_bytes),
             ws_ping_interval=settings.ping_interval_s,
             ws_ping_timeout=settings.ping_timeout_s,
             # 25 KB a socket without, 64 to 130 KB with it.

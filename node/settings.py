@@ -135,7 +135,15 @@ class Settings(BaseSettings):
     register_timeout_s: float = Field(10.0, gt=0, description="a socket that has not registered by then is closed")
     ping_interval_s: float = Field(20.0, gt=0, description="WebSocket ping period")
     ping_timeout_s: float = Field(20.0, gt=0, description="a socket whose pong is later than this is dead")
-    max_frame_bytes: int = Field(16 * 1024 * 1024, gt=0, description="largest WebSocket message")
+    max_frame_bytes: int = Field(
+        100 * 1024 * 1024, gt=0, description="largest WebSocket message of a registered client, as UFO's server has it"
+    )
+    max_result_bytes: int = Field(
+        16 * 1024 * 1024, ge=256 * 1024, description="largest message with results; a larger one fails its session"
+    )
+    arriving_bytes: int = Field(
+        256 * 1024 * 1024, gt=0, description="memory for large messages that are arriving, of all sockets together"
+    )
     max_body_bytes: int = Field(2 * 1024 * 1024, gt=0, description="largest request body")
     max_file_bytes: int = Field(100 * 1024 * 1024, gt=0, description="largest file of a session")
     send_queue_bytes: int = Field(
@@ -166,6 +174,10 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(30.0, gt=0, description="the JSON body of a request must be there by then")
     message_rate_per_s: float = Field(500.0, ge=0, description="frames per second that are read from one socket")
     message_burst: int = Field(2000, gt=0, description="frames that are read from one socket at once")
+    message_bytes_per_s: float = Field(
+        16 * 1024 * 1024, ge=0, description="bytes per second that are read from one socket on the average"
+    )
+    message_bytes_burst: int = Field(128 * 1024 * 1024, gt=0, description="bytes that are read from one socket at once")
     message_patience_s: float = Field(30.0, ge=0, description="a socket that presses on for longer is closed")
     max_sessions_per_device: int = Field(64, gt=0, description="most sessions under way on one device")
     max_sessions_per_node: int = Field(10_000, gt=0, description="most sessions under way on the devices of one node")
@@ -227,6 +239,8 @@ class Settings(BaseSettings):
             raise ValueError("max_tcp_connections must be above max_connections, or no request gets through")
         if self.metrics_port and self.metrics_port == self.port:
             raise ValueError("metrics_port must not be port; 0 serves /metrics there")
+        if self.max_frame_bytes > self.arriving_bytes:
+            raise ValueError("arriving_bytes must be at least max_frame_bytes, or the largest message never arrives")
         if self.session_timeout_s > self.max_session_timeout_s:
             raise ValueError("session_timeout_s must not be above max_session_timeout_s")
         return self

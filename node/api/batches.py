@@ -33,7 +33,8 @@ _FAILED = {SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT}
 async def dispatch_batch(context: Context, request: Request) -> Response:
     """`POST /api/dispatch/batch`."""
     asked = validate(
-        BatchRequest, await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
+        BatchRequest,
+        await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s, context.parsing),
     )
     if (asked.tasks is None) == (asked.selector is None):
         raise ApiError(400, "give either 'tasks' or 'selector'")

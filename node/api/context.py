@@ -15,6 +15,7 @@ from node.drain import Drainer
 from node.gateway.hub import Hub
 from node.membership import Membership
 from node.overview import Overview
+from node.parsing import Parsing
 from node.sessions.batches import BatchRunner
 from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners
@@ -45,6 +46,7 @@ class Context:
     batches: BatchRunner
     devices: DeviceNotes
     metrics: Metrics
+    parsing: Parsing
     overview: Overview
     drainer: Drainer
     limits: Limits

@@ -1,6 +1,7 @@
 """Reading requests: bodies and parameters, with errors that name the field."""
 
 import asyncio
+from functools import partial
 from typing import TypeVar
 
 import orjson
@@ -12,6 +13,7 @@ from aip import ProtocolError
 from aip.codec import loads
 from node.api.errors import ApiError
 from node.exchange import exchange_of
+from node.parsing import LARGE_BYTES, Parsing
 
 __all__ = ["dump", "flag", "headers_of", "integer", "read_json", "seconds", "validate"]
 
@@ -30,7 +32,7 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return named
 
 
-async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[str, object]:
+async def read_json(request: Request, max_bytes: int, timeout_s: float, parsing: Parsing) -> dict[str, object]:
     """The body as a JSON object. Raises ApiError 400, 408 if it is not there in time, 413 or 415."""
     named = headers_of(request.scope)
     kind, declared = named.get(b"content-type", b""), named.get(b"content-length", b"")
@@ -47,7 +49,11 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float) -> dict[
     if len(body) > max_bytes:
         raise ApiError(413, too_large)
     try:
-        data = loads(body)
+        if len(body) <= LARGE_BYTES:
+            data = loads(body)
+        else:
+            # It waits for a lock, which takes a task.
+            data = await asyncio.create_task(parsing.parse(body, partial(loads, checked=True)), name="parse")
     except ProtocolError as exc:
         raise ApiError(400, str(exc).replace("frame", "body")) from None
     if not isinstance(data, dict):

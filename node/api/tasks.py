@@ -52,7 +52,9 @@ async def dispatch(context: Context, request: Request) -> Response:
     outcome = "invalid"
     try:
         key = key_of(request)
-        data = await read_json(request, context.settings.max_body_bytes, context.settings.body_timeout_s)
+        data = await read_json(
+            request, context.settings.max_body_bytes, context.settings.body_timeout_s, context.parsing
+        )
         task = _read(data, context)
         outcome = "error"
         timeout_s = task.timeout_s or context.settings.session_timeout_s

@@ -8,7 +8,11 @@ Codes of 4000 and above are this project's: up to 4099 it is worth coming back a
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["Close", "CloseReason"]
+__all__ = ["TOO_BIG", "Close", "CloseReason"]
+
+
+# Of RFC 6455's registry, with a reason that names the bound.
+TOO_BIG = 1009
 
 
 class CloseReason(NamedTuple):
@@ -31,3 +35,4 @@ class Close(Enum):
     TAKEN_OVER = CloseReason(4102, "another connection of this client id took over", "taken_over")
     LOST_REGISTRATION = CloseReason(4101, "the registration was lost, reconnect", "lost_registration")
     TOO_MANY_MESSAGES = CloseReason(4103, "too many messages for too long, slow down", "too_many_messages")
+    MESSAGE_TOO_SLOW = CloseReason(4104, "a large message took too long to arrive, reconnect", "message_too_slow")

@@ -18,6 +18,8 @@ import orjson
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
 from aip.codec import decode_client_frame
+from aip.envelope import envelope
+from aip.errors import TooLarge
 from aip.files import FileFrame
 from aip.ids import now_ms
 from node.auth import Auth
@@ -30,12 +32,13 @@ from node.gateway.leaving import Leaving
 from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
+from node.parsing import LARGE_BYTES, Parsing
 from node.proxies import Proxies
 from node.telemetry.metrics import Metrics
 from node.web_guard import WebGuard
 from shared_state.errors import StateUnavailable
 
-__all__ = ["Endpoint"]
+__all__ = ["REGISTRATION_BYTES", "Endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,13 @@ log = logging.getLogger(__name__)
 PULSE = "aip.pulse"
 # In what a socket told: what was made of it already, and when it came.
 HEARD = "aip.heard"
+# A text above LARGE_BYTES, as UTF-8. In a disconnect: the bytes of a message that was not taken (`node.websocket`).
+LARGE_TEXT = "aip.large_text"
+ANNOUNCED = "aip.announced_bytes"
+
+Binary = bytes | bytearray
+Frame = Binary | str
+
 # Nobody is known yet: little is read of them.
 REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
@@ -71,6 +81,8 @@ class Endpoint:
         proxies: Proxies,
         register_timeout_s: float,
         send_queue_bytes: int,
+        max_result_bytes: int,
+        parsing: Parsing,
     ) -> None:
         self._registrar = registrar
         self._leaving = leaving
@@ -85,6 +97,8 @@ class Endpoint:
         self._proxies = proxies
         self._register_timeout_s = register_timeout_s
         self._send_queue_bytes = send_queue_bytes
+        self._max_result_bytes = max_result_bytes
+        self._parsing = parsing
         self.draining = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -171,7 +185,7 @@ class Endpoint:
         try:
             if len(frame) > REGISTRATION_BYTES:
                 raise ProtocolError(f"a registration may have {REGISTRATION_BYTES} bytes at most")
-            message = decode_client(frame)
+            message = decode_client(bytes(frame) if isinstance(frame, bytearray) else frame)
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")
             self._metrics.messages_in[message.type].inc()
@@ -207,12 +221,33 @@ class Endpoint:
                 event = None
                 event = await receive()
                 if event["type"] != "websocket.receive":
+                    if ANNOUNCED in event:
+                        why = f"{event[ANNOUNCED]} bytes, at most {self._max_result_bytes}"
+                        self._handlers.closed_as_too_large(connection, why)
                     code: int | None = event.get("code")
                     return code
-                if HEARD in event or not self._hear(connection, event):
+                if HEARD in event or not await self._hear_any(connection, event):
                     await self._go_on(connection, *event[HEARD])
         finally:
             connection.pulse.listen(None)
+
+    async def _hear_any(self, connection: Connection, event: Message) -> bool:
+        """As `_hear`, of large messages too: nothing that comes behind one is heard before it."""
+        frame = _frame_of(event)
+        if len(frame) <= LARGE_BYTES or (not _is_text(event) and self._transfers.expects_binary(connection)):
+            return self._hear(connection, event)
+        came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
+        self._metrics.received_bytes.inc(_size(frame))
+        # What it is made of is kept no longer than the message is.
+        event.clear()
+        try:
+            if len(frame) > self._max_result_bytes:
+                raise TooLarge(f"{len(frame)} bytes, at most {self._max_result_bytes}")
+            message = await self._parsing.parse(frame, partial(decode_client_frame, checked=True))
+        except ProtocolError as exc:
+            self._on_invalid(connection, frame, exc)
+            return True
+        return self._handle_at_once(connection, event, message, came_at)
 
     def _hear(self, connection: Connection, event: Message) -> bool:
         """Deal with what came. False if that has to wait for something: `_go_on` does it, with what `event` says then.
@@ -222,17 +257,21 @@ class Endpoint:
         came_at, connection.last_seen_ms = time.perf_counter(), now_ms()
         frame, metrics = _frame_of(event), self._metrics
         metrics.received_bytes.inc(_size(frame))
-        if isinstance(frame, bytes) and self._transfers.expects_binary(connection):
+        if not isinstance(frame, str) and self._transfers.expects_binary(connection):
             metrics.messages_in["binary"].inc()
             event[HEARD] = frame, came_at
             return False
         try:
             message = decode_client_frame(frame)
         except ProtocolError as exc:
-            metrics.messages_in["invalid"].inc()
-            connection.send_error(str(exc))
+            self._on_invalid(connection, frame, exc)
             return True
-        kind = message.type
+        return self._handle_at_once(connection, event, message, came_at)
+
+    def _handle_at_once(
+        self, connection: Connection, event: Message, message: ClientMessage | FileFrame, came_at: float
+    ) -> bool:
+        kind, metrics = message.type, self._metrics
         metrics.messages_in[kind].inc()
         if isinstance(message, ClientMessage):
             try:
@@ -246,8 +285,15 @@ class Endpoint:
         event[HEARD] = message, came_at
         return False
 
-    async def _go_on(self, connection: Connection, heard: ClientMessage | FileFrame | bytes, came_at: float) -> None:
-        if isinstance(heard, bytes):
+    def _on_invalid(self, connection: Connection, frame: Frame, exc: ProtocolError) -> None:
+        self._metrics.messages_in["invalid"].inc()
+        if isinstance(exc, TooLarge):
+            self._handlers.handle_too_large(connection, envelope(frame), str(exc))
+        else:
+            connection.send_error(str(exc))
+
+    async def _go_on(self, connection: Connection, heard: ClientMessage | FileFrame | Binary, came_at: float) -> None:
+        if isinstance(heard, Binary):
             await self._transfers.on_binary(connection, heard)
             return
         if not isinstance(heard, ClientMessage):
@@ -267,14 +313,20 @@ class Endpoint:
         connection.send_error("The message could not be handled", session_id=message.session_id)
 
 
-def _size(frame: bytes | str) -> int:
-    return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
+def _size(frame: Frame) -> int:
+    return len(frame) if not isinstance(frame, str) or frame.isascii() else len(frame.encode("utf-8", "surrogatepass"))
 
 
-def _frame_of(event: Message) -> bytes | str:
+def _is_text(event: Message) -> bool:
+    return event.get("text") is not None or LARGE_TEXT in event
+
+
+def _frame_of(event: Message) -> Frame:
     text: str | None = event.get("text")
-    data: bytes = event.get("bytes") or b""
-    return text if text is not None else data
+    if text is not None:
+        return text
+    data: Binary = event.get(LARGE_TEXT) or event.get("bytes") or b""
+    return data
 
 
 async def _deny(send: Send, status: int, detail: str, retry_after_s: int | None = None) -> None:

@@ -6,6 +6,7 @@ with an error and not acted on. What a client may not do is refused before anyth
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aip import (
     ClientMessage,
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # UFO's clients serialise every default, so in these two types `client_type: device` is no claim.
 _NO_CLAIM = frozenset({ClientMessageType.HEARTBEAT, ClientMessageType.ERROR})
+
+# What may carry results; `result` is the documents' form.
+_RESULTS = frozenset({"command_results", "task_end", "result"})
 
 
 class Handlers:
@@ -74,6 +78,28 @@ class Handlers:
         else:
             return False
         return True
+
+    def handle_too_large(self, connection: Connection, said: dict[str, Any], why: str) -> None:
+        """A message is above a bound; `said` is what is known of it. Results end their session: sent again, they would
+        be above it again. Never waits."""
+        kind, session_id = said.get("type", said.get("message_type")), said.get("session_id")
+        session_id = session_id if isinstance(session_id, str) else None
+        if not connection.is_device or not isinstance(kind, str) or kind.lower() not in _RESULTS:
+            connection.send_error(f"message too large: {why}", session_id=session_id)
+            return
+        # In the documents' form, what is answered is named by `request_id`.
+        answered = said.get("prev_response_id") or (said.get("request_id") if kind.lower() == "result" else None)
+        of = ClientMessage(
+            type=ClientMessageType.COMMAND_RESULTS,
+            session_id=session_id,
+            prev_response_id=answered if isinstance(answered, str) else None,
+        )
+        self._runner.on_too_large(connection, of, why)
+
+    def closed_as_too_large(self, connection: Connection, why: str) -> None:
+        """A socket was closed in the midst of a message above the bound of all messages. Never waits."""
+        if connection.is_device:
+            self._runner.on_too_large(connection, None, why)
 
     async def handle(self, connection: Connection, message: ClientMessage) -> None:
         """Act on a message that has to wait for something.

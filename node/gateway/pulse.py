@@ -37,6 +37,12 @@ class Pulse:
         if protocol is not None and hasattr(protocol, "hear"):
             protocol.hear = hear
 
+    def admit(self) -> None:
+        """The client is known: its messages may be large from now on."""
+        admit = getattr(self._protocol, "admit", None)
+        if admit is not None:
+            admit()
+
     def cut(self) -> None:
         """End the connection without a word."""
         if self._protocol is not None:
@@ -55,8 +61,8 @@ class Pulse:
         end = loop.time() + timeout_s
         while protocol.pending_ping_payload is not None:
             if loop.time() >= end:
-                # Nothing is read while a frame is being handled: then the silence is this node's.
-                return bool(protocol.read_paused)
+                # While a frame is handled nothing is read, and behind a large one a pong waits: not the peer's silence.
+                return bool(protocol.read_paused or getattr(protocol, "is_occupied", False))
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()
 

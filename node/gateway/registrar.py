@@ -110,6 +110,7 @@ class Registrar:
             acknowledgement = ServerMessage(type=ServerMessageType.HEARTBEAT)
             if token:
                 acknowledgement.result = {TOKEN_FIELD: token}
+            connection.pulse.admit()
             connection.send(acknowledgement)
             self._note(connection)
         try:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A device that lists this feature takes files.
 FILES = "files"
+# Of a frame, so much is hashed at a time.
+WRITTEN_BYTES = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class Transfers:
             raise ProtocolError("the pieces are larger than the file that was announced", field="size")
         incoming.expected = frame.size
 
-    async def on_binary(self, connection: Connection, data: bytes) -> None:
+    async def on_binary(self, connection: Connection, data: bytes | bytearray) -> None:
         """A binary frame that was due."""
         incoming = self._incoming[connection.connection_id]
         try:
@@ -128,7 +130,8 @@ class Transfers:
                 raise ProtocolError(f"a binary frame has {len(data)} bytes, {incoming.expected} were announced")
             incoming.expected = None
             incoming.chunks += 1
-            await incoming.upload.write(data)
+            for start in range(0, len(data), WRITTEN_BYTES):
+                await incoming.upload.write(bytes(data[start : start + WRITTEN_BYTES]))
             if incoming.single:
                 await self._store(connection, incoming, incoming.checksum)
         except (ProtocolError, StateError) as exc:

@@ -70,6 +70,7 @@ class ApiParts:
             batches=sessions.batches,
             devices=gateway.devices,
             metrics=metrics,
+            parsing=ground.parsing,
             overview=self.overview,
             drainer=drainer,
             followers=sessions.followers,

@@ -4,6 +4,7 @@ import secrets
 
 from node.auth import Auth
 from node.background import Background
+from node.parsing import Parsing
 from node.proxies import Proxies
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
@@ -26,6 +27,7 @@ class Ground:
         self.proxies = Proxies()
         self.background = Background()
         self.metrics = Metrics()
+        self.parsing = Parsing()
         self.tracing = tracing_for(settings, self.node_id)
         self.state = State(
             settings.full_redis_url,

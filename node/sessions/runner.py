@@ -269,6 +269,20 @@ class Runner:
             session.stages.acknowledged(message)
             self._finish_soon(session, message)
 
+    def on_too_large(self, connection: Connection, said: ClientMessage | None, why: str) -> None:
+        """Results of a device are above a bound, now and however often: their session fails.
+
+        Without `said`, which only tells whose they are, they are of any session that the device works on: all fail.
+        """
+        if said is None or not (said.session_id or said.prev_response_id):
+            sessions = self._sessions.worked_on(connection)
+        else:
+            meant = self._sessions.meant_by(connection, said)
+            sessions = [] if meant is None else [meant]
+        for session in sessions:
+            failed = self._finisher.finish(session, SessionState.FAILED, None, f"result too large: {why}")
+            self._background.begin(failed, "session-finish")
+
     def _on_device_driven(self, session: LocalSession, message: ClientMessage) -> None:
         if message.status in _OVER:
             self._finish_soon(session, message)

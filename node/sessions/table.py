@@ -70,6 +70,10 @@ class SessionTable:
             return None
         return next((s for s in self.over(connection) if wanted in s.pending or wanted == s.order.response_id), None)
 
+    def worked_on(self, connection: Connection) -> list[LocalSession]:
+        """The sessions over this socket of which its device owes something: results, or the end."""
+        return [s for s in self.over(connection) if s.in_step or s.pending or (s.planner.device_driven and s.running)]
+
     def echoed_by(self, connection: Connection, message: ClientMessage) -> LocalSession | None:
         """The session that a device's `task` repeats; UFO's client leaves out its id, so the task's name must do."""
         for session in self.over(connection):

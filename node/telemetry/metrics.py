@@ -41,7 +41,7 @@ _DISPATCHES = (
 )
 _CLOSES = (
     *("drained", "unavailable", "register_timeout", "bad_registration", "duplicate_id", "slow_consumer"),
-    *("taken_over", "lost_registration", "too_many_messages"),
+    *("taken_over", "lost_registration", "too_many_messages", "message_too_big", "message_too_slow"),
 )
 _SAID = ("inbox", "ended", "event", "probe", "probed", "load", "loaded", "evict")
 
@@ -68,6 +68,7 @@ class Limit(StrEnum):
     HEAD_TIMEOUT = "head_timeout"
     HEAD_BYTES = "head_bytes"
     MESSAGES = "messages"
+    MESSAGE_BYTES = "message_bytes"
     REQUESTS = "requests"
     WAITERS = "waiters"
     EVENT_STREAMS = "event_streams"

@@ -6,6 +6,7 @@ from typing import Any
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
+from node.allowance import Allowance
 from node.protocols import Bounds, Config, HttpProtocol
 from node.telemetry.metrics import Metrics
 from tests.support.wait import until
@@ -58,7 +59,16 @@ class Transport(asyncio.Transport):
         self.reading = True
 
 
-def connect(application: ASGIApp, *, head_timeout_s: float = 10.0, **options: Any) -> tuple[HttpProtocol, Transport]:
+def connect(
+    application: ASGIApp,
+    *,
+    head_timeout_s: float = 10.0,
+    message_bytes_per_s: float = 0.0,
+    message_bytes_burst: int = 1,
+    max_frame_bytes: int = 100 * 1024 * 1024,
+    arriving: Allowance | None = None,
+    **options: Any,
+) -> tuple[HttpProtocol, Transport]:
     """A connection that was just made. `options` are uvicorn's."""
     bounds = Bounds(
         Metrics(),
@@ -67,6 +77,10 @@ def connect(application: ASGIApp, *, head_timeout_s: float = 10.0, **options: An
         message_rate_per_s=500.0,
         message_burst=2000,
         message_patience_s=30.0,
+        message_bytes_per_s=message_bytes_per_s,
+        message_bytes_burst=message_bytes_burst,
+        max_frame_bytes=max_frame_bytes,
+        arriving=arriving or Allowance(max_frame_bytes),
     )
     config = Config(application, bounds, log_config=None, lifespan="off", interface="asgi3", **options)
     config.load()

@@ -32,11 +32,18 @@ def frame(payload: bytes, head: int = 0x81, *, masked: bool = True) -> bytes:
 STREAMS = {
     "texts": frame(b"one") + frame(b"") + frame("ünï".encode()) + frame(b"x" * 126) + frame(b"y" * 300),
     "a long one": frame(b"before") + frame(b"z" * 66_000) + frame(b"after"),
-    "too long": frame(b"before") + frame(b"z" * (LARGEST + 1)) + frame(b"after"),
+    "long fragments": frame(b"a" * 30_000, 0x01) + frame(b"b" * 39_000, 0x00) + frame(b"c", 0x80) + frame(b"after"),
+    "a long one of long characters": frame("漢".encode() * 22_000) + frame("漢".encode() * 23_000) + frame(b"after"),
+    "a long one that is no UTF-8": frame(b"before") + frame(b"z" * 65_536 + b"\xff" + b"z") + frame(b"after"),
+    "a long one that ends amid a character": frame(b"before") + frame(b"z" * 65_536 + b"\xe6") + frame(b"after"),
+    "long bytes": frame(b"\x00\xff" * 33_000, 0x82) + frame(b"after"),
     "fragments": frame(b"a", 0x01) + frame(b"", 0x00) + frame(b"ping", 0x89) + frame(b"b", 0x80) + frame(b"after"),
     "bytes": frame(b"one") + frame(b"\x00\xff", 0x82) + frame(b"two"),
     "a text in the midst of fragments": frame(b"a", 0x01) + frame(b"b") + frame(b"after"),
     "not masked": frame(b"one") + frame(b"two", masked=False) + frame(b"after"),
+    "a continuation of nothing": frame(b"one") + frame(b"two", 0x80) + frame(b"after"),
+    "a long ping": frame(b"one") + frame(b"x" * 126, 0x89) + frame(b"after"),
+    "a ping in pieces": frame(b"one") + frame(b"x", 0x09) + frame(b"after"),
     "a reserved bit": frame(b"one") + frame(b"two", 0xC1) + frame(b"after"),
     "an unknown opcode": frame(b"one") + frame(b"two", 0x83) + frame(b"after"),
     "no UTF-8": frame(b"one") + frame(b"\xff\xfe") + frame(b"after"),
@@ -98,6 +105,24 @@ async def test_whatever_comes_is_taken_as_by_the_parser(name: str) -> None:
         # Of a read in which a violation is found, uvicorn forgets the messages before it; here they may be told.
         as_parser = await _told(stream, piece, by_parser=True)
         assert await _told(stream, piece, by_parser=False) in (as_parser, each_byte), f"in pieces of {piece}"
+
+
+@pytest.mark.parametrize("piece", [1_000, 8_192, 200_000])
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_a_message_that_is_too_long_is_refused_by_its_head(piece: int, fragments: int) -> None:
+    part = frame(b"z" * 35_000, 0x01) + frame(b"z" * 35_000, 0x00) if fragments == 3 else b""
+    last = frame(b"z", 0x80) if fragments == 3 else frame(b"z" * (LARGEST + 1))
+    stream = frame(b"before") + part + last
+    told, written = await _told(stream + frame(b"after"), piece, by_parser=False)
+    reason = f"a message may have {LARGEST} bytes at most"
+    assert told == [
+        {"type": "websocket.receive", "text": "before"},
+        {"type": "websocket.disconnect", "code": 1009, "reason": reason, "aip.announced_bytes": LARGEST + 1},
+    ]
+    assert written == frame(struct.pack("!H", 1009) + reason.encode(), 0x88, masked=False)
+    # Nothing but the head of what breaks the bound had to come.
+    head = len(frame(b"before") + part) + (6 if fragments == 3 else 14)
+    assert await _told(stream[:head], piece, by_parser=False) == (told, written)
 
 
 async def test_who_listens_hears_at_once_and_in_order() -> None:

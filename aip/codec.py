@@ -28,7 +28,7 @@ _M = TypeVar("_M", bound=BaseModel)
 def loads(raw: Text, *, checked: bool = False) -> Any:
     """JSON bytes to Python values.
 
-    Raises ProtocolError if `raw` is not JSON, and TooLarge if it is nested over 200 levels or has more than 200,000
+    Raises ProtocolError if `raw` is not JSON, and TooLarge if it is nested over 200 levels or has more than 100,000
     values: that is looked at before anything is parsed, unless it was done already (`checked`: see `aip.structure`).
     """
     # What is shorter has no room for so many levels.

@@ -22,6 +22,11 @@ __all__ = [
 ]
 
 
+# Each is checked and copied by itself. A dispatch may have 256 commands.
+RESULTS_BOUND = 1024
+LINES_BOUND = 10_000
+
+
 class _Word(StrEnum):
     """A value of the protocol. The published documents write them in upper case, clients in the field in lower case."""
 
@@ -124,7 +129,7 @@ class ClientMessage(_Wire):
     session_id: str | None = None
     task_name: str | None = None
     request: str | None = None
-    action_results: list[Result] | None = None
+    action_results: Annotated[list[Result], Field(max_length=RESULTS_BOUND)] | None = None
     request_id: str | None = None
     prev_response_id: str | None = None
     timestamp: str | None = None
@@ -133,7 +138,7 @@ class ClientMessage(_Wire):
     # Not in UFO's model: a device that works on its own may give its answer, and its log lines, beside or
     # instead of `action_results`.
     result: Any = None
-    messages: list[str] | None = None
+    messages: Annotated[list[str], Field(max_length=LINES_BOUND)] | None = None
 
 
 class ServerMessage(_Wire):

@@ -18,6 +18,8 @@ from node.parsing import LARGE_BYTES, Parsing
 __all__ = ["dump", "flag", "headers_of", "integer", "read_json", "seconds", "validate"]
 
 DIGITS = 12
+# For each that it does not know, a model makes an error.
+FIELDS_BOUND = 64
 JSON = b"application/json"
 _HEADERS = "aip.headers"
 
@@ -81,6 +83,8 @@ async def _receive(request: Request, max_bytes: int, timeout_s: float) -> bytes:
 
 def validate(model: type[_M], data: dict[str, object]) -> _M:
     """`data` as `model`. Raises ApiError 400 that names every field at fault."""
+    if len(data) > FIELDS_BOUND:
+        raise ApiError(400, f"The body has {len(data)} fields; at most {FIELDS_BOUND} could be known")
     try:
         # As `model_validate` does it, which asks for a dozen options on the way.
         valid: _M = model.__pydantic_validator__.validate_python(data)

@@ -42,11 +42,12 @@ async def test_frames_of_millions_of_lists_from_strangers_stop_nobody(cluster: C
     frame = "[" + "[]," * 2_000_000 + "[]]"
     strangers = [await guests.socket(cluster.a) for _ in range(6)]
     device = await guests.device(cluster.a)
-    await asyncio.gather(*(s.send(frame) for s in strangers))
+    # They are closed in the midst of it.
+    await asyncio.gather(*(s.send(frame) for s in strangers), return_exceptions=True)
     answer = await cluster.b.dispatch(device.client_id, command("echo", text="alive"))
     assert (await cluster.c.done(answer["task_name"]))["state"] == "completed"
     for stranger in strangers:
-        assert (await stranger.first_answer())["type"] == "error"
+        assert (await stranger.until_closed()).code == 1009
     assert (await cluster.a.get("/readyz")).status_code == 200
 
 

@@ -52,9 +52,8 @@ class Reaper:
         log.warning("settled a dead node", extra={"dead_node": node_id, "clients": len(clients)})
 
     async def _settle_client(self, client_id: str, node_id: str) -> None:
-        if self._grace_s > 0:
-            # Before the absence: whoever is away is looked at when it may be so no longer.
-            await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
+        # Before the absence: whoever is away is looked at when it may be so no longer.
+        await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
         left = await self._state.clients.reap(client_id, node_id, away_s=self._grace_s)
         if not left.held:
             return  # it is back already, elsewhere: its sessions went with it

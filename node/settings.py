@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(4.5, gt=0, description="a node silent for this long is dead")
     lease_renew_s: float = Field(1.0, gt=0, description="how often a node says that it is alive")
 
+    orphaned_sessions: Literal["continue", "cancel"] = Field(
+        "continue", description="what becomes of the running sessions of a constellation that has left for good"
+    )
     reconnect_grace_s: float = Field(
         15.0, ge=0, description="how long a client whose socket broke may be away; 0 ends its sessions at once"
     )

@@ -19,6 +19,7 @@ all of it otherwise.
 | `aip:client:{<tag>}:<id>` | hash | registration | 15 min after the last touch; while away, a little longer than that |
 | `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
 | `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms; '' → `NEVER_MS` | the longest deadline, plus a day |
+| `aip:asked:{<tag>}:<id>` | zset | session that it asked for → deadline, ms | the longest deadline, plus a minute |
 | `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
 | `aip:newest:{<tag>}:<id>` | list | its newest sessions: ids, and where clients chose them, places | as results |
 | `aip:task:{<name>}` | string | the session that has the name, and its claim if that came first | as the session |
@@ -103,6 +104,9 @@ class Keys:
 
     def active(self, client_id: str) -> str:
         return f"{self.prefix}:active:{{{_of_client(client_id)}}}:{client_id}"
+
+    def asked(self, client_id: str) -> str:
+        return f"{self.prefix}:asked:{{{_of_client(client_id)}}}:{client_id}"
 
     def posted(self, client_id: str, message_id: str) -> str:
         return f"{self.prefix}:posted:{{{_of_client(client_id)}}}:{len(client_id)}:{client_id}:{message_id}"

@@ -1,5 +1,6 @@
 """The parts of the shared state, put together once for a process."""
 
+from shared_state.asked import Asked
 from shared_state.batches import Batches
 from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
@@ -66,6 +67,7 @@ class State:
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.due = Due(self.connection, self.keys)
+        self.asked = Asked(self.connection, self.keys, self.clock)
         self.idempotency = Idempotency(self.connection, self.keys, ttl_s=idempotency_ttl_s)
         self.events = Events(self.connection, self.keys)
 

@@ -146,6 +146,9 @@ class SessionSummary(BaseModel):
     error: str | None
     prompt_tokens: int = Field(description="what a planner asked of a model")
     completion_tokens: int = Field(description="what a model answered")
+    orphaned_sessions: Literal["continue", "cancel"] | None = Field(
+        description="what becomes of it if the constellation that asked for it leaves for good; null for all others"
+    )
 
 
 class SessionDetail(SessionSummary):
@@ -163,8 +166,10 @@ class SessionDetail(SessionSummary):
 
 def summary_fields(s: Session) -> dict[str, Any]:
     """The fields of SessionSummary."""
-    names = set(SessionSummary.model_fields) - {"owner", "node_id"}
-    return {**{n: getattr(s, n) for n in names}, "owner": s.owner or None, "node_id": s.node_id or None}
+    names = set(SessionSummary.model_fields) - {"owner", "node_id", "orphaned_sessions"}
+    policy = s.metadata.get("orphaned_sessions") if s.owner not in {"", s.client_id} else None
+    fields = {n: getattr(s, n) for n in names}
+    return {**fields, "owner": s.owner or None, "node_id": s.node_id or None, "orphaned_sessions": policy}
 
 
 class SessionsAnswer(BaseModel):

@@ -66,17 +66,24 @@ class Leaving:
             await self._departures.suspend(mine, connection.generation)
         elif left.held:
             await self._departures.end(connection.client_id, left.sessions)
+            await self._orphan(connection.client_id)
         self._under_way.discard(connection.connection_id)
         self._state.events.append(
             "client_away" if away_s else "client_left", client_id=connection.client_id, node_id=self._node_id
         )
         log.info("client left", extra={"client_id": connection.client_id, "away_s": away_s})
 
+    async def _orphan(self, client_id: str) -> None:
+        try:
+            await self._departures.orphan(client_id)
+        except StateUnavailable as exc:
+            log.warning("looked at again when it is due", extra={"client_id": client_id, "reason": str(exc)})
+
     async def _store(self, connection: Connection, away_s: float) -> Left | None:
         delay_s = RETRY_BASE_S
         while True:
             try:
-                if away_s > 0:
+                if away_s > 0 or connection.awaits_ends:
                     # Before the absence: whoever is away is looked at when it may be so no longer.
                     await self._state.due.add(DueKind.CLIENT, connection.client_id, away_s + DUE_MARGIN_S)
                 left = await self._state.clients.leave(connection.client_id, connection.connection_id, away_s=away_s)
@@ -99,8 +106,7 @@ class Leaving:
         async with self._hub.lock(client_id):
             if self._hub.get(client_id) is not None:
                 return
-            if self._grace_s > 0:
-                await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
+            await self._state.due.add(DueKind.CLIENT, client_id, self._grace_s + DUE_MARGIN_S)
             left = await self._state.clients.reap(client_id, self._node_id, away_s=self._grace_s)
             await self._state.clients.unlist_on_node(self._node_id, client_id)
         if not left.held:

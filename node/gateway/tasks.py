@@ -5,6 +5,7 @@ What is wrong in a task is answered with an `error` that names the field. A task
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,24 +15,29 @@ from pydantic import TypeAdapter, ValidationError
 from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
 from aip.ids import check_client_id, check_session_id, check_task_path
 from node.gateway.connection import Connection
+from node.sessions.departures import ORPHAN_POLICY
 from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
+from shared_state import State
 from shared_state.errors import (
     InboxFull,
     NotRegistered,
     SessionEnded,
     SessionExists,
     StateError,
+    StateUnavailable,
     TaskNameTaken,
     TooManySessions,
 )
-from shared_state.sessions import SessionState
+from shared_state.sessions import Session, SessionState
 
 __all__ = ["TaskIntake", "target_of"]
+
+log = logging.getLogger(__name__)
 
 _COMMANDS = TypeAdapter(list[Command])
 COMMANDS_BOUND = 256
@@ -39,6 +45,7 @@ REQUEST_ID_CHARS = 128
 FINGERPRINT_CHARS = 32
 # A client that asks over one socket needs one; more would be two of them that take the id from each other.
 SUPERSEDE_AT_MOST = 3
+ORPHAN_POLICIES = ("continue", "cancel")
 # A repetition may be in a trace of its own.
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
 
@@ -63,6 +70,7 @@ class TaskIntake:
 
     def __init__(
         self,
+        state: State,
         runner: Runner,
         dispatcher: Dispatcher,
         service: SessionService,
@@ -70,6 +78,7 @@ class TaskIntake:
         metrics: Metrics,
         settings: Settings,
     ) -> None:
+        self._state = state
         self._runner = runner
         self._dispatcher = dispatcher
         self._service = service
@@ -96,7 +105,7 @@ class TaskIntake:
             commands=_commands_of(metadata),
             timeout_s=self._timeout_of(metadata),
             planner=self._planner_of(metadata),
-            metadata=metadata,
+            metadata=metadata if connection.is_device else metadata | self._orphan_policy_of(metadata),
             owner=connection.client_id,
             request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
             fingerprint=_fingerprint(target_id, message) if message.session_id else "",
@@ -131,7 +140,9 @@ class TaskIntake:
                 # Before the dispatch: from now on the end of an older session under this id is not waited for.
                 connection.asked.ask(attempt.session_id, attempt.created_ms)
             try:
-                await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
+                session = await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
+                if not connection.is_device:
+                    await self._note_asked(session)
                 return
             except (TaskNameTaken, SessionExists) as exc:
                 if not attempt.given_id or getattr(exc, "session_id", attempt.session_id) != attempt.session_id:
@@ -148,6 +159,13 @@ class TaskIntake:
             # The two are told apart by it.
             attempt = attempt._replace(created_ms=max(attempt.created_ms, before.created_ms + 1))
         raise SessionExists(f"Session '{attempt.session_id}' is in use")
+
+    async def _note_asked(self, session: Session) -> None:
+        try:
+            await self._state.asked.add(session.owner, session.session_id, session.deadline_ms)
+        except StateUnavailable as exc:
+            # The task is on its way all the same; at worst it goes on when its requester has left.
+            log.warning("not noted who asked", extra={"session_id": session.session_id, "reason": str(exc)})
 
     def _accept(self, connection: Connection, session_id: str) -> None:
         self._metrics.dispatched["accepted"].inc()
@@ -169,6 +187,13 @@ class TaskIntake:
         if planner is not None and planner not in self._planners:
             raise ProtocolError(f"must be one of {', '.join(self._planners.names())}", field="metadata.planner")
         return planner if isinstance(planner, str) else None
+
+    def _orphan_policy_of(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """What becomes of the session if its requester leaves for good."""
+        policy = metadata.get(ORPHAN_POLICY, self._settings.orphaned_sessions)
+        if policy not in ORPHAN_POLICIES:
+            raise ProtocolError(f"must be one of {', '.join(ORPHAN_POLICIES)}", field=f"metadata.{ORPHAN_POLICY}")
+        return {ORPHAN_POLICY: policy}
 
     def _timeout_of(self, metadata: dict[str, Any]) -> float:
         timeout_s = metadata.pop("timeout_s", None)

@@ -61,7 +61,9 @@ class GatewayParts:
             metrics,
             node_id=ground.node_id,
         )
-        tasks = TaskIntake(sessions.runner, sessions.dispatcher, sessions.service, sessions.planners, metrics, settings)
+        tasks = TaskIntake(
+            state, sessions.runner, sessions.dispatcher, sessions.service, sessions.planners, metrics, settings
+        )
         return Endpoint(
             registrar,
             self.leaving,

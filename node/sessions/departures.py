@@ -1,4 +1,5 @@
-"""What becomes of sessions whose device left: suspended while it may come back, ended once it may not.
+"""What becomes of sessions whose device left: suspended while it may come back, ended once it may not; and of those
+whose requester left for good.
 
 A session whose task the device never took may be tried again, if whoever asked for it allowed that: its task then waits
 in the device's inbox, until its deadline. One that waits for its device anyway is left to wait. Everything here is
@@ -19,11 +20,14 @@ from shared_state.inbox import task_message
 from shared_state.keys import live_together
 from shared_state.sessions import TERMINAL, Ended, EndIf, Ending, Session, SessionState
 
-__all__ = ["Departures"]
+__all__ = ["ORPHANED", "ORPHAN_POLICY", "Departures"]
 
 log = logging.getLogger(__name__)
 
 DUE_MARGIN_S = 0.2
+ORPHANED = "Task was cancelled because the client that asked for it left"
+# In a session's metadata.
+ORPHAN_POLICY = "orphaned_sessions"
 UNDER_WAY = frozenset({SessionState.DISPATCHED, SessionState.RUNNING})
 CHUNK = 100
 
@@ -115,6 +119,32 @@ class Departures:
             log.warning("not tried again", extra={"session_id": session.session_id, "reason": str(exc)})
             return False
         return True
+
+    async def orphan(self, owner: str) -> None:
+        """A client has left for good: what it asked for goes on, or is cancelled, as its session says.
+
+        Its devices go on in either case with what others asked for. Raises StateUnavailable; safe to repeat.
+        """
+        session_ids = await self._state.asked.of(owner)
+        for start in range(0, len(session_ids), CHUNK):
+            part = session_ids[start : start + CHUNK]
+            await asyncio.gather(*(self._orphan(owner, s) for s in part))
+        if session_ids:
+            await self._state.asked.forget(owner)
+
+    async def _orphan(self, owner: str, session_id: str) -> None:
+        session = await self._state.sessions.find(session_id)
+        if session is None or session.owner != owner or session.state in TERMINAL:
+            return
+        policy = session.metadata.get(ORPHAN_POLICY, "continue")
+        event = {"event": "orphaned", "client_id": owner, ORPHAN_POLICY: policy}
+        try:
+            await self._state.sessions.advance(session_id, None, event=event, created_ms=session.created_ms)
+            if policy == "cancel":
+                ending = Ending(session_id, SessionState.CANCELLED, error=ORPHANED, created_ms=session.created_ms)
+                await self._service.end(ending, stop_device=True)
+        except (Fenced, SessionNotFound) as exc:
+            log.debug("not orphaned", extra={"session_id": session_id, "reason": str(exc)})
 
     async def waited_enough(self, session_id: str) -> bool:
         """End a task that no device took in time. False if it may wait on. Raises StateUnavailable."""

@@ -53,6 +53,7 @@ class Expiry:
         absence = await self._state.clients.expire(client_id)
         if absence.over:
             await self._departures.end(client_id, absence.sessions)
+            await self._departures.orphan(client_id)
         if absence.ended_now:
             self._state.events.append("client_left", client_id=client_id)
             log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})

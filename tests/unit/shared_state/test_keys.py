@@ -18,6 +18,7 @@ SPELLED = [
     (KEYS.registration("d1"), "aip:client:{c66}:d1"),
     (KEYS.inbox("d1"), "aip:inbox:{c66}:d1"),
     (KEYS.active("d1"), "aip:active:{c66}:d1"),
+    (KEYS.asked("d1"), "aip:asked:{c66}:d1"),
     (KEYS.posted("d1", "m1"), "aip:posted:{c66}:2:d1:m1"),
     (KEYS.client_sessions("d1"), "aip:newest:{c66}:d1"),
     (KEYS.task("t1"), "aip:task:{t1}"),
@@ -64,6 +65,7 @@ def test_no_two_builders_give_the_same_key() -> None:
             KEYS.registration,
             KEYS.inbox,
             KEYS.active,
+            KEYS.asked,
             KEYS.client_sessions,
             KEYS.task,
             KEYS.session,
@@ -78,7 +80,7 @@ def test_no_two_builders_give_the_same_key() -> None:
 
 
 def test_all_keys_of_a_client_share_a_slot() -> None:
-    of_client = (KEYS.registration, KEYS.inbox, KEYS.active, KEYS.client_sessions)
+    of_client = (KEYS.registration, KEYS.inbox, KEYS.active, KEYS.asked, KEYS.client_sessions)
     keys = [build("d1") for build in of_client] + [KEYS.posted("d1", "m")]
     assert {key_slot(key.encode()) for key in keys} == {key_slot(b"c66")}
 

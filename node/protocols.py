@@ -19,9 +19,10 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
+import orjson
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from node.allowance import Allowance
@@ -36,6 +37,7 @@ from node.websocket import WebSocketProtocol
 __all__ = ["Bounds", "Config", "HttpProtocol"]
 
 HEAD_BYTES = 64 * 1024
+HEAD_TOO_LARGE = "The head of the request is too large."
 
 
 @dataclass(slots=True)
@@ -124,6 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = False
         self._in_head = True
         self._head_bytes = 0
+        self._reads_much = False
         # Whether the last request is all there, and how many began in what is read now.
         self._between = True
         self._begun = 0
@@ -168,6 +171,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._idle_since = None
         between, self._begun = self._between, 0
+        self._reads_much = len(data) > HEAD_BYTES
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -180,8 +184,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What came is no request. Whoever asked before it hears its own answer, and not this one."""
-        if not self._end_after_answers():
-            super().send_400_response(msg)
+        if self.transport.is_closing() or self._end_after_answers():
+            return
+        body = orjson.dumps({"detail": msg})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        said = [b"%b: %b\r\n" % header for header in self.default_headers]
+        self.transport.write(b"".join([STATUS_LINE[400], *said, head, body]))
+        self.transport.close()
 
     def _end_after_answers(self) -> bool:
         """Hear nothing more, and end the connection once what was asked is answered. False if nothing was."""
@@ -202,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes += came
         if self._head_bytes > HEAD_BYTES:
             if not self._is_working():
-                self.send_400_response("The head of the request is too large.")
+                self.send_400_response(HEAD_TOO_LARGE)
             self.refuse(Limit.HEAD_BYTES)
 
     # -- what the parser tells -----------------------------------------------------------------------------------------
@@ -225,7 +234,12 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is there: what uvicorn does, with an exchange of ours."""
+        """The head is there: what uvicorn does, with an exchange of ours. Raises ValueError if it is too large."""
+        if self._reads_much and sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            # It came as a whole, in one read.
+            self._bounds.metrics.refusals.labels(Limit.HEAD_BYTES).inc()
+            self.send_400_response(HEAD_TOO_LARGE)
+            raise ValueError(HEAD_TOO_LARGE)
         self._settle()
         self._in_head = False
         parser = self.parser

@@ -16,12 +16,16 @@ import struct
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
+import orjson
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Response
 from websockets.protocol import State
+from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
+from websockets.typing import StatusLike
 
 from node.allowance import Waiting
 from node.gateway.closing import TOO_BIG, Close, CloseReason
@@ -67,6 +71,17 @@ class _Reader(StreamReader):
         return ended
 
 
+class _Handshakes(ServerProtocol):
+    """websockets' parser, whose refusals of a handshake are in JSON as all others of a node."""
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        """The answer to a handshake that is none."""
+        response = super().reject(status, orjson.dumps({"detail": text.strip()}).decode())
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = "application/json"
+        return response
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that is read no faster than its pace."""
 
@@ -109,6 +124,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._pause: asyncio.Handle | Waiting | None = None
         self._given_up = False
         self.hear: Callable[[dict[str, Any]], bool] | None = None
+        # uvicorn makes it, and has no setting for its class.
+        self.conn.__class__ = _Handshakes
         # In place of the reader that the parser has begun with.
         self.conn.reader = self._reader = _Reader()
         self.conn.parser = self.conn.parse()

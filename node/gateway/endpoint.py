@@ -38,7 +38,7 @@ from node.telemetry.metrics import Metrics
 from node.web_guard import WebGuard
 from shared_state.errors import StateUnavailable
 
-__all__ = ["REGISTRATION_BYTES", "Endpoint"]
+__all__ = ["REGISTRATION_BYTES", "Endpoint", "deny"]
 
 log = logging.getLogger(__name__)
 
@@ -107,32 +107,32 @@ class Endpoint:
         refusal = self._web_guard.refuse_host(scope["headers"], scope["http_version"])
         if refusal is not None:
             log.warning("socket under a host name that is none of ours", extra={"peer": str(scope.get("client"))})
-            await _deny(send, *refusal)
+            await deny(send, *refusal)
             return
         if not self._auth.allows(scope["headers"], scope["query_string"]):
             log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
-            await _deny(send, 401, "Missing or wrong API key")
+            await deny(send, 401, "Missing or wrong API key")
             return
         refusal = self._web_guard.refuse_origin(scope["headers"])
         if refusal is not None:
             log.warning("socket from a foreign page", extra={"peer": str(scope.get("client"))})
-            await _deny(send, *refusal)
+            await deny(send, *refusal)
             return
         if self.draining:
             # Behind a balancer the next node is asked at once; without one, this node may be back then.
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
-            await _deny(send, 503, "The node is shutting down", retry_after_s)
+            await deny(send, 503, "The node is shutting down", retry_after_s)
             return
         if not self._is_member():
             # It could register nobody. Refused now, a newcomer is offered to the other nodes; refused after the upgrade
             # it would come back through the balancer to the node with the fewest sockets: most likely this one.
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
-            await _deny(send, 503, "The node has lost the cluster", retry_after_s)
+            await deny(send, 503, "The node has lost the cluster", retry_after_s)
             return
         place = self._admission.enter(self._proxies.caller_of(scope))
         if isinstance(place, TurnedAway):
             log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
-            await _deny(send, place.status, place.detail, place.retry_after_s)
+            await deny(send, place.status, place.detail, place.retry_after_s)
             return
         # An open socket needs nothing of its handshake, and the scope is emptied with it.
         pulse = scope.get(PULSE)
@@ -329,7 +329,8 @@ def _frame_of(event: Message) -> Frame:
     return data
 
 
-async def _deny(send: Send, status: int, detail: str, retry_after_s: int | None = None) -> None:
+async def deny(send: Send, status: int, detail: str, retry_after_s: int | None = None) -> None:
+    """Refuse a socket before its upgrade."""
     body = orjson.dumps({"detail": detail})
     with contextlib.suppress(OSError):
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

@@ -1,7 +1,7 @@
 """The way in: sockets go straight to their endpoint, requests to REST.
 
 A socket stays for days, and every layer of a web framework that it came through would stay with it: a dozen suspended
-calls, and what each of them remembers. Whatever is no socket of `/ws` goes on to the framework, which refuses sockets.
+calls, and what each of them remembers. Sockets that ask for anything else than `/ws` are refused here.
 """
 
 from collections.abc import Awaitable
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from node.gateway.connection import Receive, Send
-from node.gateway.endpoint import PULSE
+from node.gateway.endpoint import PULSE, deny
 from node.gateway.pulse import Pulse
 
 __all__ = ["Entrance"]
@@ -29,8 +29,10 @@ class Entrance:
 
     def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
         """Hand a socket, a request or the lifespan on."""
-        if scope["type"] != "websocket" or scope["path"] != PATH:
+        if scope["type"] != "websocket":
             return self._rest(scope, receive, send)
+        if scope["path"] != PATH:
+            return deny(send, 404, f"Sockets are served at {PATH}")
         # uvicorn's own object is behind `send` only out here.
         scope[PULSE] = Pulse(getattr(send, "__self__", None))
         return self._sockets(scope, receive, send)

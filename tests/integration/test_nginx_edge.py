@@ -1,8 +1,6 @@
 """What nginx does before any node is asked: TLS, limits, addresses, and what is for operators only."""
 
 import contextlib
-import json
-import re
 import shutil
 import socket
 import ssl
@@ -16,6 +14,7 @@ from websockets.sync.client import connect
 from tests.integration.conftest import MakeFront
 from tests.integration.harness.nginx import Front
 from tests.integration.harness.processes import free_port
+from tests.support.malformed import MALFORMED, ask_raw, is_json_refusal
 
 pytestmark = pytest.mark.integration
 
@@ -167,59 +166,9 @@ def test_a_head_that_a_node_would_not_take_is_refused_here(front: Front) -> None
     assert len(front.seen(f"GET {ECHO}")) == 1
 
 
-def _raw(port: int, request: bytes) -> tuple[int, bytes, bytes]:
-    """The status, head and body of the answer to these bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        with contextlib.suppress(OSError):
-            connection.sendall(request)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):
-            while piece := connection.recv(65_536):
-                answer += piece
-                head, end, body = answer.partition(b"\r\n\r\n")
-                found = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                if end and found and len(body) >= int(found[1]):
-                    break
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), head, body
-
-
-_HOST = b"Host: localhost\r\n"
-_MALFORMED = {
-    "a zero byte in the path": b"GET /%00 HTTP/1.1\r\n" + _HOST,
-    "bad percent-encoding": b"GET /%zz HTTP/1.1\r\n" + _HOST,
-    "half a percent-encoding": b"GET /% HTTP/1.1\r\n" + _HOST,
-    "a path above the root": b"GET /../.. HTTP/1.1\r\n" + _HOST,
-    "no path": b"GET x HTTP/1.1\r\n" + _HOST,
-    "a URL of 70 kB": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n" + _HOST,
-    "a query of 70 kB": b"GET /?" + b"x" * 70_000 + b" HTTP/1.1\r\n" + _HOST,
-    "a header of 70 kB": b"GET / HTTP/1.1\r\n" + _HOST + b"X-Long: " + b"x" * 70_000 + b"\r\n",
-    "CONNECT": b"CONNECT localhost:80 HTTP/1.1\r\n" + _HOST,
-    "CONNECT to a path": b"CONNECT / HTTP/1.1\r\n" + _HOST,
-    "TRACE": b"TRACE / HTTP/1.1\r\n" + _HOST,
-    "no method": b"\x00\x01 / HTTP/1.1\r\n" + _HOST,
-    "no Host": b"GET / HTTP/1.1\r\n",
-    "two Hosts": b"GET / HTTP/1.1\r\n" + _HOST + _HOST,
-    "a Host with a space": b"GET / HTTP/1.1\r\nHost: a b\r\n",
-    "a Host with a zero byte": b"GET / HTTP/1.1\r\nHost: a\x00b\r\n",
-    "HTTP/9.9": b"GET / HTTP/9.9\r\n" + _HOST,
-    "HTTP/x": b"GET / HTTP/x\r\n" + _HOST,
-    "a Content-Length that is none": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: x\r\n",
-    "a negative Content-Length": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: -1\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
-    "an unknown Transfer-Encoding": b"POST / HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: gzip\r\n",
-    "a header without a name": b"GET / HTTP/1.1\r\n" + _HOST + b": x\r\n",
-    "a chunk of no length": b"POST / HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n",
-    "the place of its own refusals": b"GET /aip-refused/malformed HTTP/1.1\r\n" + _HOST,
-}
-
-
-@pytest.mark.parametrize("what", _MALFORMED)
+@pytest.mark.parametrize("what", MALFORMED)
 def test_what_is_no_request_is_refused_in_json(front: Front, what: str) -> None:
-    status, head, body = _raw(front.port, _MALFORMED[what] + b"\r\n")
-    assert 400 <= status < 500, head
-    assert b"content-type: application/json" in head.lower()
-    assert set(json.loads(body)) == {"detail"}
+    assert is_json_refusal(*ask_raw(front.port, MALFORMED[what] + b"\r\n"))
     assert not front.journal.exists() or not front.seen(f"GET {ECHO}")
 
 

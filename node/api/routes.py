@@ -109,7 +109,7 @@ ROUTES: tuple[Operation, ...] = (
         "The result of a task, by its name",
         gives=schemas.TaskResultAnswer,
         parameters=(_WAIT,),
-        fails={400: "a parameter is wrong", 404: "nobody dispatched such a task"},
+        fails={400: "a parameter is wrong", 404: "nobody dispatched such a task; `status` is `not_found`"},
     ),
     Operation(
         "GET",

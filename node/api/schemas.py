@@ -25,6 +25,7 @@ __all__ = [
     "SessionSummary",
     "SessionsAnswer",
     "TaskResultAnswer",
+    "TaskUnknown",
 ]
 
 COMMANDS_BOUND = 256
@@ -79,6 +80,13 @@ class DispatchAnswer(BaseModel):
     session_id: str
     task_name: str
     client_id: str
+
+
+class TaskUnknown(BaseModel):
+    """No task of this name: not dispatched, or its result has expired."""
+
+    status: Literal["not_found"] = "not_found"
+    detail: str
 
 
 class TaskResultAnswer(BaseModel):

@@ -15,7 +15,7 @@ from node.api.context import Context, answer
 from node.api.errors import ApiError, from_state
 from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
 from node.api.requests import read_json, seconds, validate
-from node.api.schemas import DispatchRequest, TaskResultAnswer
+from node.api.schemas import DispatchRequest, TaskResultAnswer, TaskUnknown
 from node.sessions.dispatching import IMPATIENT, Patience
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import (
@@ -33,6 +33,7 @@ from shared_state.sessions import TERMINAL, Session
 __all__ = ["check_task", "dispatch", "patience_of", "task_result"]
 
 QUEUE_FOR_S = 3600.0
+UNKNOWN_TASK = "Unknown task: no task of this name was dispatched, or its result has expired"
 
 
 # What a refused dispatch is counted as.
@@ -158,7 +159,8 @@ async def task_result(context: Context, request: Request) -> Response:
         with context.limits.wait(request):
             session = await context.service.wait(session, wait_s)
     if session is None:
-        raise ApiError(404, "Unknown task: no task of this name was dispatched, or its result has expired")
+        # Code written for UFO's server looks at `status` whatever the code of the answer is.
+        return answer(TaskUnknown(detail=UNKNOWN_TASK), 404)
     if session.state not in TERMINAL:
         return answer(TaskResultAnswer(status="pending"), without_none=True)
     done = TaskResultAnswer(

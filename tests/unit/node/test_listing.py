@@ -46,7 +46,8 @@ async def test_a_socket_elsewhere_than_at_ws_is_not_let_in(node: Node) -> None:
 
     scope = {"type": "websocket", "path": "/elsewhere", "raw_path": b"/elsewhere", "root_path": "", "scheme": "ws"}
     await node.app({**scope, "query_string": b"", "headers": [], "subprotocols": []}, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    assert sent[0]["type"] == "websocket.http.response.start"
+    assert sent[0]["status"] == 404
 
 
 async def test_a_request_to_the_address_of_the_sockets_finds_nothing(node: Node) -> None:

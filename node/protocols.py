@@ -335,8 +335,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._end_after_answers():
             return
         self._forget()
-        # Taken again at once, by the WebSocketProtocol.
-        self._leave()
+        # From here on the place is the WebSocketProtocol's.
+        self._counted = False
         super().handle_websocket_upgrade()
         # As when it is lost.
         self._exchange = None

@@ -16,20 +16,17 @@ import struct
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, cast
 
-import orjson
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
-from websockets.http11 import Response
 from websockets.protocol import State
-from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
-from websockets.typing import StatusLike
 
 from node.allowance import Waiting
 from node.gateway.closing import TOO_BIG, Close, CloseReason
 from node.gateway.endpoint import ANNOUNCED, LARGE_TEXT
+from node.handshakes import Handshakes
 from node.incoming import CONTROL, FINAL, MASK_BYTES, MASKED, SHORT_FRAME, TEXT, Incoming, apply_mask
 from node.mailbox import Gate, Mailbox
 from node.parsing import LARGE_BYTES
@@ -69,17 +66,6 @@ class _Reader(StreamReader):
         ended = yield from super().at_eof()
         self.between = False
         return ended
-
-
-class _Handshakes(ServerProtocol):
-    """websockets' parser, whose refusals of a handshake are in JSON as all others of a node."""
-
-    def reject(self, status: StatusLike, text: str) -> Response:
-        """The answer to a handshake that is none."""
-        response = super().reject(status, orjson.dumps({"detail": text.strip()}).decode())
-        del response.headers["Content-Type"]
-        response.headers["Content-Type"] = "application/json"
-        return response
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -125,16 +111,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._given_up = False
         self.hear: Callable[[dict[str, Any]], bool] | None = None
         # uvicorn makes it, and has no setting for its class.
-        self.conn.__class__ = _Handshakes
+        self.conn.__class__ = Handshakes
         # In place of the reader that the parser has begun with.
         self.conn.reader = self._reader = _Reader()
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The upgrade: the connection keeps its place among those of its address."""
-        super().connection_made(transport)
-        self._bounds.take(self.client)
 
     def start_keepalive(self) -> None:
         """The socket is open: from now on it is kept alive, and nobody asks for its handshake any more."""
@@ -179,6 +160,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all that has come over it."""
+        # Its HttpProtocol has taken it.
         self._bounds.give(self.client)
         if self._pause is not None:
             self._pause.cancel()

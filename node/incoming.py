@@ -47,7 +47,6 @@ class Incoming:
             "final",
             "fragmented",
             "missing",
-            "moved",
             "opcode",
         ),
         *("reserved", "size"),
@@ -69,8 +68,6 @@ class Incoming:
         self.reserved = 0
         # It is not wanted any more: counted, and not kept.
         self.dropped = False
-        # Something has come since somebody looked.
-        self.moved = False
         self._decoder: codecs.IncrementalDecoder | None = None
 
     @property
@@ -131,7 +128,6 @@ class Incoming:
         self.missing -= len(piece)
         if self.dropped:
             return rest
-        self.moved = True
         shift = self._taken % MASK_BYTES
         self._taken += len(piece)
         plain = apply_mask(piece, self._mask[shift:] + self._mask[:shift])

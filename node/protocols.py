@@ -38,6 +38,8 @@ __all__ = ["Bounds", "Config", "HttpProtocol"]
 
 HEAD_BYTES = 64 * 1024
 HEAD_TOO_LARGE = "The head of the request is too large."
+# Memory for large messages of all those who have not registered.
+UNREGISTERED_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -55,6 +57,8 @@ class Bounds:
     # The largest message of a registered client, and the memory for large messages that are arriving.
     max_frame_bytes: int
     arriving: Allowance
+    # Their own, so that they keep nobody who is known waiting: most registrations are small enough to need none.
+    arriving_unregistered: Allowance = field(default_factory=lambda: Allowance(UNREGISTERED_BYTES))
     # Whose connections are counted, and how many each may have: not those of a trusted proxy, who speaks for many.
     proxies: Proxies = field(default_factory=Proxies)
     address_share: float = 1.0

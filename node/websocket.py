@@ -81,7 +81,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         *("ping_interval", "ping_timeout", "ping_timer", "pong_timer", "pending_ping_payload", "ping_sent_at"),
         *("last_ping_rtt", "frames", "curr_msg_data_type", "request", "response", "scope"),
         *("_bounds", "_metrics", "_pace", "_frames_come", "_bytes_come", "_held", "_pause", "_given_up"),
-        *("_reader", "_incoming", "_late", "_lent", "max_bytes", "hear"),
+        *("_reader", "_incoming", "_late", "_lent", "_seen", "_arriving", "max_bytes", "hear"),
     )
 
     def __init__(
@@ -104,7 +104,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # those that the application is dealing with.
         self._incoming: Incoming | None = None
         self._late: asyncio.TimerHandle | None = None
-        self._lent = 0
+        self._lent = self._seen = 0
+        self._arriving = bounds.arriving_unregistered
         # What was read and may not be parsed yet: one read at most, since nothing is read meanwhile.
         self._held = b""
         self._pause: asyncio.Handle | Waiting | None = None
@@ -128,28 +129,35 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def admit(self) -> None:
         """It is known who is at the other end: from now on messages may be large."""
         self.max_bytes = self._bounds.max_frame_bytes
+        self._give_back()
+        if self._incoming is not None and self._incoming.reserved:
+            self._arriving.give(self._incoming.reserved)
+            self._incoming.reserved = 0
+        self._arriving = self._bounds.arriving
 
     @property
-    def is_occupied(self) -> bool:
-        """Whether a pong may wait behind a large message, or behind this node's reading no further."""
-        incoming = self._incoming
-        return self._pause is not None or self._lent > 0 or (incoming is not None and incoming.moved)
+    def progress(self) -> int:
+        """How much is there of the message that is on its way in."""
+        return 0 if self._incoming is None else len(self._incoming.body)
+
+    def is_occupied(self, since: int) -> bool:
+        """Whether a pong may wait behind this node's reading no further, or behind a message of which something has
+        come since its `progress` was that."""
+        return self._pause is not None or self._lent > 0 or self.progress > since
 
     def keepalive_timeout(self) -> None:
         """No pong came in time: the peer is gone, unless it is in the midst of a large message."""
-        if self.is_occupied and self.ping_timeout is not None:
-            if self._incoming is not None:
-                self._incoming.moved = False
+        if self.is_occupied(self._seen) and self.ping_timeout is not None:
+            self._seen = self.progress
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
         else:
             super().keepalive_timeout()
 
     async def receive(self) -> Any:
         """The next message for the application. Cancelling is safe."""
-        if self._lent and self.queue.empty():
+        if self.queue.empty():
             # It is done with those before.
-            self._bounds.arriving.give(self._lent)
-            self._lent = 0
+            self._give_back()
         while self.queue.empty():
             await self.queue.filled()
         message = self.queue.take()
@@ -167,9 +175,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._pause = None
         self._held = b""
         self._forget_incoming()
-        if self._lent:
-            self._bounds.arriving.give(self._lent)
-            self._lent = 0
+        self._give_back()
         super().connection_lost(exc)
         # The parser and what it parses hold each other: thousands of such pairs would wait for the collector.
         self.conn.parser.close()
@@ -333,14 +339,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Take memory for a whole message. False if that has to wait: nothing is read until then."""
         # Of fragments nobody says how many there will be.
         size = self.max_bytes if incoming.fragmented else incoming.size
+        source = self._arriving
 
         def granted() -> None:
-            incoming.reserved = size
+            if source is self._arriving:
+                incoming.reserved = size
+            else:
+                # It waited among those who are not known, and is known by now.
+                source.give(size)
             self._late = self.loop.call_later(MESSAGE_BASE_S + size / LEAST_BYTES_PER_S, self._close_late)
             if self._pause is not None:
                 self._pause = self.loop.call_soon(self._go_on)
 
-        waiting = self._bounds.arriving.take(size, granted)
+        waiting = source.take(size, granted)
         if waiting is None:
             granted()
             return True
@@ -369,14 +380,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def _forget_incoming(self) -> None:
         """Nothing is on its way in any more."""
         incoming, self._incoming = self._incoming, None
+        self._seen = 0
         if incoming is not None:
             self._free(incoming)
+
+    def _give_back(self) -> None:
+        """The application is done with what it was told."""
+        if self._lent:
+            size, self._lent = self._lent, 0
+            self._arriving.give(size)
 
     def _free(self, incoming: Incoming) -> None:
         incoming.body = bytearray()
         if incoming.reserved:
             size, incoming.reserved = incoming.reserved, 0
-            self._bounds.arriving.give(size)
+            self._arriving.give(size)
         if self._late is not None:
             self._late.cancel()
             self._late = None

@@ -59,10 +59,12 @@ class Pulse:
             self._ping(protocol)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
+        progress: int = getattr(protocol, "progress", 0)
+        is_occupied: Callable[[int], bool] = getattr(protocol, "is_occupied", lambda _: False)
         while protocol.pending_ping_payload is not None:
             if loop.time() >= end:
                 # While a frame is handled nothing is read, and behind a large one a pong waits: not the peer's silence.
-                return bool(protocol.read_paused or getattr(protocol, "is_occupied", False))
+                return bool(protocol.read_paused or is_occupied(progress))
             await asyncio.sleep(LOOK_EVERY_S)
         return not protocol.transport.is_closing()
 

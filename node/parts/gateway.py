@@ -78,6 +78,7 @@ class GatewayParts:
             proxies=ground.proxies,
             register_timeout_s=settings.register_timeout_s,
             send_queue_bytes=settings.send_queue_bytes,
-            max_result_bytes=min(settings.max_result_bytes, settings.max_frame_bytes),
+            # What its constellation could not be sent is not taken from a device.
+            max_result_bytes=min(settings.max_result_bytes, settings.max_frame_bytes, settings.send_queue_bytes),
             parsing=ground.parsing,
         )

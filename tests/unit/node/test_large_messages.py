@@ -122,6 +122,24 @@ async def test_memory_of_a_socket_that_is_gone_is_free(who: str) -> None:
     assert arriving.used == 0
 
 
+async def test_strangers_keep_nobody_who_is_known_waiting() -> None:
+    arriving = Allowance(400 * KIB)
+    application = Application()
+    transport = await open_socket(application, ws_max_size=300 * KIB, arriving=arriving)
+    stranger: WebSocketProtocol = transport.protocol
+    stranger.data_received(frame(b"x" * LARGE)[:-1])
+    theirs = stranger._bounds.arriving_unregistered
+    assert (arriving.used, theirs.used) == (0, LARGE)
+    stranger.data_received(frame(b"x" * LARGE)[-1:])
+    await until(lambda: application.sizes == [LARGE], "it is there")
+    stranger.admit()
+    assert (arriving.used, theirs.used) == (0, 0)
+    stranger.data_received(frame(b"x" * LARGE)[:-1])
+    assert (arriving.used, theirs.used) == (LARGE, 0)
+    stranger.connection_lost(None)
+    assert (arriving.used, theirs.used) == (0, 0)
+
+
 async def test_fragments_take_memory_for_all_that_may_come() -> None:
     arriving = Allowance(400 * KIB)
     application = Application()

@@ -201,6 +201,7 @@ def test_close_codes_say_whether_to_come_back() -> None:
         "LOST_REGISTRATION": 4101,
         "TAKEN_OVER": 4102,
         "TOO_MANY_MESSAGES": 4103,
+        "MESSAGE_TOO_SLOW": 4104,
     }
     assert len({c.value.label for c in Close}) == len(Close)
     assert all(len(c.value.text.encode()) <= 123 for c in Close), "what a close frame can hold"

@@ -7,13 +7,16 @@ No I/O: `node.websocket` feeds it, and asks what has become of it.
 """
 
 import codecs
+from collections.abc import Generator
+
+from websockets.streams import StreamReader
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a build of websockets without its C code
     from websockets.utils import apply_mask
 
-__all__ = ["CONTROL", "FINAL", "Incoming", "apply_mask"]
+__all__ = ["CONTROL", "FINAL", "Incoming", "Reader", "apply_mask"]
 
 # Of the first byte: the frame is its message's last; reserved bits; what kind it is.
 FINAL = 0x80
@@ -31,6 +34,19 @@ MASK_BYTES = 4
 DECODED_WHOLE_BYTES = 64 * 1024
 
 _Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Reader(StreamReader):
+    """What websockets' parser reads from. `between`: whether the next byte begins a frame."""
+
+    between = False
+
+    def at_eof(self) -> Generator[None, None, bool]:
+        """Asked for by the parser before each frame."""
+        self.between = True
+        ended = yield from super().at_eof()
+        self.between = False
+        return ended
 
 
 class Incoming:

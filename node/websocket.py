@@ -13,7 +13,7 @@ handshake, queues with room for many), is given up here: see `node.mailbox`.
 
 import asyncio
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
@@ -21,13 +21,12 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
 from websockets.protocol import State
-from websockets.streams import StreamReader
 
 from node.allowance import Waiting
 from node.gateway.closing import TOO_BIG, Close, CloseReason
 from node.gateway.endpoint import ANNOUNCED, LARGE_TEXT
 from node.handshakes import Handshakes
-from node.incoming import CONTROL, FINAL, MASK_BYTES, MASKED, SHORT_FRAME, TEXT, Incoming, apply_mask
+from node.incoming import CONTROL, FINAL, MASK_BYTES, MASKED, SHORT_FRAME, TEXT, Incoming, Reader, apply_mask
 from node.mailbox import Gate, Mailbox
 from node.parsing import LARGE_BYTES
 from node.telemetry.metrics import Limit
@@ -53,19 +52,6 @@ LEAST_BYTES_PER_S = 256 * 1024
 CHARGE_BYTES = 64 * 1024
 _MEDIUM_HEAD = struct.Struct("!BBH")
 _LONG_HEAD = struct.Struct("!BBQ")
-
-
-class _Reader(StreamReader):
-    """What websockets' parser reads from. `between`: whether the next byte begins a frame."""
-
-    between = False
-
-    def at_eof(self) -> Generator[None, None, bool]:
-        """Asked for by the parser before each frame."""
-        self.between = True
-        ended = yield from super().at_eof()
-        self.between = False
-        return ended
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -114,7 +100,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         # uvicorn makes it, and has no setting for its class.
         self.conn.__class__ = Handshakes
         # In place of the reader that the parser has begun with.
-        self.conn.reader = self._reader = _Reader()
+        self.conn.reader = self._reader = Reader()
         self.conn.parser = self.conn.parse()
         next(self.conn.parser)
 
@@ -190,7 +176,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # As good as all reads are one small message.
             data = self._take_texts(data)
             if not data:
-                self._charge_frames()
+                self._charge(0, b"")
                 return
         end, length = 0, len(data)
         while end < length:
@@ -208,12 +194,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if not self._charge(end - start, data[end:]):
                 return
 
-    def _charge_frames(self) -> None:
-        count, self._frames_come = self._frames_come, 0
-        pause_s = self._pace.charge(count)
-        if pause_s > 0 and not self.transport.is_closing():
-            self._hold(b"", pause_s)
-
     def _charge(self, size: int, rest: bytes) -> bool:
         """Count what was taken. False if `rest` is held now. (Small messages are bounded by their number.)"""
         count, self._frames_come = self._frames_come, 0
@@ -222,9 +202,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self._bytes_come >= CHARGE_BYTES:
             pause_s = max(pause_s, self._pace.charge_bytes(self._bytes_come))
             self._bytes_come = 0
-        if pause_s > 0:
+        if pause_s <= 0:
+            return True
+        if not self.transport.is_closing():
             self._hold(rest, pause_s)
-        return pause_s <= 0
+        return False
 
     def write_text(self, payload: bytes) -> bool:
         """Send a text message as one frame (RFC 6455, section 5.2); False, and nothing sent, if that cannot be now.

@@ -21,12 +21,12 @@ __all__ = [
 
 MAX_ID_CHARS = 256
 
-# Braces would move a key to another Redis Cluster slot; control characters would let an id forge log lines and headers.
-_ID = re.compile(
-    r"[^\x00-\x20\x7f-\xa0{}\u2028\u2029\ud800-\udfff](?:[^\x00-\x1f\x7f-\x9f{}\u2028\u2029\ud800-\udfff]*)"
-)
+# All that UFO's clients make up, and nothing that looks like something else: zero-width, bidirectional and full-width
+# characters would let one id pass for another, control characters forge log lines and headers, braces move a key to
+# another slot of a Redis Cluster.
+_ID = re.compile(r"[A-Za-z0-9._@:/-]+")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_TASK_SEGMENT = re.compile(r"[^\x00-\x1f\x7f-\x9f{}\\/:%\u2028\u2029\ud800-\udfff]+")
+_TASK_SEGMENT = re.compile(r"[A-Za-z0-9._@ +~,()=-]+")
 
 _VARIANT = {digit: "89ab"[number & 3] for number, digit in enumerate("0123456789abcdef")}
 # Random ends of ids, drawn and not used yet; each is used once. A process that forks would have to clear it: none here
@@ -92,11 +92,15 @@ def _check(value: str, field: str, pattern: re.Pattern[str], rule: str) -> str:
 
 
 def check_client_id(value: str, field: str = "client_id") -> str:
-    """Return `value` if it may name a client: 1 to 256 characters, no control characters, no braces.
+    """Return `value` if it may name a client: 1 to 256 of the characters `[A-Za-z0-9._@:/-]`, no part of it a dot file.
 
     Raises ProtocolError, naming `field`, otherwise.
     """
-    return _check(value, field, _ID, "must not be empty, start with a space, or hold control characters or braces")
+    rule = "must be letters, digits and any of . _ @ : / -, with no leading dot and no '..'"
+    _check(value, field, _ID, rule)
+    if ".." in value or any(part.startswith(".") for part in value.split("/")):
+        raise ProtocolError(rule, field=field)
+    return value
 
 
 def check_session_id(value: str, field: str = "session_id") -> str:
@@ -115,15 +119,16 @@ def check_task_name(value: str, field: str = "task_name") -> str:
 def check_task_path(value: str, field: str = "task_name") -> str:
     """Return `value` if it may be a task name on the wire, where orchestrators write paths (`galaxy/run/step`).
 
-    No empty segment, none with a leading dot, no backslash, colon, percent sign, brace or control character, so that
-    no reader of the name can be led to another folder. Raises ProtocolError, naming `field`, otherwise.
+    Of letters, digits, spaces within and `._@+~,()=-`; no empty segment, none with a leading dot: no reader of the
+    name can be led to another folder, or take it for another. Raises ProtocolError, naming `field`, otherwise.
     """
     if len(value) > MAX_ID_CHARS:
         raise ProtocolError(f"is longer than {MAX_ID_CHARS} characters", field=field)
     for segment in value.split("/"):
-        if segment.startswith(".") or not _TASK_SEGMENT.fullmatch(segment):
+        if segment.startswith((".", " ")) or segment.endswith(" ") or not _TASK_SEGMENT.fullmatch(segment):
             raise ProtocolError(
-                "must be plain names joined by '/': no empty part, no leading dot, none of \\ : % { }",
+                "must be plain names joined by '/': letters, digits, spaces within and any of ._@+~,()=-, "
+                "no empty part and no leading dot",
                 field=field,
             )
     return value

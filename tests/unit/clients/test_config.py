@@ -37,8 +37,10 @@ def test_the_defaults_are_those_of_this_machine() -> None:
 
 
 def test_a_device_name_cannot_lead_the_working_folder_elsewhere() -> None:
-    settings = load({**GIVEN, "device_id": "../../etc/x"}, {})
-    assert settings.workdir == Path.home() / ".aip-device" / "_.._etc_x"
+    settings = load({**GIVEN, "device_id": "lab/a:b"}, {})
+    assert settings.workdir == Path.home() / ".aip-device" / "lab_a_b"
+    with pytest.raises(ConfigError, match=r"no '\.\.'"):
+        load({**GIVEN, "device_id": "../../etc/x"}, {})
 
 
 def test_the_key_comes_from_a_flag_or_from_either_variable_and_is_not_shown() -> None:
@@ -88,7 +90,7 @@ def test_a_file_that_is_not_there_is_an_error_and_an_empty_one_is_not(tmp_path: 
         ({"device_id": "x"}, {}, "nothing says server: give --server, or set AIP_DEVICE_SERVER"),
         ({"server": "ws://h"}, {}, "nothing says device.name: give --id, or set AIP_DEVICE_ID"),
         ({**GIVEN, "server": "h:1"}, {}, "--server: must look like ws://host:port/ws"),
-        ({**GIVEN, "device_id": "a{b"}, {}, "--id: the id: must not be empty"),
+        ({**GIVEN, "device_id": "a{b"}, {}, "--id: the id: must be letters"),
         ({**GIVEN, "log_level": "loud"}, {}, "--log-level: should be 'DEBUG'"),
         ({**GIVEN, "token": "a b"}, {}, "--token: must be printable ASCII"),
         (GIVEN, {"AIP_DEVICE_MAX_IN_FLIGHT": "many"}, "AIP_DEVICE_MAX_IN_FLIGHT: should be a valid integer"),

@@ -56,7 +56,7 @@ async def test_a_run_registers_for_the_device_sends_the_task_and_returns_its_end
 
 
 async def test_commands_planner_deadline_and_metadata_travel_in_the_metadata(server: ScriptedServer) -> None:
-    async with ConstellationClient(server.url, name="a b:c") as client:
+    async with ConstellationClient(server.url, name="a/b:c") as client:
         running = asyncio.create_task(
             client.run(
                 "lab-1",

@@ -104,7 +104,7 @@ async def test_what_is_wrong_exits_2_with_a_line_for_each_and_sends_nothing(
         (("check", away, *server), "'gone' is not connected"),
         (("run", plan, "--server", "ws://127.0.0.1:9"), "GET /api/clients"),
         (("run", plan, "--server", "nowhere"), "--server or --name: must look like"),
-        (("run", plan, *server, "--name", "a{b"), "--server or --name: name: must not"),
+        (("run", plan, *server, "--name", "a{b"), "--server or --name: name: must be"),
         (("run", plan, *server, "--set", "word"), "--set word: must look like KEY=VALUE"),
         (("run", plan, *server, "--set", "other=1"), "vars.other: is set"),
         (("run", plan, *server, "--api-key-env", "EMPTY"), "the variable EMPTY is not set"),

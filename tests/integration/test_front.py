@@ -276,3 +276,17 @@ async def accepted_at_last(front: Node, device: UfoDevice, token: str) -> None:
         return answer.status_code == 200
 
     await eventually(accepted, "the task is accepted")
+
+
+async def test_a_result_of_any_size_gets_through_nginx(
+    own_cluster: MakeCluster, make_nginx: MakeNginx, http: httpx.AsyncClient, guests: Guests
+) -> None:
+    cluster = own_cluster(1)
+    front = as_node(make_nginx(cluster.a), http)
+    device = await guests.device(front)
+    for size, state in ((15 * 1024 * 1024, "completed"), (90 * 1024 * 1024, "failed")):
+        answer = await front.dispatch(device.client_id, command("big", size=size), timeout_s=60)
+        done = await front.done(answer["task_name"], wait_s=30)
+        assert done["state"] == state, done["error"]
+    assert done["error"].startswith("result too large: ")
+    await device.still_served()

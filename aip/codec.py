@@ -4,6 +4,7 @@ Decoding accepts every spelling that AIP.md section 1 names (aliases, upper case
 and raises nothing but `ProtocolError`, whatever the bytes. Encoding writes the one form that UFO's clients parse.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -14,7 +15,15 @@ from aip.files import FILE_FRAMES, FileFrame
 from aip.messages import ClientMessage, ClientMessageType, Command, Result, ResultStatus, ServerMessage
 from aip.structure import MAX_DEPTH, Text, check_structure
 
-__all__ = ["decode_client", "decode_client_frame", "decode_server", "encode", "encode_payload_command", "loads"]
+__all__ = [
+    "Scrub",
+    "decode_client",
+    "decode_client_frame",
+    "decode_server",
+    "encode",
+    "encode_payload_command",
+    "loads",
+]
 
 # As clients spell them; they may be spelled otherwise.
 _CLIENT_KINDS = frozenset(map(str, ClientMessageType))
@@ -23,6 +32,8 @@ _CLIENT_KINDS = frozenset(map(str, ClientMessageType))
 SPACE_CHARS = 64
 
 _M = TypeVar("_M", bound=BaseModel)
+# Makes of the fields of a frame what may be read of them.
+Scrub = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def loads(raw: Text, *, checked: bool = False) -> Any:
@@ -58,7 +69,7 @@ def _validate(model: type[_M], data: dict[str, Any]) -> _M:
         raise ProtocolError(first["msg"], field=path or None) from None
 
 
-def _object(raw: Text, checked: bool = False) -> dict[str, Any]:
+def _object(raw: Text, checked: bool = False, scrub: Scrub | None = None) -> dict[str, Any]:
     # Looked at before it is parsed: a list is not worth the memory.
     start = raw[:1]
     if start.isspace():
@@ -70,16 +81,18 @@ def _object(raw: Text, checked: bool = False) -> dict[str, Any]:
     data = _parsed(raw)
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")
+    if scrub is not None:
+        data = scrub(data)
     # Absent and null are the same, also where a field has a default or an alias.
     return {name: value for name, value in data.items() if value is not None} if None in data.values() else data
 
 
-def decode_client_frame(raw: Text, *, checked: bool = False) -> ClientMessage | FileFrame:
+def decode_client_frame(raw: Text, *, checked: bool = False, scrub: Scrub | None = None) -> ClientMessage | FileFrame:
     """A frame from a client, or the header of a file. Raises ProtocolError, naming the field, for anything else.
 
-    `checked` is as for `loads`.
+    `checked` is as for `loads`. `scrub` sees the fields before anything else does: what it returns is read.
     """
-    data = _object(raw, checked)
+    data = _object(raw, checked, scrub)
     kind = data.get("type", data.get("message_type"))
     if not isinstance(kind, str) or kind in _CLIENT_KINDS:
         return _validate(ClientMessage, data)
@@ -87,13 +100,13 @@ def decode_client_frame(raw: Text, *, checked: bool = False) -> ClientMessage | 
     return _client(data) if header is None else _validate(header, {**data, "type": kind.lower()})
 
 
-def decode_client(raw: bytes | str) -> ClientMessage:
-    """A message from a client.
+def decode_client(raw: bytes | str, *, scrub: Scrub | None = None) -> ClientMessage:
+    """A message from a client; `scrub` is as for `decode_client_frame`.
 
     The documents' `{"type": "result", "request_id", "payload"}` becomes `command_results` with one Result and
     `prev_response_id = request_id`. Raises ProtocolError, naming the field, for anything else.
     """
-    return _client(_object(raw))
+    return _client(_object(raw, scrub=scrub))
 
 
 def _client(data: dict[str, Any]) -> ClientMessage:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
-from aip.codec import decode_client_frame
+from aip.codec import Scrub, decode_client_frame
 from aip.envelope import envelope
 from aip.errors import TooLarge
 from aip.files import FileFrame
@@ -83,6 +83,7 @@ class Endpoint:
         send_queue_bytes: int,
         max_result_bytes: int,
         parsing: Parsing,
+        scrub: Scrub | None,
     ) -> None:
         self._registrar = registrar
         self._leaving = leaving
@@ -99,6 +100,8 @@ class Endpoint:
         self._send_queue_bytes = send_queue_bytes
         self._max_result_bytes = max_result_bytes
         self._parsing = parsing
+        # Takes out of what a device says what only the operator and the device may know.
+        self._scrub = scrub
         self.draining = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -185,7 +188,7 @@ class Endpoint:
         try:
             if len(frame) > REGISTRATION_BYTES:
                 raise ProtocolError(f"a registration may have {REGISTRATION_BYTES} bytes at most")
-            message = decode_client(bytes(frame) if isinstance(frame, bytearray) else frame)
+            message = decode_client(bytes(frame) if isinstance(frame, bytearray) else frame, scrub=self._scrub)
             if message.type is not ClientMessageType.REGISTER:
                 raise ProtocolError("The first message must be a registration", field="type")
             self._metrics.messages_in[message.type].inc()
@@ -243,7 +246,8 @@ class Endpoint:
         try:
             if len(frame) > self._max_result_bytes:
                 raise TooLarge(f"{len(frame)} bytes, at most {self._max_result_bytes}")
-            message = await self._parsing.parse(frame, partial(decode_client_frame, checked=True))
+            scrub = self._scrub if connection.is_device else None
+            message = await self._parsing.parse(frame, partial(decode_client_frame, checked=True, scrub=scrub))
         except ProtocolError as exc:
             self._on_invalid(connection, frame, exc)
             return True
@@ -262,7 +266,7 @@ class Endpoint:
             event[HEARD] = frame, came_at
             return False
         try:
-            message = decode_client_frame(frame)
+            message = decode_client_frame(frame, scrub=self._scrub if connection.is_device else None)
         except ProtocolError as exc:
             self._on_invalid(connection, frame, exc)
             return True

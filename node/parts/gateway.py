@@ -81,4 +81,5 @@ class GatewayParts:
             # What its constellation could not be sent is not taken from a device.
             max_result_bytes=min(settings.max_result_bytes, settings.max_frame_bytes, settings.send_queue_bytes),
             parsing=ground.parsing,
+            scrub=sessions.secrets.scrub,
         )

@@ -32,7 +32,8 @@ class SessionParts:
         self.followers = Waiters()
         self.planners = Planners(settings)
         self.service = SessionService(state, metrics, self.waiters, node_id)
-        self.runner = _runner(ground, self.service, self.planners)
+        self.secrets = ToolSecrets(settings.tool_secrets)
+        self.runner = _runner(ground, self.service, self.planners, self.secrets)
         self.loads = _loads(ground, self.runner)
         self.dispatcher = _dispatcher(ground, self.loads, self.planners)
         self.batches = BatchRunner(state, self.dispatcher, self.service, background, node_id)
@@ -49,9 +50,8 @@ class SessionParts:
         self.expiry = Expiry(state, self.departures, self.service)
 
 
-def _runner(ground: Ground, service: SessionService, planners: Planners) -> Runner:
+def _runner(ground: Ground, service: SessionService, planners: Planners, secrets: ToolSecrets) -> Runner:
     settings = ground.settings
-    secrets = ToolSecrets(settings.tool_secrets)
     return Runner(
         ground.state,
         service,

@@ -1,26 +1,25 @@
-"""What a device that works on its own says of its work, as the session keeps it: nothing secret in it, nothing long."""
+"""What a device that works on its own says of its work, as the session keeps it: nothing long in it."""
 
 from typing import Any
 
 from aip import ClientMessage, TaskStatus
 from node.sessions.driver import shortened
-from node.sessions.secrets import ToolSecrets
 from shared_state.sessions import SessionState
 
 __all__ = ["outcome_of", "progress_of"]
 
 
-def progress_of(message: ClientMessage, secrets: ToolSecrets) -> dict[str, Any]:
+def progress_of(message: ClientMessage) -> dict[str, Any]:
     """The event that notes a report of progress."""
     event: dict[str, Any] = {"event": "progress"}
     if message.action_results:
-        event["results"] = [shortened(secrets.scrub(r)) for r in message.action_results]
+        event["results"] = [shortened(r) for r in message.action_results]
     if message.messages:
-        event["messages"] = secrets.struck(message.messages)
+        event["messages"] = message.messages
     return event
 
 
-def outcome_of(message: ClientMessage, secrets: ToolSecrets) -> tuple[SessionState, Any, str | None]:
+def outcome_of(message: ClientMessage) -> tuple[SessionState, Any, str | None]:
     """State, result and error of the end that a device reports."""
     completed = message.status is TaskStatus.COMPLETED
     result = message.result
@@ -32,4 +31,4 @@ def outcome_of(message: ClientMessage, secrets: ToolSecrets) -> tuple[SessionSta
         failed = next((r.error for r in message.action_results or [] if r.error), None)
         error = message.error or failed or "The device reported a failure"
     state = SessionState.COMPLETED if completed else SessionState.FAILED
-    return state, secrets.struck(result), secrets.struck(error)
+    return state, result, error

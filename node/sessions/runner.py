@@ -81,7 +81,6 @@ class Runner:
         self._echo_wait_s = echo_wait_s
         self._platform = platform
         self._planners = planners
-        self._secrets = secrets
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
         self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics, command_timeout_s)
         self._finisher = Finisher(state.ends, service, background, self._forget)
@@ -289,13 +288,13 @@ class Runner:
             return
         state = None if session.running else SessionState.RUNNING
         session.begin()
-        event = progress_of(message, self._secrets)
+        event = progress_of(message)
         # That it began is stored at once: it shows that the device took the task.
         stored = self._steps.note(session, event) if state is None else self._advance(session, state, event)
         self._background.begin(stored, "session-progress")
 
     def _finish_soon(self, session: LocalSession, message: ClientMessage) -> None:
-        state, result, error = outcome_of(message, self._secrets)
+        state, result, error = outcome_of(message)
         self._finisher.finish_soon(session, state, result, error)
 
     # -- the end ---------------------------------------------------------------------------------------------------

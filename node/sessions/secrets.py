@@ -1,20 +1,26 @@
 """Tool parameters that are a matter between operator and device: filled in by the node, seen by nobody else.
 
 UFO's Linux tools want an `api_key`, for one. Such parameters come from `AIP_TOOL_SECRETS`; they are left out of the
-schema that a planner sees and of the steps, and their values are struck out of what a device sends back.
+schema that a planner sees and of the steps. Their values are taken out of everything that a device says, in one place:
+where its frame is decoded, before anything reads it (`scrub`). They are found as they are, as JSON and as a URL write
+them. What a device encodes otherwise, and the content of files that it uploads, is not looked at.
 """
 
 from typing import Any
+from urllib.parse import quote
 
+import orjson
 from pydantic import SecretStr
 
-from aip import Command, Result
+from aip import Command
+from aip.codec import Scrub
 
 __all__ = ["ToolSecrets"]
 
 STRUCK_OUT = "[redacted]"
 # Shorter values would strike out half of any output.
 LEAST_CHARS = 4
+ROUTING = frozenset({"type", "message_type", "status", "client_id", "client_type", "session_id", "prev_response_id"})
 
 
 class ToolSecrets:
@@ -23,7 +29,13 @@ class ToolSecrets:
     def __init__(self, secrets: dict[str, dict[str, SecretStr]]) -> None:
         self._by_tool = {t: {p: v.get_secret_value() for p, v in given.items()} for t, given in secrets.items()}
         values = {v for given in self._by_tool.values() for v in given.values() if len(v) >= LEAST_CHARS}
-        self._values = sorted(values, key=len, reverse=True)
+        written = {form for v in values for form in (v, orjson.dumps(v).decode()[1:-1], quote(v, safe=""))}
+        self._values = sorted(written, key=len, reverse=True)
+
+    @property
+    def scrub(self) -> Scrub | None:
+        """Takes the secrets out of the fields of a device's frame; None where there are none."""
+        return self._scrub_frame if self._values else None
 
     def _of(self, tool_name: str) -> dict[str, str]:
         return self._by_tool.get(tool_name) or self._by_tool.get(tool_name.rpartition(".")[2]) or {}
@@ -58,15 +70,9 @@ class ToolSecrets:
         hidden["required"] = [k for k in required if k not in secrets] if isinstance(required, list) else []
         return hidden
 
-    def scrub(self, result: Result) -> Result:
-        """A result in which no secret value is left."""
-        if not self._values:
-            return result
-        return result.model_copy(update={"result": self.struck(result.result), "error": self.struck(result.error)})
-
-    def struck(self, value: Any) -> Any:
-        """Any JSON value without a secret in it."""
-        return self._struck(value) if self._values else value
+    def _scrub_frame(self, fields: dict[str, Any]) -> dict[str, Any]:
+        # By these the frame finds its way; none of them is kept.
+        return {k: v if k in ROUTING else self._struck(v) for k, v in fields.items()}
 
     def _struck(self, value: Any) -> Any:
         if isinstance(value, dict):

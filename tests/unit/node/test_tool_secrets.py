@@ -1,12 +1,14 @@
 """What is between operator and device: filled in, and seen by nobody else."""
 
+import json
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
 from pydantic import SecretStr
 
-from aip import Command, Result, ResultStatus
+from aip import Command
 from node.sessions.secrets import ToolSecrets
 from node.settings import Settings
 
@@ -18,8 +20,9 @@ def command(tool_name: str = "run", **parameters: Any) -> Command:
     return Command(tool_name=tool_name, parameters=parameters)
 
 
-def ok(result: Any, error: str | None = None) -> Result:
-    return Result(status=ResultStatus.SUCCESS, result=result, error=error)
+def scrub(secrets: ToolSecrets, fields: dict[str, Any]) -> dict[str, Any]:
+    assert secrets.scrub is not None
+    return secrets.scrub(fields)
 
 
 @pytest.mark.parametrize("name", ["run", "BashExecutor.run", "a.b.run"])
@@ -92,33 +95,43 @@ def test_a_schema_that_is_none_breaks_nothing(schema: dict[str, Any]) -> None:
     ids=str,
 )
 def test_no_result_holds_them_however_deep(value: Any) -> None:
-    scrubbed = SECRETS.scrub(ok(value, f"failed with {KEY}"))
-    assert KEY not in scrubbed.model_dump_json()
-    assert "[redacted]" in str(scrubbed.result)
-    assert scrubbed.error == "failed with [redacted]"
+    scrubbed = scrub(SECRETS, {"result": value, "error": f"failed with {KEY}"})
+    assert KEY not in str(scrubbed)
+    assert "[redacted]" in str(scrubbed["result"])
+    assert scrubbed["error"] == "failed with [redacted]"
 
 
 @pytest.mark.parametrize("key", ['qu"ote-1234', "back\\slash-1234", "new\nline-1234", "größe-1234", "</tag>-1234"])
 def test_a_key_that_json_writes_otherwise_is_struck_out_all_the_same(key: str) -> None:
     secrets = ToolSecrets({"run": {"api_key": SecretStr(key)}})
-    assert secrets.scrub(ok({"a": [key]})).result == {"a": ["[redacted]"]}
-    assert secrets.scrub(ok(f"it is {key}")).result == "it is [redacted]"
+    assert scrub(secrets, {"a": [key]}) == {"a": ["[redacted]"]}
+    assert scrub(secrets, {"a": f"it is {key}"}) == {"a": "it is [redacted]"}
+    written = {
+        "as JSON": f"{{{json.dumps(key, ensure_ascii=False)}}}",
+        "as a URL": f"http://x/?key={quote(key, safe='')}",
+    }
+    assert scrub(secrets, written) == {"as JSON": '{"[redacted]"}', "as a URL": "http://x/?key=[redacted]"}
 
 
 def test_what_holds_none_is_handed_on_as_it_is() -> None:
     value = {"a": [1, 2.5, None, True, "text 12"]}
-    assert SECRETS.scrub(ok(value)).result == value
-    assert ToolSecrets({}).scrub(ok(KEY)).result == KEY
+    assert scrub(SECRETS, value) == value
+    assert ToolSecrets({}).scrub is None, "where there are none, no frame is looked at"
+
+
+def test_by_what_a_frame_finds_its_way_it_still_does() -> None:
+    fields = {"type": "task_end", "session_id": KEY, "client_id": KEY, "prev_response_id": KEY, "call_id": KEY}
+    assert scrub(SECRETS, fields) == {**fields, "call_id": "[redacted]"}
 
 
 def test_the_longest_of_several_is_struck_out_whole() -> None:
     secrets = ToolSecrets({"run": {"a": SecretStr("abcd"), "b": SecretStr("abcdefgh")}})
-    assert secrets.scrub(ok("abcdefgh abcd")).result == "[redacted] [redacted]"
+    assert scrub(secrets, {"a": "abcdefgh abcd"}) == {"a": "[redacted] [redacted]"}
 
 
 def test_a_number_that_is_one_is_struck_out_too() -> None:
     secrets = ToolSecrets({"run": {"pin": SecretStr("739105")}})
-    assert "739105" not in str(secrets.scrub(ok({"pin": 739105})).result)
+    assert "739105" not in str(scrub(secrets, {"pin": 739105}))
 
 
 def test_the_settings_take_them_as_json_and_do_not_show_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,7 @@ Each node lists its clients in a hash of its own, so that a listing reads as man
 node's clients can be found. That hash is written before the registration and removed after it.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,8 +131,6 @@ class Clients:
         self._redis = connection
         self._keys = keys
         self._nodes = nodes
-        # Those whose list was kept in this very turn.
-        self._kept: set[str] = set()
 
     # -- writing, in the order a registration lives ------------------------------------------------------------
     async def register(
@@ -187,8 +184,11 @@ class Clients:
         if r.profile is not None:
             fields += ["profile", orjson.dumps(r.profile)]
         # Before the registration, in the same pipeline: whatever is registered can be found by the node's reaper.
-        listed = self._redis.command("HSET", self._keys.node_clients(r.node_id), r.client_id, r.since_ms)
-        kept = self._keep(r.node_id)
+        listed = self._redis.script(
+            "node_lists",
+            [self._keys.node_clients(r.node_id)],
+            [r.client_id, r.since_ms, NODE_CLIENTS_LIFE_S * 1000],
+        )
         reply: list[Any] = await self._redis.script(
             "client_register",
             [self._keys.registration(r.client_id), self._keys.active(r.client_id)],
@@ -199,17 +199,7 @@ class Clients:
             ],
         )
         await listed
-        if kept is not None:
-            await kept
         return reply
-
-    def _keep(self, node_id: str) -> Awaitable[Any] | None:
-        """Another day for the list of a node: one command for all who come in the same turn of the event loop."""
-        if node_id in self._kept:
-            return None
-        self._kept.add(node_id)
-        asyncio.get_running_loop().call_soon(self._kept.discard, node_id)
-        return self._redis.command("EXPIRE", self._keys.node_clients(node_id), NODE_CLIENTS_LIFE_S)
 
     async def touch(
         self,

@@ -2,6 +2,7 @@
 
     StateError
     ├── StateUnavailable     Redis is away, overloaded, or refuses writes for now: try again later
+    │   └── StateFull        Redis has no memory left for this, which goes on with what is small
     ├── AlreadyRegistered    another live connection holds this client id
     ├── NotRegistered        no live connection holds this client id
     ├── InboxFull            the client's inbox has reached its bound
@@ -26,6 +27,7 @@ __all__ = [
     "SessionExists",
     "SessionNotFound",
     "StateError",
+    "StateFull",
     "StateUnavailable",
     "TaskNameTaken",
     "TooManySessions",
@@ -38,6 +40,10 @@ class StateError(Exception):
 
 class StateUnavailable(StateError):
     """Redis cannot serve the call now. `str(error)` names the reason and holds no address and no secret."""
+
+
+class StateFull(StateUnavailable):
+    """Redis has, or will soon have, no memory left: what is large or new has to wait, what is under way goes on."""
 
 
 class AlreadyRegistered(StateError):

@@ -81,7 +81,7 @@ class Nodes:
 
     async def try_reap(self, node_id: str) -> bool:
         """Become the one node that settles dead nodes, for 5 s at most. End it with `reaped`."""
-        won = await self._redis.command("SET", self._keys.reaper(), node_id, "NX", "PX", REAPER_LOCK_MS)
+        won = await self._redis.script("reaper_take", [self._keys.reaper()], [node_id, REAPER_LOCK_MS])
         return bool(won)
 
     async def reaped(self, node_id: str) -> None:

@@ -21,7 +21,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared_state.errors import StateError, StateUnavailable
+from shared_state.errors import StateError, StateFull, StateUnavailable
 
 __all__ = ["NotReplicatedError", "translate"]
 
@@ -39,7 +39,6 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (NoPermissionError, "the Redis user lacks a permission"),
     (BusyLoadingError, "Redis is loading its data"),
     (ReadOnlyError, "Redis is a read-only replica now"),
-    (OutOfMemoryError, "Redis is out of memory"),
     (MasterDownError, "the Redis primary is down"),
     (ClusterDownError, "the Redis cluster is down"),
     (TryAgainError, "Redis is moving the key"),
@@ -60,12 +59,15 @@ def translate(exc: BaseException) -> StateError:
     if isinstance(exc, RedisConnectionError) and isinstance(exc.__context__, AuthenticationError | ResponseError):
         # What a server answers to the hello of a connection comes wrapped.
         exc = exc.__context__
+    # Redis 6.2 wraps what a script was refused.
+    if isinstance(exc, OutOfMemoryError) or (isinstance(exc, ResponseError) and "OOM command not allowed" in str(exc)):
+        return StateFull("Redis is out of memory")
     for kind, reason in _REASONS:
         if isinstance(exc, kind):
             return StateUnavailable(reason)
     if isinstance(exc, ResponseError) and str(exc).startswith(("WRONGPASS", "NOAUTH", "invalid username-password")):
         return StateUnavailable("Redis refuses the credentials")
-    if isinstance(exc, ResponseError) and str(exc).startswith(("OOM", "MISCONF", "NOREPLICAS")):
+    if isinstance(exc, ResponseError) and str(exc).startswith(("MISCONF", "NOREPLICAS")):
         return StateUnavailable(f"Redis refuses writes ({str(exc).split(maxsplit=1)[0]})")
     log.error("Redis answered with an error", extra={"error": str(exc)[:300]})
     return StateError("Redis answered with an error")

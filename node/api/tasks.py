@@ -24,6 +24,7 @@ from shared_state.errors import (
     NotRegistered,
     SessionExists,
     StateError,
+    StateFull,
     StateUnavailable,
     TaskNameTaken,
     TooManySessions,
@@ -45,6 +46,7 @@ _OUTCOMES: dict[type[StateError], str] = {
     TooManySessions: "too_many_sessions",
     KeyOfAnotherRequest: "key_reused",
     StateUnavailable: "unavailable",
+    StateFull: "unavailable",
 }
 
 

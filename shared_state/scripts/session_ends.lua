@@ -11,9 +11,12 @@ for i = 1, #KEYS, 2 do
   number = number + 1
   -- Its order and its deadline.
   if redis.call('HLEN', KEYS[i]) == 2 then
+    -- First where it is small, since it takes no memory: after it the rest is written although memory is short (docs/REDIS.md).
+    local small = #ARGV[at + 2] <= 65536
+    if small then redis.call('ZREM', KEYS[i + 1], ARGV[at]) end
     redis.call('HSET', KEYS[i], 'state', ARGV[at + 1], 'end', ARGV[at + 2])
     if number <= cut then redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
-    redis.call('ZREM', KEYS[i + 1], ARGV[at])
+    if not small then redis.call('ZREM', KEYS[i + 1], ARGV[at]) end
   else
     left[#left + 1] = number
   end

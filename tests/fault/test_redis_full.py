@@ -1,5 +1,7 @@
 """A Redis that takes no more writes (`noeviction`): refusals that say so, nothing half written, and recovery."""
 
+import asyncio
+
 import pytest
 
 from tests.fault.measures import ECHO
@@ -25,11 +27,19 @@ async def test_a_full_redis_refuses_and_keeps_nothing_of_what_it_refused(
     names = [unique("refused") for _ in range(20)]
 
     set_maxmemory(cluster, 1)
+    leases = await cluster.b.nodes()
     for name in names:
         answer = await cluster.b.try_dispatch(device.client_id, ECHO, task_name=name)
         assert answer.status_code == 503, answer.text
         assert "memory" in answer.json()["detail"]
         assert int(answer.headers["retry-after"]) > 0
+    assert len(leases) == 2
+    assert device.is_open
+    # Longer than a lease: they are renewed, and a device may come, although nothing new is taken.
+    await asyncio.sleep(6.0)
+    assert await cluster.b.nodes() == leases
+    newcomer = await guests.device(cluster.b)
+    assert {device.client_id, newcomer.client_id} <= set(await cluster.a.online())
     written = [k for k in cluster.redis.key_names() for name in names if name in k]
     set_maxmemory(cluster, 0)
 
@@ -38,8 +48,7 @@ async def test_a_full_redis_refuses_and_keeps_nothing_of_what_it_refused(
     for name in names:
         assert (await cluster.b.get(f"/api/task_result/{name}")).status_code == 404
     assert len(device.executed) == executed
-    if not device.is_open:
-        device = await guests.device(cluster.a, device.client_id)
+    assert device.is_open
     accepted = await cluster.b.dispatch(device.client_id, ECHO, task_name=names[0])
     assert (await cluster.b.done(accepted["task_name"]))["state"] == "completed"
     assert cluster.redis.immortal_keys() == []

@@ -110,6 +110,7 @@ async def _every_operation(state: State) -> None:
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
     await state.sessions.claim_task(session.task_name, new_session_id("device-1"), token="u", span_s=60)
     await state.sessions.release_task(session.task_name, "u")
+    await state.nodes.try_reap("node-a")
     await state.nodes.reaped("node-a")
     await state.batches.note("batch-1", 0, BatchItem("device-1"))
     await state.idempotency.claim("k", "request", "holder", b"{}")

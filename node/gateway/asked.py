@@ -15,11 +15,12 @@ BOUND = 1_000
 class AskedSessions:
     """What one client asked for. Lives as long as its socket."""
 
-    __slots__ = ("_created_ms", "_waiting")
+    __slots__ = ("_created_ms", "_devices", "_waiting")
 
     def __init__(self) -> None:
         self._created_ms: OrderedDict[str, int] = OrderedDict()
         self._waiting: set[str] = set()
+        self._devices: OrderedDict[str, None] = OrderedDict()
 
     @property
     def waiting(self) -> int:
@@ -34,6 +35,17 @@ class AskedSessions:
         if len(self._created_ms) > BOUND:
             oldest, _ = self._created_ms.popitem(last=False)
             self._waiting.discard(oldest)
+
+    def sent_to(self, device_id: str) -> None:
+        """A task of the client was accepted for this device."""
+        self._devices[device_id] = None
+        self._devices.move_to_end(device_id)
+        if len(self._devices) > BOUND:
+            self._devices.popitem(last=False)
+
+    def has_sent_to(self, device_id: str) -> bool:
+        """Whether a task of the client was accepted for this device, over this socket."""
+        return device_id in self._devices
 
     def answered(self, session_id: str) -> None:
         """The client was told that the session does not begin, or how it has ended. Safe to repeat."""

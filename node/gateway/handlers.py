@@ -34,6 +34,11 @@ _NO_CLAIM = frozenset({ClientMessageType.HEARTBEAT, ClientMessageType.ERROR})
 # What may carry results; `result` is the documents' form.
 _RESULTS = frozenset({"command_results", "task_end", "result"})
 
+NOT_ITS_DEVICE = (
+    "target_id: an orchestrator that registered without a target_id may ask only about devices that it has sent a task "
+    "to over this socket: register with the device as target_id"
+)
+
 
 class Handlers:
     """One method per message type."""
@@ -139,8 +144,14 @@ class Handlers:
         if connection.is_device:
             raise ProtocolError("only constellations may ask for device information", field="type")
         target_id = target_of(connection, message)
-        found = await self._state.clients.get(target_id)
         answer = ServerMessage(type=ServerMessageType.DEVICE_INFO_RESPONSE, response_id=message.request_id)
+        # UFO's orchestrator is always bound to a device. One that is not reads no list of strangers, one by one: not
+        # even whether they are connected.
+        if not connection.target_id and not connection.asked.has_sent_to(target_id):
+            answer.status, answer.error = TaskStatus.ERROR, NOT_ITS_DEVICE
+            connection.send(answer)
+            return
+        found = await self._state.clients.get(target_id)
         if found is None:
             answer.status, answer.error = TaskStatus.ERROR, f"Device '{target_id}' is not connected"
         else:

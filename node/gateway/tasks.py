@@ -142,6 +142,7 @@ class TaskIntake:
             try:
                 session = await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
                 if not connection.is_device:
+                    connection.asked.sent_to(task.client_id)
                     await self._note_asked(session)
                 return
             except (TaskNameTaken, SessionExists) as exc:
@@ -154,6 +155,7 @@ class TaskIntake:
             if same_id or before.fingerprint in {"", task.fingerprint}:
                 # The same task once more, perhaps because our answer was lost: it is under way.
                 connection.asked.ask(attempt.session_id, before.created_ms)
+                connection.asked.sent_to(task.client_id)
                 return
             await self._service.supersede(before)
             # The two are told apart by it.

@@ -88,14 +88,23 @@ async def test_an_orchestrator_learns_about_its_device(cluster: Cluster, guests:
     assert answer["result"] == system_info(device.client_id, "linux", ["gui", "cli"])
 
 
-async def test_an_orchestrator_learns_that_a_device_is_not_there(cluster: Cluster, guests: Guests) -> None:
+async def test_an_orchestrator_of_no_device_learns_only_about_those_that_it_sends_tasks_to(
+    cluster: Cluster, guests: Guests
+) -> None:
+    device = await guests.device(cluster.a)
     galaxy = await guests.constellation(cluster.b)
 
-    request_id = await galaxy.ask_for_device(unique("nobody"))
+    for target_id in (device.client_id, unique("nobody")):
+        request_id = await galaxy.ask_for_device(target_id)
+        answer = await galaxy.expect("device_info_response", response_id=request_id)
+        assert (answer["status"], answer.get("result")) == ("error", None)
+        assert "register with the device as target_id" in answer["error"]
 
+    await galaxy.task(ECHO, target_id=device.client_id)
+    await galaxy.expect("task_end")
+    request_id = await galaxy.ask_for_device(device.client_id)
     answer = await galaxy.expect("device_info_response", response_id=request_id)
-    assert answer["status"] == "error"
-    assert "is not connected" in answer["error"]
+    assert answer["result"] == system_info(device.client_id, "linux", ["gui", "cli"])
 
 
 async def test_an_orchestrator_of_one_device_learns_nothing_about_another_and_cannot_task_it(

@@ -30,8 +30,9 @@ SCHEMA_VERSION = "1.0"
 MAX_TOOLS_BYTES = 64 * 1024
 
 # Ours, not UFO's: a node may send commands right after the task, may send one again without it running twice, may send
-# and be sent files, and may give a token with which a new socket takes the place of a broken one.
-MARKERS = ("commands_without_echo", "deduplicates", "files", RESUME)
+# and be sent files, may call tools as `namespace.tool`, and may give a token with which a new socket takes the place of
+# a broken one.
+MARKERS = ("commands_without_echo", "deduplicates", "files", "qualified_tools", RESUME)
 
 # These start programs or read long files: only at the start and on a refresh, not for everyone who asks.
 _SLOW = frozenset({"gpu", "installed_apps"})

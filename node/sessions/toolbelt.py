@@ -21,7 +21,7 @@ import orjson
 
 from aip import ClientMessage, Command, ResultStatus, ServerMessage, ServerMessageType, TaskStatus, new_id
 from node.gateway.connection import Connection
-from node.sessions.features import NO_ECHO
+from node.sessions.features import NO_ECHO, QUALIFIED_TOOLS
 from node.sessions.local_session import LocalSession
 from node.sessions.planners import Call, Tool
 from node.sessions.platforms import TOOL_TYPES, AgentNames
@@ -145,7 +145,7 @@ class Toolbelt:
 
     def _registered(self, session: LocalSession) -> list[Tool]:
         listed = orjson.loads(session.connection.profile).get("tools")
-        return self._parse(listed, None) if isinstance(listed, list) else []
+        return self._parse(listed, None, session.connection) if isinstance(listed, list) else []
 
     async def _ask(self, session: LocalSession, kinds: Sequence[_Kind]) -> dict[_Kind, list[Tool] | None]:
         """Ask for the tools of each kind; None for what is not answered in time."""
@@ -162,7 +162,10 @@ class Toolbelt:
                 kind = asked[future]
                 for result in future.result().action_results or []:
                     if result.status is ResultStatus.SUCCESS and isinstance(result.result, list):
-                        found[kind] = [*(found[kind] or ()), *self._parse(result.result, kind[0].agent_name)]
+                        found[kind] = [
+                            *(found[kind] or ()),
+                            *self._parse(result.result, kind[0].agent_name, session.connection),
+                        ]
         if all(tools is None for tools in found.values()):
             log.warning("the device lists no tools", extra={"client_id": session.connection.client_id})
         return found
@@ -193,7 +196,8 @@ class Toolbelt:
         )
         return answer
 
-    def _parse(self, listed: list[Any], agent_name: str | None) -> list[Tool]:
+    def _parse(self, listed: list[Any], agent_name: str | None, connection: Connection) -> list[Tool]:
+        qualified = QUALIFIED_TOOLS in connection.features
         tools: dict[tuple[str, str, str], Tool] = {}
         for item in listed[:TOOLS_BOUND]:
             if not isinstance(item, dict) or not isinstance(item.get("tool_name"), str):
@@ -207,8 +211,10 @@ class Toolbelt:
                 description=str(item.get("description") or "")[:4096],
                 input_schema=self._secrets.hide(item["tool_name"], _bounded(schema)),
                 agent_name=agent_name,
+                qualified=qualified,
             )
-            tools[tool.namespace, tool.name, tool.tool_type] = tool
+            # Of the same tool listed twice the first counts: that is the one which UFO's client runs.
+            tools.setdefault((tool.namespace, tool.name, tool.tool_type), tool)
         return list(tools.values())
 
 

@@ -38,7 +38,10 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool of the device, as it described it. Parameters that the node fills in are left out of the schema."""
+    """A tool of the device, as it described it. Parameters that the node fills in are left out of the schema.
+
+    `qualified`: the device tells tools of one name apart by `namespace.tool`; UFO's client knows bare names only.
+    """
 
     name: str
     tool_type: str
@@ -46,6 +49,7 @@ class Tool:
     description: str
     input_schema: dict[str, Any]
     agent_name: str | None = None
+    qualified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,11 @@ class Turn:
 
 @dataclass(slots=True)
 class Task:
-    """What a planner sees of a session. `time_left_s` is what remains of the session's time."""
+    """What a planner sees of a session. `time_left_s` is what remains of the session's time.
+
+    `kept` is the planner's own: what it made of the task and need not make again at the next step. It is lost when
+    another node takes the session over.
+    """
 
     request: str
     platform: str
@@ -80,6 +88,7 @@ class Task:
     turns: list[Turn] = field(default_factory=list)
     tokens: Tokens = field(default_factory=Tokens)
     time_left_s: float = 0.0
+    kept: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

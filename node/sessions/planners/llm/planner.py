@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from aip import Command
 from node.sessions.planners.base import Act, Finish, PlannerRefused, Step, Task
 from node.sessions.planners.llm.config import EndpointConfig, LlmConfig
-from node.sessions.planners.llm.conversation import Functions, messages
+from node.sessions.planners.llm.conversation import Functions, functions_of, messages
 from node.sessions.planners.llm.endpoint import Answer, Endpoint, LlmError
 from node.settings import Settings
 
@@ -44,7 +44,7 @@ class LlmPlanner:
         endpoint = self._endpoints.get(config)
         if endpoint is None:
             endpoint = self._endpoints[config] = Endpoint(config)
-        functions = Functions(task.tools)
+        functions = functions_of(task)
         try:
             answer = await endpoint.ask(messages(task, functions), functions.described())
         except LlmError as exc:

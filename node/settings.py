@@ -148,6 +148,9 @@ class Settings(BaseSettings):
         256 * 1024 * 1024, gt=0, description="memory for large messages that are arriving, of all sockets together"
     )
     max_body_bytes: int = Field(2 * 1024 * 1024, gt=0, description="largest request body")
+    max_request_bytes: int = Field(64 * 1024, gt=0, description="largest `request` of a task, as UTF-8")
+    max_metadata_bytes: int = Field(64 * 1024, gt=0, description="largest `metadata` of a task, as JSON")
+    max_commands_bytes: int = Field(512 * 1024, gt=0, description="largest `commands` of a task, as JSON")
     max_file_bytes: int = Field(100 * 1024 * 1024, gt=0, description="largest file of a session")
     send_queue_bytes: int = Field(
         32 * 1024 * 1024, gt=0, description="unsent bytes after which a slow client's socket is closed"

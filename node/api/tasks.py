@@ -18,6 +18,7 @@ from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchRequest, TaskResultAnswer, TaskUnknown
 from node.sessions.dispatching import IMPATIENT, Patience
 from node.sessions.planners import PlannerRefused
+from node.sessions.task_bounds import TaskTooLarge, check_task_size
 from shared_state.errors import (
     InboxFull,
     KeyOfAnotherRequest,
@@ -125,6 +126,10 @@ def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
     """The task, if its fields can be meant. Raises ApiError 400, naming the field."""
     if not task.request.strip():
         raise ApiError(400, "request: Empty task content")
+    try:
+        check_task_size(context.settings, task.request, task.metadata, task.commands)
+    except TaskTooLarge as exc:
+        raise ApiError(413, f"{exc.field}: {exc}") from None
     try:
         check_client_id(task.client_id)
         if task.task_name is not None:

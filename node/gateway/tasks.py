@@ -20,6 +20,7 @@ from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
+from node.sessions.task_bounds import TaskTooLarge, check_task_size
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -98,11 +99,16 @@ class TaskIntake:
             raise ProtocolError("Empty task content", field="request")
         task_name = check_task_path(message.task_name) if message.task_name else None
         metadata = dict(message.metadata or {})
+        commands = _commands_of(metadata)
+        try:
+            check_task_size(self._settings, message.request, metadata, commands)
+        except TaskTooLarge as exc:
+            raise ProtocolError(str(exc), field=exc.field) from None
         task = _Task(
             client_id=target_id,
             request=message.request,
             task_name=task_name,
-            commands=_commands_of(metadata),
+            commands=commands,
             timeout_s=self._timeout_of(metadata),
             planner=self._planner_of(metadata),
             metadata=metadata if connection.is_device else metadata | self._orphan_policy_of(metadata),

@@ -225,3 +225,27 @@ async def test_an_unknown_state_or_flag(api: httpx.AsyncClient) -> None:
 
 def test_the_documented_bound_of_wait_is_the_default() -> None:
     assert Settings().max_wait_s == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "bound"),
+    [
+        ({"request": "x" * 65_537}, "request", 65_536),
+        ({"request": "\u20ac" * 30_000}, "request", 65_536),
+        ({"metadata": {"a": "x" * 65_536}}, "metadata", 65_536),
+        ({"commands": [{"tool_name": "t", "parameters": {"a": "x" * 3_000}}] * 200}, "commands", 524_288),
+    ],
+    ids=["request", "request-utf8", "metadata", "commands"],
+)
+async def test_a_part_of_a_task_that_is_too_large(
+    node: Node, api: httpx.AsyncClient, change: dict[str, Any], field: str, bound: int
+) -> None:
+    async with Device(node):
+        answers = [
+            await _dispatch(api, GOOD | change | {"queue_if_offline": True}),
+            await api.post("/api/dispatch/batch", json={"tasks": [GOOD | change]}),
+        ]
+    assert [a.status_code for a in answers] == [413, 413]
+    for answer, name in zip(answers, (field, f"tasks.0.{field}"), strict=True):
+        assert answer.json()["detail"].startswith(f"{name}: has ")
+        assert f"at most {bound} are allowed (max_{field}_bytes)" in answer.json()["detail"]

@@ -210,6 +210,11 @@ async def test_a_constellation_hears_that_its_task_was_taken_and_how_it_ended(ma
     [
         ({"request": "  "}, "request: Empty task content"),
         ({"request": None}, "request: Empty task content"),
+        ({"request": "x" * 65_537}, "request: has 65537 bytes, at most 65536 are allowed (max_request_bytes)"),
+        (
+            {"metadata": {"a": "x" * 65_536}},
+            "metadata: has 65544 bytes, at most 65536 are allowed (max_metadata_bytes)",
+        ),
         ({"session_id": "a{b}"}, "session_id: "),
         ({"task_name": "../x"}, "task_name: "),
         ({"target_id": "device-2"}, "target_id: "),

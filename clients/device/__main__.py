@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from clients.device.environment import OWN_VARIABLES, restart_without_secrets
+
 __all__ = ["main"]
 
 # Packages of the `device` extra that the agent imports, by import name.
@@ -25,12 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     start = commands.add_parser(
         "start",
+        # An abbreviated --token would stay in the command line.
+        allow_abbrev=False,
         help="connect, register, and carry out commands until told to stop",
         epilog="Flags win over the environment (AIP_DEVICE_SERVER, AIP_DEVICE_ID, …), which wins over the file.",
     )
     start.add_argument("--server", metavar="URL", help="ws://HOST:PORT/ws of a node or a load balancer")
     start.add_argument("--id", dest="device_id", metavar="NAME", help="the name to register under")
-    start.add_argument("--token", metavar="KEY", help="API key; AIP_API_KEY keeps it out of the process list")
+    start.add_argument("--token", metavar="KEY", help="API key; AIP_API_KEY keeps it out of the shell's history")
     start.add_argument("--platform", metavar="P", help="linux, darwin, windows or mobile (default: this system)")
     start.set_defaults(run=_start)
     local = commands.add_parser(
@@ -74,6 +78,8 @@ def _start(flags: Mapping[str, Any]) -> int:
     from clients.device.config import load  # noqa: PLC0415
 
     settings = load(flags, os.environ)
+    for name in OWN_VARIABLES:
+        os.environ.pop(name, None)
     _configure_logging(settings.log_level)
 
     async def work() -> None:
@@ -94,7 +100,13 @@ def _local(flags: Mapping[str, Any]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the agent and return its exit code. `argv` is the command line without the program's name."""
+    """Run the agent and return its exit code. `argv` is the command line without the program's name.
+
+    Without one it is that of this process, which is started again without what commands must not see (see
+    `clients.device.environment`).
+    """
+    if argv is None:
+        argv = restart_without_secrets(sys.argv[1:]) if os.name == "posix" else sys.argv[1:]
     flags = vars(_parser().parse_args(argv))
     if os.name != "posix":
         return _fail("this agent runs on Linux and macOS; on Windows, UFO's own client speaks the same protocol")

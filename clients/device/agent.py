@@ -46,6 +46,7 @@ class Agent:
             output_limit_bytes=settings.output_limit_bytes,
             describe_system=lambda: self._profiler.summary(),  # noqa: PLW0108 - the profiler comes after the tools
             sender=sender,
+            command_env=settings.command_env,
         )
         try:
             servers = [ToolServer(spec, opener_for(spec, builtin)) for spec in settings.mcp_servers]

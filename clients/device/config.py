@@ -1,8 +1,9 @@
 """The agent's settings: from flags, else from the environment, else from a YAML file, validated whole.
 
-The MCP servers, tags and custom metadata come from the file alone (see `clients.device.servers.spec`). Whatever is
-wrong becomes one `ConfigError` whose text names the flag, the variable or the key at fault. Variables `AIP_DEVICE_*`
-that name no setting are reported, not refused: Kubernetes sets some of its own under such names.
+The MCP servers, tags, variables for commands and custom metadata come from the file alone (see
+`clients.device.servers.spec`). Whatever is wrong becomes one `ConfigError` whose text names the flag, the variable or
+the key at fault. Variables `AIP_DEVICE_*` that name no setting are reported, not refused: Kubernetes sets some of its
+own under such names.
 """
 
 import logging
@@ -17,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from aip.ids import check_client_id
+from clients.device.environment import OWN_VARIABLES
 from clients.device.servers.spec import Spec, SpecError, parse_servers
 from clients.sockets import websocket_url
 
@@ -55,6 +57,9 @@ class Settings(BaseModel):
     max_file_bytes: int = Field(default=512 * MIB, ge=0)
     profile_refresh_s: float = Field(default=300.0, ge=1, le=24 * 3600)
     tags: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = Field(default=(), max_length=64)
+    command_env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")], ...] = Field(
+        default=(), max_length=64
+    )
     custom_metadata: dict[str, Any] = {}
     mcp_servers: tuple[Spec, ...] = ()
 
@@ -76,6 +81,14 @@ class Settings(BaseModel):
     def _fits_in_a_header(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
             raise ValueError("must be printable ASCII without spaces")
+        return value
+
+    @field_validator("command_env")
+    @classmethod
+    def _holds_no_key_of_the_agent(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in OWN_VARIABLES:
+                raise ValueError(f"{name} is the agent's own key, which no command may have")
         return value
 
     @field_validator("custom_metadata")
@@ -119,6 +132,7 @@ class _FileDevice(_FileSection):
     max_file_bytes: int | None = None
     profile_refresh_s: float | None = None
     tags: list[str] | None = None
+    command_env: list[str] | None = None
     custom_metadata: dict[str, Any] | None = None
 
 
@@ -146,7 +160,12 @@ _SOURCES: dict[str, tuple[str | None, str, str | None]] = {
     "profile_refresh_s": (None, "PROFILE_REFRESH_S", "device.profile_refresh_s"),
 }
 # And those that only the file can hold.
-_FILE_KEYS = {"tags": "device.tags", "custom_metadata": "device.custom_metadata", "mcp_servers": "mcp_servers"}
+_FILE_KEYS = {
+    "tags": "device.tags",
+    "command_env": "device.command_env",
+    "custom_metadata": "device.custom_metadata",
+    "mcp_servers": "mcp_servers",
+}
 
 
 def system_platform() -> Platform:

@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.device.environment import command_environment
+
 __all__ = ["CommandTimeout", "Completed", "run_command"]
 
 # How long the pipes may stay open once the group is dead: only a process that left the group can hold them.
 DRAIN_S = 1.0
 KILL_S = 2.0
-
-# A command has no business with the agent's own credentials.
-_WITHHELD = {"AIP_API_KEY", "AIP_DEVICE_TOKEN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +90,11 @@ async def run_command(
 ) -> Completed:
     """Run `command` in a shell with `cwd` as its folder and nothing on its standard input.
 
+    `environ` is all of its environment; without one it inherits what `command_environment` allows.
     Raises CommandTimeout, or OSError if it cannot be started. Cancelling kills the process group.
     """
     loop = asyncio.get_running_loop()
-    inherited = os.environ if environ is None else environ
+    variables = command_environment() if environ is None else dict(environ)
     started = time.monotonic()
     spawning = asyncio.ensure_future(
         loop.subprocess_shell(
@@ -102,7 +102,7 @@ async def run_command(
             command,
             stdin=asyncio.subprocess.DEVNULL,
             cwd=cwd,
-            env={name: value for name, value in inherited.items() if name not in _WITHHELD},
+            env=variables,
             start_new_session=True,
         )
     )

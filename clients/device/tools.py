@@ -6,7 +6,7 @@ arguments that the schema does not know are refused by name, since a misspelt `t
 default.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
@@ -15,6 +15,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
+from clients.device.environment import command_environment
 from clients.device.files.receiver import safe_name
 from clients.device.files.sender import FileSender, FileSource, SendFailed
 from clients.device.origin import current_origin
@@ -38,9 +39,11 @@ def build_server(
     output_limit_bytes: int,
     describe_system: Callable[[], Awaitable[dict[str, Any]]],
     sender: FileSender,
+    command_env: Collection[str] = (),
 ) -> MCPServer[Any]:
-    """The MCP server with this device's tools."""
-    tools = _LocalTools(workspace, output_limit_bytes, describe_system, sender)
+    """The MCP server with this device's tools. `command_env` names variables that commands inherit besides those of
+    the allow-list."""
+    tools = _LocalTools(workspace, output_limit_bytes, describe_system, sender, command_env)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     return MCPServer(
         LOCAL_NAMESPACE,
@@ -84,11 +87,13 @@ class _LocalTools:
         output_limit_bytes: int,
         describe_system: Callable[[], Awaitable[dict[str, Any]]],
         sender: FileSender,
+        command_env: Collection[str],
     ) -> None:
         self._workspace = workspace
         self._output_limit_bytes = output_limit_bytes
         self._describe_system = describe_system
         self._sender = sender
+        self._command_env = command_env
 
     async def execute_command(
         self,
@@ -106,7 +111,11 @@ class _LocalTools:
         try:
             folder = self._workspace.folder(cwd)
             completed = await run_command(
-                command, cwd=folder, timeout_s=timeout, output_limit_bytes=self._output_limit_bytes
+                command,
+                cwd=folder,
+                timeout_s=timeout,
+                output_limit_bytes=self._output_limit_bytes,
+                environ=command_environment(self._command_env),
             )
         except WorkspaceError as exc:
             raise ToolError(f"cwd: {exc}") from None

@@ -97,6 +97,8 @@ class Node:
         await self.bus.start(on_frame=frames.on_frame, on_gap=frames.on_gap, wait_s=BUS_WAIT_S)
         await self.membership.start()
         self.state.events.start()
+        if self.settings.redis_url != "embedded://":
+            self.state.memory.start()
         self._background.spawn(self.state.check_servers(), "server-check")
         # What lives from now until the end is not worth walking through at every collection.
         gc.collect()

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
         0, ge=0, description="a dispatch is accepted only once so many Redis replicas hold it, too; 0: none"
     )
     replica_wait_ms: int = Field(500, gt=0, description="longest wait for those replicas, ms")
+    redis_queue_share: float = Field(
+        0.9, gt=0, description="of maxmemory: from here on no files, and no tasks that may wait for their device"
+    )
+    redis_task_share: float = Field(0.95, gt=0, description="of maxmemory: from here on no new tasks")
     probe_interval_s: float = Field(
         2.0, ge=0, description="how often a node proves to itself that it hears the bus; 0: never"
     )

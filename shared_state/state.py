@@ -13,6 +13,7 @@ from shared_state.files import Files
 from shared_state.idempotency import Idempotency
 from shared_state.inbox import Inbox
 from shared_state.keys import Keys
+from shared_state.memory import Memory
 from shared_state.nodes import Nodes
 from shared_state.server_check import check_servers
 from shared_state.session_index import SessionIndex
@@ -37,6 +38,8 @@ class State:
         timeout_s: float = 5.0,
         min_replicas: int = 0,
         replica_wait_ms: int = 500,
+        queue_share: float = 0.9,
+        task_share: float = 0.95,
         observer: Observer | None = None,
         on_said: OnSaid | None = None,
     ) -> None:
@@ -50,6 +53,7 @@ class State:
             observer=observer,
             on_said=on_said,
         )
+        self.memory = Memory(self.connection, queue_share=queue_share, task_share=task_share)
         self.clock = Clock()
         self.nodes = Nodes(self.connection, self.keys, self.clock, lease_ttl_s=lease_ttl_s)
         self.clients = Clients(self.connection, self.keys, self.nodes)
@@ -95,6 +99,7 @@ class State:
 
     async def close(self) -> None:
         """Flush what waits and close the connection."""
+        await self.memory.close()
         await self.ends.flush()
         await self.events.close()
         await self._index.close()

@@ -70,6 +70,7 @@ async def put_file(context: Context, request: Request) -> Response:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > context.settings.max_file_bytes:
         raise _too_large(context)
+    context.state.memory.check(waits=True)
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     upload = context.state.files.upload(session.session_id, name, new_id(), mime_type=kind[:128])
     try:

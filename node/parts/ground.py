@@ -39,6 +39,8 @@ class Ground:
             timeout_s=settings.redis_timeout_s,
             min_replicas=settings.min_replicas,
             replica_wait_ms=settings.replica_wait_ms,
+            queue_share=settings.redis_queue_share,
+            task_share=settings.redis_task_share,
             observer=self.metrics.observe_redis,
             on_said=self.metrics.frame_said,
         )

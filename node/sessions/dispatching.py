@@ -148,6 +148,7 @@ class Dispatcher:
         and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
         then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
+        self._state.memory.check(waits=patience.waits)
         beside = attempt is None or attempt.lives_beside(client_id)
         attempt = attempt or Attempt.fresh(client_id)
         name = task_name or attempt.session_id

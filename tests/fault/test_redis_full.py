@@ -8,6 +8,7 @@ from tests.fault.measures import ECHO
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster
 from tests.integration.harness.guests import Guests, unique
+from tests.integration.harness.patience import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +50,11 @@ async def test_a_full_redis_refuses_and_keeps_nothing_of_what_it_refused(
         assert (await cluster.b.get(f"/api/task_result/{name}")).status_code == 404
     assert len(device.executed) == executed
     assert device.is_open
-    accepted = await cluster.b.dispatch(device.client_id, ECHO, task_name=names[0])
-    assert (await cluster.b.done(accepted["task_name"]))["state"] == "completed"
+
+    async def taken() -> bool:
+        return (await cluster.b.try_dispatch(device.client_id, ECHO, task_name=names[0])).status_code == 200
+
+    # Nodes look at the memory of Redis every two seconds.
+    await eventually(taken, "tasks are taken again")
+    assert (await cluster.b.done(names[0]))["state"] == "completed"
     assert cluster.redis.immortal_keys() == []

@@ -52,7 +52,7 @@ async def test_frames_of_millions_of_lists_from_strangers_stop_nobody(cluster: C
 
 
 async def test_a_reader_that_never_reads_is_cut_and_may_come_back(own_cluster: MakeCluster, guests: Guests) -> None:
-    cluster = own_cluster(1, send_queue_bytes=100_000)
+    cluster = own_cluster(1, send_queue_bytes=100_000, max_request_bytes=100_000)
     name = unique("deaf")
     at = urlsplit(cluster.a.ws_url)
     with socket.create_connection((at.hostname, at.port)) as raw:

@@ -118,3 +118,28 @@ async def test_a_new_session_is_refused_on_a_full_redis(full: State, own_redis: 
     fill(own_redis)
     with pytest.raises(StateFull):
         await started(full)
+
+
+async def test_what_waits_is_refused_before_new_tasks_are_and_both_before_redis_is_full(
+    full: State, own_redis: RedisServer
+) -> None:
+    with own_redis.client() as client:
+        used = int(client.info("memory")["used_memory"])
+    seen = []
+    for share in (0.5, 0.92, 0.97):
+        set_maxmemory(own_redis, int(used / share))
+        await full.memory.look()
+        refused = []
+        for waits in (True, False):
+            try:
+                full.memory.check(waits=waits)
+            except StateFull:
+                refused.append(waits)
+        seen.append(refused)
+    assert seen == [[], [True], [True, False]]
+
+
+async def test_a_redis_without_a_bound_refuses_nothing(full: State, own_redis: RedisServer) -> None:
+    set_maxmemory(own_redis, 0)
+    await full.memory.look()
+    full.memory.check(waits=True)

@@ -182,6 +182,8 @@ async def test_four_steps_over_three_servers_with_a_failure_on_the_way(
 class KeyedDevice(UfoDevice):
     """UFO's Linux device: lists its tools under `action` only, and executes nothing without the key."""
 
+    lists_tools = True
+
     def _tools(self) -> list[Json]:
         names = {"execute_command": ["command", "api_key"], "get_system_info": ["api_key"]}
         return [

@@ -94,7 +94,7 @@ class UfoDevice(UfoPeer):
     """
 
     features: tuple[str, ...] = ("gui", "cli")
-    # Whether `answer` answers questions for its tools.
+    # Whether questions for its tools are for `answer`, and heard.
     lists_tools = False
 
     def __init__(
@@ -124,13 +124,17 @@ class UfoDevice(UfoPeer):
         }
         return Message(type="register", status="ok", client_id=self.client_id, timestamp=now(), metadata=metadata)
 
+    async def answer_aside(self, frame: Frame) -> bool:
+        """A question for its tools: it does not say which it has, and takes any."""
+        if self.lists_tools or frame["type"] != "command" or frame["actions"][0]["tool_name"] != "list_tools":
+            return False
+        await self.answer_with(frame, [Result(status="none", call_id=frame["actions"][0]["call_id"])])
+        return True
+
     async def react(self, frame: Frame) -> None:
         """Repeat tasks, execute commands."""
         if frame["type"] == "task" and self.echoes:
             await self.echo(frame)
-        elif frame["type"] == "command" and frame["actions"][0]["tool_name"] == "list_tools" and not self.lists_tools:
-            # It does not say: this one takes any tool.
-            await self.answer_with(frame, [Result(status="none", call_id=frame["actions"][0]["call_id"])])
         elif frame["type"] == "command" and self.answers:
             await self.answer(frame)
 

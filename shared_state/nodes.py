@@ -64,6 +64,11 @@ class Nodes:
         """Ids of the nodes that hold a lease now."""
         return sorted(n.decode() for n in await self._redis.script("node_live", [self._keys.leases()]))
 
+    async def lease_ends_ms(self, node_id: str) -> int | None:
+        """When a node's lease ends, by the clock of Redis; None if it holds none. Each renewal moves it."""
+        reply = await self._redis.command("ZSCORE", self._keys.leases(), node_id)
+        return None if reply is None else int(float(reply))
+
     async def describe(self) -> list[NodeInfo]:
         """The live nodes with what they say of themselves."""
         ids = await self.live()

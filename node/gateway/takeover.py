@@ -1,10 +1,13 @@
 """Who may have a client id that is held already.
 
 A newcomer that shows the resume token takes over at once, decided in Redis. For any other the node that holds the
-socket is asked, over the bus, whether somebody is there: it pings the socket. A socket that is silent for 5 s, or whose
-node is, gives way; one that answers keeps the id, whatever the newcomer knows: a key that many clients share proves
-nothing. The socket that lost is closed by its own node, told over the bus; if
-that word is lost, the node finds out by itself when it looks behind the gap.
+socket is asked, over the bus, whether somebody is there: it pings the socket. A socket that is silent for 5 s gives
+way; one that answers keeps the id, whatever the newcomer knows: a key that many clients share proves nothing. Where the
+node does not hear the question, or does not answer it, its lease tells: one that is renewed is of a living node, which
+may be deaf for a moment, and whose sockets live.
+
+The socket that lost is closed by its own node, told over the bus; if that word is lost, the node finds out by itself
+when it looks behind the gap.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from node.gateway.connection import Connection
 from node.gateway.hub import Hub
 from shared_state.bus import Bus
 from shared_state.errors import AlreadyRegistered, StateError
+from shared_state.nodes import Nodes
 
 __all__ = ["Probes", "beats"]
 
@@ -26,13 +30,20 @@ log = logging.getLogger(__name__)
 SILENCE_S = 5.0
 # The other node's answer travels, too.
 ANSWER_S = SILENCE_S + 0.5
+# A living node has renewed its lease by then.
+RENEWALS = 2.5
+LOOK_S = 0.1
 
 
 class Probes:
     """Asks after sockets, here and on other nodes, and answers for those of this node."""
 
-    def __init__(self, bus: Bus, hub: Hub, background: Background, node_id: str) -> None:
+    def __init__(
+        self, bus: Bus, nodes: Nodes, hub: Hub, background: Background, node_id: str, *, lease_renew_s: float
+    ) -> None:
         self._bus = bus
+        self._nodes = nodes
+        self._lease_renew_s = lease_renew_s
         self._hub = hub
         self._background = background
         self._node_id = node_id
@@ -43,20 +54,34 @@ class Probes:
         """Whether the socket that holds the client answers. Raises StateUnavailable; cancelling is safe."""
         if holder.node_id == self._node_id:
             return await self._look(client_id, holder.connection_id)
+        lease_ends_ms = await self._nodes.lease_ends_ms(holder.node_id)
         probe_id = new_id()
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._asked[probe_id] = answer
         try:
             fields = (client_id, holder.connection_id, self._node_id, probe_id)
             if await self._bus.tell(holder.node_id, "probe", *fields) == 0:
-                return False  # its node is not there, or deaf
+                # Its node is not there, or deaf.
+                return await self._is_renewed(holder.node_id, lease_ends_ms, within_s=RENEWALS * self._lease_renew_s)
             async with asyncio.timeout(ANSWER_S):
                 return await answer
         except TimeoutError:
             log.warning("the node that holds a client does not answer for it", extra={"holder": holder.node_id})
-            return False
+            return await self._is_renewed(holder.node_id, lease_ends_ms, within_s=0)
         finally:
             del self._asked[probe_id]
+
+    async def _is_renewed(self, node_id: str, ended_ms: int | None, *, within_s: float) -> bool:
+        """Whether a node has renewed its lease, which was to end at `ended_ms`, since; or does so in that time."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while ended_ms is not None:
+            ends_ms = await self._nodes.lease_ends_ms(node_id)
+            if ends_ms is None or ends_ms != ended_ms:
+                return ends_ms is not None
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return False
 
     async def _look(self, client_id: str, connection_id: str) -> bool:
         connection = self._hub.get(client_id)

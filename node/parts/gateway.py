@@ -36,7 +36,9 @@ class GatewayParts:
             state, self.hub, runner, sessions.departures, node_id=node_id, grace_s=settings.reconnect_grace_s
         )
         self.holding = Holding(state, self.hub, self.leaving, node_id=node_id)
-        self.probes = Probes(ground.bus, self.hub, ground.background, node_id)
+        self.probes = Probes(
+            ground.bus, state.nodes, self.hub, ground.background, node_id, lease_renew_s=settings.lease_renew_s
+        )
         self.admission = Admission(
             metrics,
             rate_per_s=settings.connect_rate_per_s,

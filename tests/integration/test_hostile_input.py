@@ -134,7 +134,7 @@ async def test_a_session_id_that_could_forge_a_key_or_a_log_line_is_refused(
 
 async def test_an_id_that_looks_like_a_key_or_a_path_is_only_an_id(cluster: Cluster, guests: Guests) -> None:
     name = unique("x")
-    for client_id in (f"{name}:inbox", f"{name}/../admin", f"{name}*?[a]", f"{name} ü 漢字", f"{name}@b", f"{name}%41"):
+    for client_id in (f"{name}:inbox", f"{name}/admin", f"aip:client:{name}", f"{name}@b", f"-{name}", f"{name}."):
         device = await guests.device(cluster.a, client_id)
         answer = await cluster.b.dispatch(client_id, ECHO)
         assert (await cluster.c.done(answer["task_name"]))["state"] == "completed"

@@ -234,3 +234,29 @@ async def test_a_resume_token_is_seen_by_nobody_but_its_client(node: Node, caplo
         seen.append(repr(stored))
         for token in (device.token, back.token):
             assert not [text for text in seen if token in text]
+
+
+async def test_a_holder_whose_node_is_deaf_keeps_the_id_as_long_as_that_node_renews_its_lease(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the shared key would be enough in every moment in which a node subscribes anew."""
+    old, new = await make_node(lease_renew_s=0.2), await make_node(lease_renew_s=0.2)
+
+    async def unheard(*_: Any) -> int:
+        return 0
+
+    async with Device(old) as holder:
+        monkeypatch.setattr(new.bus, "tell", unheard)
+        assert await _refused(new) == 4009
+        await _agreed((old, new), holder)
+
+
+async def test_a_holder_whose_node_died_a_moment_ago_gives_way(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease has not run out, and is renewed no more."""
+    new = await make_node(lease_renew_s=0.2)
+    await new.state.connection.command("ZADD", new.state.keys.leases(), 2**52, "dead")
+    await new.state.clients.register(a_registration(node_id="dead"))
+    async with Device(new) as winner:
+        assert (await winner.ask(type="heartbeat")).type == "heartbeat"

@@ -155,6 +155,17 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(64 * 1024, gt=0, description="largest `request` of a task, as UTF-8")
     max_metadata_bytes: int = Field(64 * 1024, gt=0, description="largest `metadata` of a task, as JSON")
     max_commands_bytes: int = Field(512 * 1024, gt=0, description="largest `commands` of a task, as JSON")
+    max_queued_bytes_per_client: int = Field(
+        8 * 1024 * 1024, gt=0, description="bytes of tasks that wait for one device that is not connected"
+    )
+    max_queued_bytes_per_credential: int = Field(
+        256 * 1024 * 1024, gt=0, description="the same of all devices, by the credential that the tasks came with"
+    )
+    max_queued_bytes: int = Field(256 * 1024 * 1024, gt=0, description="the same of the whole cluster")
+    max_files_bytes_per_credential: int = Field(
+        512 * 1024 * 1024, gt=0, description="bytes of stored files, by the credential that they came with"
+    )
+    max_files_bytes: int = Field(512 * 1024 * 1024, gt=0, description="the same of the whole cluster")
     max_file_bytes: int = Field(100 * 1024 * 1024, gt=0, description="largest file of a session")
     send_queue_bytes: int = Field(
         32 * 1024 * 1024, gt=0, description="unsent bytes after which a slow client's socket is closed"

@@ -7,6 +7,7 @@
     ├── NotRegistered        no live connection holds this client id
     ├── InboxFull            the client's inbox has reached its bound
     ├── TooManySessions      the device, or its node, has as many sessions under way as it may
+    ├── QuotaReached         the bytes that wait for devices, or those of files, are as many as they may be
     ├── TaskNameTaken        a session with this task name has not ended yet
     ├── SessionExists        the session id belongs to somebody, or to a session that has not ended
     ├── KeyOfAnotherRequest  the idempotency key was used with another request
@@ -23,6 +24,7 @@ __all__ = [
     "InboxFull",
     "KeyOfAnotherRequest",
     "NotRegistered",
+    "QuotaReached",
     "SessionEnded",
     "SessionExists",
     "SessionNotFound",
@@ -72,6 +74,10 @@ class TooManySessions(StateError):
     def __init__(self, text: str, *, of_device: bool) -> None:
         super().__init__(text)
         self.of_device = of_device
+
+
+class QuotaReached(StateError):
+    """As many bytes are stored as may be; the text names the quota and the setting."""
 
 
 class TaskNameTaken(StateError):

@@ -13,19 +13,29 @@ from typing import Any
 import orjson
 
 from shared_state.connection import Connection
-from shared_state.errors import StateError
+from shared_state.errors import QuotaReached, StateError
 from shared_state.keys import Keys
+from shared_state.quotas import FileQuota
 
-__all__ = ["FileInfo", "FileMismatch", "Files", "Upload"]
+__all__ = ["FileInfo", "FileMismatch", "Files", "TooManyFiles", "Upload"]
 
 ARRIVING_LIFE_S = 3_600
 FILES_BOUND = 200
 SESSION_BYTES = 1024 * 1024 * 1024
 PIECE_BYTES = 256 * 1024
+# While a file arrives, as much again as has arrived is held of its quota, this at most: not each piece is a call more.
+HOLD_AHEAD_BYTES = 16 * PIECE_BYTES
 
 
 class FileMismatch(StateError):
     """What arrived is not what was announced; `str(error)` says how."""
+
+
+class TooManyFiles(StateError):
+    """The session has as many files, or as large ones, as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a session may have {FILES_BOUND} files of {SESSION_BYTES} bytes together")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +66,14 @@ class Upload:
         self._md5 = hashlib.md5(usedforsecurity=False)  # UFO's clients know no other
         self._sha256 = hashlib.sha256()
         self._buffer = bytearray()
+        self._held = 0
+        # The largest that it may become beside the other files of its session; not asked for yet.
+        self._most: int | None = None
         self.size = 0
         self.pieces = 0
 
     async def write(self, data: bytes) -> None:
-        """Add bytes. Raises StateUnavailable; after a failure only `abort` makes sense."""
+        """Add bytes. Raises StateUnavailable, TooManyFiles or QuotaReached; after that only `abort` makes sense."""
         self._md5.update(data)
         self._sha256.update(data)
         self.size += len(data)
@@ -69,15 +82,32 @@ class Upload:
             await self._flush(PIECE_BYTES)
 
     async def _flush(self, count: int) -> None:
+        if self._most is None:
+            self._most = await self._files.room(self._session_id, self._name)
+        if self.size > self._most:
+            raise TooManyFiles
+        stored = self.pieces * PIECE_BYTES + count
+        if stored > self._held:
+            await self._hold(stored, min(stored, HOLD_AHEAD_BYTES) if count == PIECE_BYTES else 0)
         piece = bytes(self._buffer[:count])
         del self._buffer[:count]
         await self._files.put_piece(self._session_id, self._transfer_id, self.pieces, piece)
         self.pieces += 1
 
+    async def _hold(self, size: int, ahead: int) -> None:
+        """Have so much of the quota of files; `ahead` more, if that is there."""
+        try:
+            await self._files.quota.hold(self._transfer_id, size + ahead, ARRIVING_LIFE_S)
+            self._held = size + ahead
+        except QuotaReached:
+            if not ahead:
+                raise
+            await self._hold(size, 0)
+
     async def commit(self, *, stored_ms: int, checksum: str | None = None, to_device: bool = False) -> FileInfo:
         """Verify, and let the file appear. `checksum` is hexadecimal: MD5 if it has 32 digits, else SHA-256.
 
-        Raises FileMismatch (nothing is left behind) or StateUnavailable.
+        Raises FileMismatch (nothing is left behind), TooManyFiles, QuotaReached or StateUnavailable.
         """
         digest = self._md5.hexdigest() if checksum is not None and len(checksum) == 32 else self._sha256.hexdigest()
         if checksum is not None and checksum.lower() != digest:
@@ -106,7 +136,8 @@ class Upload:
 class Files:
     """The files of all sessions."""
 
-    def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int) -> None:
+    def __init__(self, connection: Connection, keys: Keys, quota: FileQuota, *, result_ttl_s: int) -> None:
+        self.quota = quota
         self._redis = connection
         self._keys = keys
         self._result_ttl_s = result_ttl_s
@@ -123,13 +154,16 @@ class Files:
     async def keep(self, session_id: str, info: FileInfo) -> None:
         """Let a complete file appear under its name, in place of one that had it.
 
-        Raises FileMismatch when the session has as many or as large files as it may, or pieces have expired.
+        Raises TooManyFiles when the session has as many or as large files as it may, and FileMismatch when pieces have
+        expired.
         """
         old = await self.find(session_id, info.name)
-        others = [f for f in await self.list(session_id) if f.name != info.name]
-        if len(others) >= FILES_BOUND or sum(f.size for f in others) + info.size > SESSION_BYTES:
+        # Others may have come while it arrived.
+        if await self.room(session_id, info.name) < info.size:
             await self.drop_pieces(session_id, info.transfer_id, info.pieces)
-            raise FileMismatch(f"a session may have {FILES_BOUND} files of {SESSION_BYTES} bytes together")
+            raise TooManyFiles
+        if info.size:
+            await self.quota.hold(info.transfer_id, info.size, self._result_ttl_s)
         for number in range(info.pieces):
             piece = self._keys.session_chunk(session_id, info.transfer_id, number)
             if not await self._redis.command("EXPIRE", piece, self._result_ttl_s):
@@ -138,6 +172,11 @@ class Files:
         await self._note(session_id, info)
         if old is not None and old.transfer_id != info.transfer_id:
             await self.drop_pieces(session_id, old.transfer_id, old.pieces)
+
+    async def room(self, session_id: str, name: str) -> int:
+        """How large a file of this name may become, in place of one that has the name; -1 if there may be none."""
+        others = [f for f in await self.list(session_id) if f.name != name]
+        return -1 if len(others) >= FILES_BOUND else SESSION_BYTES - sum(f.size for f in others)
 
     async def _note(self, session_id: str, info: FileInfo) -> None:
         key = self._keys.session_files(session_id)
@@ -155,6 +194,7 @@ class Files:
         """Remove the pieces of a transfer. Safe to repeat."""
         for number in range(pieces):
             await self._redis.command("DEL", self._keys.session_chunk(session_id, transfer_id, number))
+        await self.quota.free(transfer_id)
 
     async def find(self, session_id: str, name: str) -> FileInfo | None:
         """What is known of a file, or None."""

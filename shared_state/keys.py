@@ -20,6 +20,10 @@ all of it otherwise.
 | `aip:inbox:{<tag>}:<id>` | stream | messages not handed to the socket yet | an hour, or as long as one may wait |
 | `aip:active:{<tag>}:<id>` | zset | session id → deadline, ms; '' → `NEVER_MS` | the longest deadline, plus a day |
 | `aip:asked:{<tag>}:<id>` | zset | session that it asked for → deadline, ms | the longest deadline, plus a minute |
+| `aip:waiting:{<tag>}:<id>` | zset | tasks that wait for it → when the record is gone, ms | as the records |
+| `aip:waiting-bytes:{<tag>}:<id>` | hash | of each the bytes, and their sums | as the records |
+| `aip:{waiting}:ends`, `aip:{waiting}:bytes` | zset, hash | the same of all clients | as the records |
+| `aip:{stored}:ends`, `aip:{stored}:bytes` | zset, hash | the same of files, by transfer id | as the files |
 | `aip:posted:{<tag>}:<length of id>:<id>:<message>` | string | mark of a message that may be posted again | a minute |
 | `aip:newest:{<tag>}:<id>` | list | its newest sessions: ids, and where clients chose them, places | as results |
 | `aip:task:{<name>}` | string | the session that has the name, and its claim if that came first | as the session |
@@ -110,6 +114,16 @@ class Keys:
 
     def posted(self, client_id: str, message_id: str) -> str:
         return f"{self.prefix}:posted:{{{_of_client(client_id)}}}:{len(client_id)}:{client_id}:{message_id}"
+
+    def waiting_of_client(self, client_id: str) -> tuple[str, str]:
+        rest = f"{{{_of_client(client_id)}}}:{client_id}"
+        return f"{self.prefix}:waiting:{rest}", f"{self.prefix}:waiting-bytes:{rest}"
+
+    def waiting_of_all(self) -> tuple[str, str]:
+        return f"{self.prefix}:{{waiting}}:ends", f"{self.prefix}:{{waiting}}:bytes"
+
+    def files_of_all(self) -> tuple[str, str]:
+        return f"{self.prefix}:{{stored}}:ends", f"{self.prefix}:{{stored}}:bytes"
 
     def client_sessions(self, client_id: str) -> str:
         return f"{self.prefix}:newest:{{{_of_client(client_id)}}}:{client_id}"

@@ -15,6 +15,7 @@ from shared_state.inbox import Inbox
 from shared_state.keys import Keys
 from shared_state.memory import Memory
 from shared_state.nodes import Nodes
+from shared_state.quotas import DEFAULT_BOUNDS, Bounds, FileQuota, TaskQuota
 from shared_state.server_check import check_servers
 from shared_state.session_index import SessionIndex
 from shared_state.sessions import Sessions
@@ -40,6 +41,8 @@ class State:
         replica_wait_ms: int = 500,
         queue_share: float = 0.9,
         task_share: float = 0.95,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        credential: str = "",
         observer: Observer | None = None,
         on_said: OnSaid | None = None,
     ) -> None:
@@ -69,7 +72,9 @@ class State:
         )
         self.ends = Ends(self.connection, self.keys, self.clock, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
-        self.files = Files(self.connection, self.keys, result_ttl_s=result_ttl_s)
+        self.waiting = TaskQuota(self.connection, self.keys, bounds, credential=credential, result_ttl_s=result_ttl_s)
+        quota = FileQuota(self.connection, self.keys, bounds, credential=credential)
+        self.files = Files(self.connection, self.keys, quota, result_ttl_s=result_ttl_s)
         self.due = Due(self.connection, self.keys)
         self.asked = Asked(self.connection, self.keys, self.clock)
         self.idempotency = Idempotency(self.connection, self.keys, ttl_s=idempotency_ttl_s)

@@ -8,6 +8,7 @@ from shared_state.errors import (
     InboxFull,
     KeyOfAnotherRequest,
     NotRegistered,
+    QuotaReached,
     SessionExists,
     SessionNotFound,
     StateError,
@@ -15,6 +16,7 @@ from shared_state.errors import (
     TaskNameTaken,
     TooManySessions,
 )
+from shared_state.files import TooManyFiles
 
 __all__ = ["ApiError", "failure", "from_state"]
 
@@ -36,6 +38,8 @@ _STATUS: dict[type[StateError], int] = {
     SessionExists: 409,
     KeyOfAnotherRequest: 409,
     InboxFull: 429,
+    QuotaReached: 429,
+    TooManyFiles: 413,
     TooManySessions: 429,
 }
 
@@ -47,7 +51,9 @@ def from_state(exc: StateError) -> ApiError:
     status = _STATUS.get(type(exc))
     if status is None:
         return ApiError(500, "Internal error")
-    headers = {"Retry-After": "1"} if status == 429 else {}
+    # What fills a quota goes when devices come or results expire: not within the second.
+    retry_after = "30" if isinstance(exc, QuotaReached) else "1"
+    headers = {"Retry-After": retry_after} if status == 429 else {}
     detail = "Client not online" if isinstance(exc, NotRegistered) else str(exc)
     return ApiError(status, detail, headers=headers)
 

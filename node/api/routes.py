@@ -74,7 +74,7 @@ ROUTES: tuple[Operation, ...] = (
             413: "the body, or a part of a task, is too large",
             415: "the body is not JSON",
             422: "no planner can run the task",
-            429: "too many messages wait for the device, or it, or its node, has too many sessions under way",
+            429: "too many messages or bytes wait for devices, or the device, or its node, has too many sessions",
         },
     ),
     Operation(
@@ -180,7 +180,7 @@ ROUTES: tuple[Operation, ...] = (
             409: "the session has ended",
             413: "the file is too large",
             422: "the checksum does not fit",
-            429: "too many messages wait for the device",
+            429: "too many messages wait for the device, or files take as many bytes as they may",
         },
     ),
     Operation(

@@ -17,6 +17,7 @@ from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.inbox import TASK, Entry, Inbox
+from shared_state.quotas import TaskQuota
 from shared_state.starts import Starts
 
 __all__ = ["Deliverer"]
@@ -37,6 +38,7 @@ class Deliverer:
         self,
         inbox: Inbox,
         starts: Starts,
+        waiting: TaskQuota,
         hub: Hub,
         runner: Runner,
         resumption: Resumption,
@@ -45,6 +47,7 @@ class Deliverer:
     ) -> None:
         self._inbox = inbox
         self._starts = starts
+        self._waiting = waiting
         self._hub = hub
         self._runner = runner
         self._resumption = resumption
@@ -90,9 +93,14 @@ class Deliverer:
             after = ""
             while connection.closing is None:
                 connection.inbox_grew = False
+                begun = []
                 for waiting in await self._starts.waiting(connection.client_id, but=connection.taken):
                     if (order := _read(waiting)) is not None:
                         self._begin(connection, order, verify=True)
+                        if order.mark in connection.taken:
+                            begun.append(order.session_id)
+                if begun:
+                    self._background.spawn(self._no_longer_wait(connection.client_id, begun), "quota-free")
                 entries = await self._inbox.read(connection.client_id, after=after)
                 for entry in entries:
                     after = entry.entry_id
@@ -106,6 +114,12 @@ class Deliverer:
         except StateError:
             connection.delivery = Delivery.STALLED
             raise
+
+    async def _no_longer_wait(self, client_id: str, session_ids: list[str]) -> None:
+        try:
+            await self._waiting.free(client_id, session_ids)
+        except StateError as exc:
+            log.info("tasks are counted as waiting for longer", extra={"reason": str(exc)})
 
     async def drain_all(self) -> None:
         """The bus was away: look for what waits for every client here."""

@@ -30,7 +30,14 @@ class GatewayParts:
         self.hub = Hub(metrics)
         self.transfers = Transfers(state, runner, max_file_bytes=settings.max_file_bytes)
         self.deliverer = Deliverer(
-            state.inbox, state.starts, self.hub, runner, sessions.resumption, self.transfers, ground.background
+            state.inbox,
+            state.starts,
+            state.waiting,
+            self.hub,
+            runner,
+            sessions.resumption,
+            self.transfers,
+            ground.background,
         )
         self.leaving = Leaving(
             state, self.hub, runner, sessions.departures, node_id=node_id, grace_s=settings.reconnect_grace_s

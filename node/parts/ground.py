@@ -11,6 +11,7 @@ from node.telemetry.metrics import Metrics
 from node.telemetry.tracing import tracing_for
 from node.web_guard import WebGuard
 from shared_state import State
+from shared_state.quotas import Bounds
 
 __all__ = ["Ground"]
 
@@ -41,6 +42,14 @@ class Ground:
             replica_wait_ms=settings.replica_wait_ms,
             queue_share=settings.redis_queue_share,
             task_share=settings.redis_task_share,
+            bounds=Bounds(
+                queued_of_client=settings.max_queued_bytes_per_client,
+                queued_of_credential=settings.max_queued_bytes_per_credential,
+                queued=settings.max_queued_bytes,
+                files_of_credential=settings.max_files_bytes_per_credential,
+                files=settings.max_files_bytes,
+            ),
+            credential=self.auth.credential,
             observer=self.metrics.observe_redis,
             on_said=self.metrics.frame_said,
         )

@@ -144,9 +144,9 @@ class Dispatcher:
     ) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
-        Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull or TooManySessions,
-        and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task was sent may
-        then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
+        Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull, TooManySessions or
+        QuotaReached, and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task
+        was sent may then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
         self._state.memory.check(waits=patience.waits)
         beside = attempt is None or attempt.lives_beside(client_id)
@@ -181,6 +181,7 @@ class Dispatcher:
                 trace=current_traceparent(),
             )
 
+        counted = False
         try:
             if patience.queue_for_s is not None:
                 # Before the session: whatever waits is looked at when it may wait no longer.
@@ -190,12 +191,19 @@ class Dispatcher:
                 if session is not None and await self._send(session, known.believed, naming):
                     return session
                 self._directory.forget(client_id)
-            session = session_for(await (looking or self._directory.look_up(client_id)))
+            found = await (looking or self._directory.look_up(client_id))
+            session = session_for(found)
+            if patience.waits and (found is None or not found.node_id):
+                # Before it is stored: whatever breaks now, it is counted too long at worst.
+                await self._state.waiting.hold(session)
+                counted = True
             await self._send(session, ANYONE, naming)
         except _Unknown as exc:
             # Nothing is taken back: the device may be at work, and the name guards against doing it twice.
             raise StateUnavailable(str(exc)) from None
         except Exception as exc:
+            if counted:
+                await self._quietly(self._state.waiting.free(client_id, [attempt.session_id]))
             await self._take_back(exc, client_id, naming)
             raise
         return session

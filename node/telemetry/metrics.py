@@ -37,7 +37,7 @@ _ENDS = ("completed", "failed", "cancelled", "timed_out")
 _REGISTRATIONS = ("accepted", "duplicate", "invalid", "no_target", "timeout", "unavailable")
 _DISPATCHES = (
     *("accepted", "replayed", "invalid", "no_planner", "not_online", "name_taken", "session_exists", "inbox_full"),
-    *("too_many_sessions", "key_reused", "key_busy", "unavailable", "refused", "error"),
+    *("too_many_sessions", "quota_reached", "key_reused", "key_busy", "unavailable", "refused", "error"),
 )
 _CLOSES = (
     *("drained", "unavailable", "register_timeout", "bad_registration", "duplicate_id", "slow_consumer"),

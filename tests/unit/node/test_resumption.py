@@ -233,6 +233,32 @@ async def test_what_an_older_connection_still_drives_is_fenced_before_its_journa
     assert len(refused) == 1
 
 
+async def test_a_task_counts_as_waiting_until_its_device_takes_it(node: Node) -> None:
+    async def counted() -> list[object]:
+        keys = (*node.state.keys.waiting_of_client("device-1"), *node.state.keys.waiting_of_all())
+        return [key for key in keys if await node.state.connection.command("EXISTS", key)]
+
+    async with rest(node) as api:
+        body = {"client_id": "device-1", "request": "do it", "commands": COMMANDS, "queue_if_offline": True}
+        assert (await api.post("/api/dispatch", json=body)).status_code == 200
+        assert len(await counted()) == 4
+        # One that is refused counts no more either.
+        for _ in range(2):
+            await api.post("/api/dispatch", json=body | {"task_name": "named"})
+        sums = await node.state.connection.command("HGET", node.state.keys.waiting_of_all()[1], "all")
+        assert int(sums) < 3 * 2_000
+
+        async with Device(node, features=OURS):
+
+            async def none() -> bool:
+                return await counted() == []
+
+            await until(none, "nothing waits")
+            # Its device is there: nothing is counted at all.
+            assert (await api.post("/api/dispatch", json=body)).status_code == 200
+            assert await counted() == []
+
+
 async def test_a_socket_that_lost_its_client_in_the_midst_of_its_inbox_is_handed_nothing_more(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from shared_state import State, files
-from shared_state.files import FileInfo, FileMismatch
+from shared_state.files import FileInfo, FileMismatch, TooManyFiles
 from tests.support.backends import Backend, keys_under
 
 SID = "s1"
@@ -91,7 +91,7 @@ async def test_a_session_has_a_bounded_number_of_files(state: State, monkeypatch
     monkeypatch.setattr(files, "FILES_BOUND", 2)
     for name in ("a", "b", "a"):
         await _store(state, name, b"x", f"t-{name}")
-    with pytest.raises(FileMismatch, match="may have 2 files"):
+    with pytest.raises(TooManyFiles, match="may have 2 files"):
         await _store(state, "c", b"x" * 25, "t-c")
     assert [f.name for f in await state.files.list(SID)] == ["a", "b"]
     assert len(await _pieces(state)) == 2

@@ -99,7 +99,9 @@ async def _every_operation(state: State) -> None:
     await end_session(state, beside.session_id, end_id="e", client_id="device-1")
     simple = [a_session(new_session_id(device), client_id=device) for device in ("device-1", "device-2")]
     for one in simple:
+        await state.waiting.hold(one)
         await state.starts.start(one, wait_s=1.0)
+        await state.waiting.free(one.client_id, [one.session_id])
     for one in simple:
         ending = Ending(one.session_id, SessionState.COMPLETED, client_id=one.client_id)
         state.ends.put(ending, deadline_ms=one.deadline_ms, done=lambda ended: None)

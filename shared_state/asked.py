@@ -5,6 +5,8 @@ is still under way, and whose it is, the session itself says. At most 1,000 entr
 Every call raises StateUnavailable while Redis is away.
 """
 
+from collections.abc import Sequence
+
 from shared_state.clock import Clock
 from shared_state.connection import Connection
 from shared_state.keys import Keys
@@ -39,6 +41,7 @@ class Asked:
         reply = await self._redis.command("ZRANGE", self._keys.asked(client_id), 0, -1)
         return [member.decode() for member in reply]
 
-    async def forget(self, client_id: str) -> None:
-        """The client has left for good, and what it asked for was dealt with. Safe to repeat."""
-        await self._redis.command("DEL", self._keys.asked(client_id))
+    async def forget(self, client_id: str, session_ids: Sequence[str]) -> None:
+        """The client has left for good, and these sessions were dealt with. Safe to repeat."""
+        if session_ids:
+            await self._redis.command("ZREM", self._keys.asked(client_id), *session_ids)

@@ -115,7 +115,7 @@ class Sessions:
             "session_create",
             [k.session(session.session_id), k.session_events(session.session_id), k.session_files(session.session_id)],
             [
-                *(session.owner, life_ms, session.created_ms, session.request_id),
+                *(session.owner, life_ms, session.created_ms, session.request_id, session.fingerprint),
                 *("order", order_json(session, commands=False), "deadline_ms", session.deadline_ms),
                 *stored_fields(session),
             ],

@@ -9,6 +9,7 @@ repeated until it is stored; the node's lease bounds how long anyone could belie
 import asyncio
 import logging
 
+from aip.ids import now_ms
 from node.gateway.closing import Close
 from node.gateway.connection import Connection, Delivery
 from node.gateway.hub import Hub
@@ -50,6 +51,7 @@ class Leaving:
         """The socket is gone: end what it held, or have it wait. Returns once that is stored."""
         if not connection.client_id:
             return
+        left_ms = now_ms()
         async with self._hub.lock(connection.client_id):
             if not connection.may_be_stored:
                 return  # it was never stored, or another has taken its place
@@ -66,16 +68,16 @@ class Leaving:
             await self._departures.suspend(mine, connection.generation)
         elif left.held:
             await self._departures.end(connection.client_id, left.sessions)
-            await self._orphan(connection.client_id)
+            await self._orphan(connection.client_id, left_ms)
         self._under_way.discard(connection.connection_id)
         self._state.events.append(
             "client_away" if away_s else "client_left", client_id=connection.client_id, node_id=self._node_id
         )
         log.info("client left", extra={"client_id": connection.client_id, "away_s": away_s})
 
-    async def _orphan(self, client_id: str) -> None:
+    async def _orphan(self, client_id: str, left_ms: int) -> None:
         try:
-            await self._departures.orphan(client_id)
+            await self._departures.orphan(client_id, left_ms)
         except StateUnavailable as exc:
             log.warning("looked at again when it is due", extra={"client_id": client_id, "reason": str(exc)})
 

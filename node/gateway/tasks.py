@@ -114,7 +114,7 @@ class TaskIntake:
             metadata=metadata if connection.is_device else metadata | self._orphan_policy_of(metadata),
             owner=connection.client_id,
             request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
-            fingerprint=_fingerprint(target_id, message) if message.session_id else "",
+            fingerprint=_fingerprint(target_id, message),
         )
         if message.session_id:
             attempt = Attempt.under(check_session_id(message.session_id))
@@ -157,8 +157,7 @@ class TaskIntake:
             before = await self._service.asked_by(attempt.session_id, task.owner)
             if before is None:
                 raise SessionExists(f"Session '{attempt.session_id}' is in use")
-            same_id = task.request_id != "" and task.request_id == before.request_id
-            if same_id or before.fingerprint in {"", task.fingerprint}:
+            if before.fingerprint == task.fingerprint:
                 # The same task once more, perhaps because our answer was lost: it is under way.
                 connection.asked.ask(attempt.session_id, before.created_ms)
                 connection.asked.sent_to(task.client_id)
@@ -185,6 +184,9 @@ class TaskIntake:
         if isinstance(why, SessionExists):
             self._metrics.dispatched["session_exists"].inc()
             connection.send_error(str(why), session_id=session_id)
+            if not connection.is_device:
+                # UFO's orchestrator only logs an error, and would wait for the task until its own deadline.
+                connection.send(task_end(session_id, task_name, SessionState.FAILED, None, str(why)))
             return
         self._metrics.dispatched["refused"].inc()
         error = f"Target device '{target_id}' is not connected" if isinstance(why, NotRegistered) else str(why)

@@ -120,22 +120,25 @@ class Departures:
             return False
         return True
 
-    async def orphan(self, owner: str) -> None:
-        """A client has left for good: what it asked for goes on, or is cancelled, as its session says.
+    async def orphan(self, owner: str, left_ms: int) -> None:
+        """A client left for good at that time: what it asked for goes on, or is cancelled, as its session says.
 
-        Its devices go on in either case with what others asked for. Raises StateUnavailable; safe to repeat.
+        Its devices go on in either case with what others asked for; so does what the client itself has asked for since,
+        over another socket. Raises StateUnavailable; safe to repeat.
         """
         session_ids = await self._state.asked.of(owner)
         for start in range(0, len(session_ids), CHUNK):
             part = session_ids[start : start + CHUNK]
-            await asyncio.gather(*(self._orphan(owner, s) for s in part))
-        if session_ids:
-            await self._state.asked.forget(owner)
+            asked_since = await asyncio.gather(*(self._orphan(owner, s, left_ms) for s in part))
+            await self._state.asked.forget(owner, [s for s, new in zip(part, asked_since, strict=True) if not new])
 
-    async def _orphan(self, owner: str, session_id: str) -> None:
+    async def _orphan(self, owner: str, session_id: str, left_ms: int) -> bool:
+        """Returns whether it was asked for after its requester left: then nothing is done."""
         session = await self._state.sessions.find(session_id)
         if session is None or session.owner != owner or session.state in TERMINAL:
-            return
+            return False
+        if session.created_ms > left_ms:
+            return True
         policy = session.metadata.get(ORPHAN_POLICY, "continue")
         event = {"event": "orphaned", "client_id": owner, ORPHAN_POLICY: policy}
         try:
@@ -145,6 +148,7 @@ class Departures:
                 await self._service.end(ending, stop_device=True)
         except (Fenced, SessionNotFound) as exc:
             log.debug("not orphaned", extra={"session_id": session_id, "reason": str(exc)})
+        return False
 
     async def waited_enough(self, session_id: str) -> bool:
         """End a task that no device took in time. False if it may wait on. Raises StateUnavailable."""

@@ -7,6 +7,7 @@ again if it dies with it. When Redis is away nothing is due.
 import asyncio
 import logging
 
+from aip.ids import now_ms
 from node.sessions.departures import Departures
 from node.sessions.service import SessionService
 from shared_state import State
@@ -53,7 +54,7 @@ class Expiry:
         absence = await self._state.clients.expire(client_id)
         if absence.over:
             await self._departures.end(client_id, absence.sessions)
-            await self._departures.orphan(client_id)
+            await self._departures.orphan(client_id, now_ms())
         if absence.ended_now:
             self._state.events.append("client_left", client_id=client_id)
             log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})

@@ -1,5 +1,6 @@
 """What becomes of running sessions when the constellation that asked for them has left for good."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -146,6 +147,34 @@ async def test_while_redis_is_away_it_is_left_to_be_looked_at_again(
     async with at_work(node, node, **CANCEL) as (_, socket):
         await socket.close()
         await state_is(node, SID, S.CANCELLED)
+
+
+async def test_what_the_client_asks_for_since_is_not_orphaned(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said goodbye, is back at once, and asks anew while its goodbye is dealt with."""
+    node = await make_node()
+    genuine, held, go_on = node.state.asked.of, asyncio.Event(), asyncio.Event()
+
+    async def of(client_id: str) -> list[str]:
+        held.set()
+        await go_on.wait()
+        return await genuine(client_id)
+
+    async with at_work(node, node, **CANCEL) as (device, socket):
+        monkeypatch.setattr(node.state.asked, "of", of)
+        await socket.close()
+        await held.wait()
+        back = await boss(node)
+        commands = [{"tool_name": "two"}]
+        back.send(type="task", session_id="boss@2", request="y", metadata={"commands": commands, **CANCEL})
+        assert (await back.receive()).type == "heartbeat"
+        command, _ = await device.next_commands()
+        go_on.set()
+        await state_is(node, SID, S.CANCELLED)
+        device.answer(command, OK)
+        await state_is(node, "boss@2", S.COMPLETED)
+        await back.close()
 
 
 async def test_another_value_is_refused_and_the_field_is_named(node: Node) -> None:

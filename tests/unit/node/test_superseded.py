@@ -206,6 +206,34 @@ async def test_a_late_step_of_the_old_request_changes_nothing_of_the_new_one(nod
         assert found.state is S.RUNNING
 
 
+async def test_another_request_under_an_id_that_the_node_gave_gets_its_own_result(node: Node) -> None:
+    async with Device(node, features=OURS) as device, Boss(node) as boss:
+        boss.send(type="task", request="the old request", metadata={"commands": [{"tool_name": "one"}]})
+        sid = (await boss.receive()).session_id
+        old, _ = await device.next_commands()
+        boss.send(type="task", session_id=sid, request="the new request", metadata={"commands": [{"tool_name": "two"}]})
+        assert (await boss.receive()).type == "heartbeat"
+        new, actions = await device.next_commands()
+        assert [a.tool_name for a in actions] == ["two"]
+        device.answer(old, _result("old"))
+        device.answer(new, _result("new"))
+        assert [r["result"] for r in (await boss.end()).result] == ["new"]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_the_same_request_id_does_not_make_another_request_a_repetition(node: Node, *, ended: bool) -> None:
+    async with Device(node, features=OURS) as device, Boss(node) as boss:
+        await boss.task("the old request", request_id="r1")
+        old, _ = await device.next_commands()
+        if ended:
+            device.answer(old, _result("old"))
+            await boss.end()
+        await boss.task("the new request", tool="two", request_id="r1")
+        new, _ = await device.next_commands()
+        device.answer(new, _result("new"))
+        assert [r["result"] for r in (await boss.end()).result] == ["new"]
+
+
 async def test_the_id_stays_with_the_client_that_used_it_first(node: Node) -> None:
     async with Device(node, features=OURS) as device, Boss(node) as boss, Socket(node) as thief:
         await boss.task("the request")
@@ -215,6 +243,9 @@ async def test_the_id_stays_with_the_client_that_used_it_first(node: Node) -> No
         refused = await thief.receive()
         assert refused.type == "error"
         assert "in use" in (refused.error or "")
+        # UFO's orchestrator waits for an end, and only logs errors.
+        end = await thief.receive()
+        assert (end.type, end.status, end.result) == ("task_end", "failed", None)
         assert device.count("task_end") == 0
 
 

@@ -344,7 +344,12 @@ class Runner:
             self._forget(session)
             await self._finisher.tell_of_stored_end(session)
         elif session is None and connection is not None:
-            end = await self._service.stored_end(session_id, created_ms)
+            try:
+                end = await self._service.stored_end(session_id, created_ms)
+            except StateUnavailable as exc:
+                # It has no session here: what it still does for one it gives up with its deadline.
+                log.info("a device is not told of an end", extra={"session_id": session_id, "reason": str(exc)})
+                return
             if end is not None:
                 connection.send(end)
 

@@ -9,6 +9,7 @@ import pytest
 
 from aip import Result, ResultStatus, ServerMessage
 from node.app import Node
+from shared_state.errors import StateUnavailable
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, Socket, rest
 from tests.support.records import a_registration
@@ -269,3 +270,19 @@ async def test_a_task_for_a_device_of_a_node_that_died_waits_for_its_return(node
         assert answer.status_code == 200
         async with Device(node, "device-1") as device:
             assert (await device.receive()).task_name == "job"
+
+
+async def test_an_end_that_cannot_be_read_while_redis_is_away_is_no_failure(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its session is not under way here; the device may have had it over an earlier connection."""
+
+    async def find(_: str) -> None:
+        raise StateUnavailable("Redis cannot be reached")
+
+    async with Device(node) as device:
+        monkeypatch.setattr(node.state.sessions, "find", find)
+        connection = node.gateway.hub.get("device-1")
+        await node.sessions.runner.on_ended_elsewhere("gone", connection)
+        assert (await device.ask(type="heartbeat")).type == "heartbeat"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

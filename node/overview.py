@@ -101,6 +101,7 @@ class Overview:
             bus_subscribed=hears,
             redis_waiting=self._state.connection.waiting,
             redis_waiting_limit=MAX_WAITING,
+            redis_used_share=self._state.memory.used_share,
             ready=held and hears and not self._drainer.active,
             lease_held=held,
             background_tasks=len(self._background),

@@ -30,6 +30,11 @@ class Memory:
         self._used_share = 0.0
         self._watching: asyncio.Task[None] | None = None
 
+    @property
+    def used_share(self) -> float:
+        """Of `maxmemory`, by the last look, on the server where it is most; 0 where it has no bound."""
+        return self._used_share
+
     def check(self, *, waits: bool) -> None:
         """Raises StateFull if nothing more may be stored. `waits`: a file, or a task that may wait for its device."""
         share = self._queue_share if waits else self._task_share

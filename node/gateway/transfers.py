@@ -86,6 +86,7 @@ class Transfers:
         session_id = self._runner.session_for_file(connection, frame.session_id)
         if session_id is None:
             raise ProtocolError("names no session that runs on this device", field="session_id")
+        self._state.memory.check(waits=True)
         reference = frame.transfer_id or name
         mime_type = (frame.mime_type or "")[:128]
         self._incoming[connection.connection_id] = Incoming(

@@ -45,6 +45,7 @@ class Readings:
     bus_subscribed: bool
     redis_waiting: int
     redis_waiting_limit: int
+    redis_used_share: float
     ready: bool
     lease_held: bool
     background_tasks: int
@@ -84,6 +85,7 @@ class NodeCollector(Collector):
             ("aip_bus_subscribed", "1 while the subscription stands", r.bus_subscribed),
             ("aip_redis_calls_waiting", "Calls to Redis that are not on their way yet", r.redis_waiting),
             ("aip_redis_calls_waiting_limit", "Most of them", r.redis_waiting_limit),
+            ("aip_redis_memory_used_ratio", "Of Redis' maxmemory, where most is used", r.redis_used_share),
             ("aip_ready", "1 while the node holds its lease, hears the bus and takes work", r.ready),
             ("aip_lease_held", "1 while the lease stands", r.lease_held),
             ("aip_background_tasks", "Background tasks under way", r.background_tasks),

@@ -17,7 +17,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if tonumber(there[1]) <= now then return {0} end
 if state == 'created' and tonumber(there[5] or '0') > now then return {0} end
+-- First, since it takes no memory: after it the rest is written although memory is short (docs/REDIS.md).
+redis.call('HDEL', KEYS[1], 'dispatched_ms')
 redis.call('HSET', KEYS[1], 'more', '1', 'state', 'created', 'attempts', attempts + 1, 'queue_until_ms', there[1],
   'events', note_events(4, 1, tonumber(there[6] or '0'), tonumber(ARGV[3])))
-redis.call('HDEL', KEYS[1], 'dispatched_ms')
 return {attempts + 1}

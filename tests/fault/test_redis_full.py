@@ -8,7 +8,7 @@ from tests.fault.measures import ECHO
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster
 from tests.integration.harness.guests import Guests, unique
-from tests.integration.harness.patience import eventually
+from tests.integration.harness.patience import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -58,3 +58,27 @@ async def test_a_full_redis_refuses_and_keeps_nothing_of_what_it_refused(
     await eventually(taken, "tasks are taken again")
     assert (await cluster.b.done(names[0]))["state"] == "completed"
     assert cluster.redis.immortal_keys() == []
+
+
+async def test_sessions_that_run_end_although_redis_is_full(own_cluster: MakeCluster, guests: Guests) -> None:
+    """A result for which there is no memory is given up, and its session says so; all others are kept."""
+    cluster = own_cluster(2)
+    small, large = await guests.autonomous(cluster.a), await guests.autonomous(cluster.b)
+    asked = [await cluster.b.dispatch(worker.client_id) for worker in (small, large)]
+    tasks = [
+        await worker.expect("task", session_id=answer["session_id"])
+        for worker, answer in zip((small, large), asked, strict=True)
+    ]
+    await small.report(tasks[0], "continue", "half way")
+
+    set_maxmemory(cluster, 1)
+    await small.report(tasks[0], "completed", "the answer")
+    await large.report(tasks[1], "completed", "x" * 200_000)
+    ended = [await cluster.a.done(answer["task_name"], wait_s=PATIENCE_S) for answer in asked]
+    assert ended[0]["state"] == "completed"
+    assert "the answer" in str(ended[0]["result"])
+    assert ended[1]["state"] == "failed"
+    assert "Redis is out of memory" in ended[1]["error"]
+
+    set_maxmemory(cluster, 0)
+    await cluster.all_ready()

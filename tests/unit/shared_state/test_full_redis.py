@@ -93,6 +93,7 @@ async def test_a_small_end_is_stored_on_a_full_redis(full: State, own_redis: Red
     session = await started(full)
     fill(own_redis)
     await full.sessions.advance(session.session_id, SessionState.RUNNING, event={"event": "step"}, journal=[{"a": 1}])
+    assert await full.sessions.watch(session.session_id, "node-a") is SessionState.RUNNING
     client_id = "dev" if settled else ""
     ended = await full.sessions.end(Ending(session.session_id, SessionState.COMPLETED, "done", client_id=client_id))
     assert isinstance(ended, Ended)

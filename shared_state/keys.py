@@ -115,15 +115,23 @@ class Keys:
     def posted(self, client_id: str, message_id: str) -> str:
         return f"{self.prefix}:posted:{{{_of_client(client_id)}}}:{len(client_id)}:{client_id}:{message_id}"
 
-    def waiting_of_client(self, client_id: str) -> tuple[str, str]:
-        rest = f"{{{_of_client(client_id)}}}:{client_id}"
-        return f"{self.prefix}:waiting:{rest}", f"{self.prefix}:waiting-bytes:{rest}"
+    def waiting(self, client_id: str) -> str:
+        return f"{self.prefix}:waiting:{{{_of_client(client_id)}}}:{client_id}"
 
-    def waiting_of_all(self) -> tuple[str, str]:
-        return f"{self.prefix}:{{waiting}}:ends", f"{self.prefix}:{{waiting}}:bytes"
+    def waiting_bytes(self, client_id: str) -> str:
+        return f"{self.prefix}:waiting-bytes:{{{_of_client(client_id)}}}:{client_id}"
 
-    def files_of_all(self) -> tuple[str, str]:
-        return f"{self.prefix}:{{stored}}:ends", f"{self.prefix}:{{stored}}:bytes"
+    def waiting_anywhere(self) -> str:
+        return f"{self.prefix}:{{waiting}}:ends"
+
+    def waiting_bytes_anywhere(self) -> str:
+        return f"{self.prefix}:{{waiting}}:bytes"
+
+    def files_anywhere(self) -> str:
+        return f"{self.prefix}:{{stored}}:ends"
+
+    def file_bytes_anywhere(self) -> str:
+        return f"{self.prefix}:{{stored}}:bytes"
 
     def client_sessions(self, client_id: str) -> str:
         return f"{self.prefix}:newest:{{{_of_client(client_id)}}}:{client_id}"

@@ -63,6 +63,7 @@ class TaskQuota:
     ) -> None:
         self._quota = _Quota(connection, credential)
         self._keys = keys
+        self._of_all = (keys.waiting_anywhere(), keys.waiting_bytes_anywhere())
         self._bounds = bounds
         self._result_ttl_s = result_ttl_s
 
@@ -72,7 +73,7 @@ class TaskQuota:
         size = TASK_OVERHEAD_BYTES + len(order_json(session, commands=False))
         size += sum(len(x) for x in stored_fields(session) if isinstance(x, str | bytes))
         life_ms = int((session.span_s + self._result_ttl_s) * 1000)
-        of_client, of_all = self._keys.waiting_of_client(session.client_id), self._keys.waiting_of_all()
+        of_client, of_all = self._of_client(session.client_id), self._of_all
         if await self._quota.hold(of_client, session_id, size, life_ms, (b.queued_of_client,) * 2):
             raise _reached(f"tasks that wait for '{session.client_id}'", b.queued_of_client, "per_client")
         over = await self._quota.hold(of_all, session_id, size, life_ms, (b.queued, b.queued_of_credential))
@@ -84,8 +85,11 @@ class TaskQuota:
 
     async def free(self, client_id: str, session_ids: Sequence[str]) -> None:
         """Its device has taken the tasks, or they were not stored: they count no more. Safe to repeat."""
-        await self._quota.free(self._keys.waiting_of_all(), session_ids)
-        await self._quota.free(self._keys.waiting_of_client(client_id), session_ids)
+        await self._quota.free(self._of_all, session_ids)
+        await self._quota.free(self._of_client(client_id), session_ids)
+
+    def _of_client(self, client_id: str) -> tuple[str, str]:
+        return self._keys.waiting(client_id), self._keys.waiting_bytes(client_id)
 
 
 class FileQuota:
@@ -93,15 +97,13 @@ class FileQuota:
 
     def __init__(self, connection: Connection, keys: Keys, bounds: Bounds, *, credential: str) -> None:
         self._quota = _Quota(connection, credential)
-        self._keys = keys
+        self._of_all = (keys.files_anywhere(), keys.file_bytes_anywhere())
         self._bounds = bounds
 
     async def hold(self, transfer_id: str, size: int, life_s: int) -> None:
         """Count a file as of this size. Raises QuotaReached, and then it counts as before. Safe to repeat."""
         b = self._bounds
-        over = await self._quota.hold(
-            self._keys.files_of_all(), transfer_id, size, life_s * 1000, (b.files, b.files_of_credential)
-        )
+        over = await self._quota.hold(self._of_all, transfer_id, size, life_s * 1000, (b.files, b.files_of_credential))
         if over == 1:
             raise QuotaReached(f"The files of all sessions take {b.files} bytes, as many as they may (max_files_bytes)")
         if over:
@@ -112,7 +114,7 @@ class FileQuota:
 
     async def free(self, transfer_id: str) -> None:
         """The file is gone. Safe to repeat."""
-        await self._quota.free(self._keys.files_of_all(), [transfer_id])
+        await self._quota.free(self._of_all, [transfer_id])
 
 
 def _reached(what: str, bound: int, which: str) -> QuotaReached:

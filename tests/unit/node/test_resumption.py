@@ -235,7 +235,9 @@ async def test_what_an_older_connection_still_drives_is_fenced_before_its_journa
 
 async def test_a_task_counts_as_waiting_until_its_device_takes_it(node: Node) -> None:
     async def counted() -> list[object]:
-        keys = (*node.state.keys.waiting_of_client("device-1"), *node.state.keys.waiting_of_all())
+        k = node.state.keys
+        of_client = (k.waiting("device-1"), k.waiting_bytes("device-1"))
+        keys = (*of_client, k.waiting_anywhere(), k.waiting_bytes_anywhere())
         return [key for key in keys if await node.state.connection.command("EXISTS", key)]
 
     async with rest(node) as api:
@@ -245,7 +247,7 @@ async def test_a_task_counts_as_waiting_until_its_device_takes_it(node: Node) ->
         # One that is refused counts no more either.
         for _ in range(2):
             await api.post("/api/dispatch", json=body | {"task_name": "named"})
-        sums = await node.state.connection.command("HGET", node.state.keys.waiting_of_all()[1], "all")
+        sums = await node.state.connection.command("HGET", node.state.keys.waiting_bytes_anywhere(), "all")
         assert int(sums) < 3 * 2_000
 
         async with Device(node, features=OURS):

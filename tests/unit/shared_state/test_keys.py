@@ -19,9 +19,12 @@ SPELLED = [
     (KEYS.inbox("d1"), "aip:inbox:{c66}:d1"),
     (KEYS.active("d1"), "aip:active:{c66}:d1"),
     (KEYS.asked("d1"), "aip:asked:{c66}:d1"),
-    (KEYS.waiting_of_client("d1"), ("aip:waiting:{c66}:d1", "aip:waiting-bytes:{c66}:d1")),
-    (KEYS.waiting_of_all(), ("aip:{waiting}:ends", "aip:{waiting}:bytes")),
-    (KEYS.files_of_all(), ("aip:{stored}:ends", "aip:{stored}:bytes")),
+    (KEYS.waiting("d1"), "aip:waiting:{c66}:d1"),
+    (KEYS.waiting_bytes("d1"), "aip:waiting-bytes:{c66}:d1"),
+    (KEYS.waiting_anywhere(), "aip:{waiting}:ends"),
+    (KEYS.waiting_bytes_anywhere(), "aip:{waiting}:bytes"),
+    (KEYS.files_anywhere(), "aip:{stored}:ends"),
+    (KEYS.file_bytes_anywhere(), "aip:{stored}:bytes"),
     (KEYS.posted("d1", "m1"), "aip:posted:{c66}:2:d1:m1"),
     (KEYS.client_sessions("d1"), "aip:newest:{c66}:d1"),
     (KEYS.task("t1"), "aip:task:{t1}"),
@@ -40,8 +43,8 @@ SPELLED = [
 ]
 
 
-@pytest.mark.parametrize(("built", "spelled"), SPELLED, ids=[str(spelled) for _, spelled in SPELLED])
-def test_keys_are_spelled_as_documented(built: object, spelled: object) -> None:
+@pytest.mark.parametrize(("built", "spelled"), SPELLED, ids=[spelled for _, spelled in SPELLED])
+def test_keys_are_spelled_as_documented(built: str, spelled: str) -> None:
     assert built == spelled
 
 
@@ -69,6 +72,8 @@ def test_no_two_builders_give_the_same_key() -> None:
             KEYS.inbox,
             KEYS.active,
             KEYS.asked,
+            KEYS.waiting,
+            KEYS.waiting_bytes,
             KEYS.client_sessions,
             KEYS.task,
             KEYS.session,
@@ -79,8 +84,7 @@ def test_no_two_builders_give_the_same_key() -> None:
         )
     ]
     built += [KEYS.leases(), KEYS.reaper(), KEYS.sessions(), KEYS.events()]
-    built += [*KEYS.waiting_of_all(), *KEYS.files_of_all()]
-    built += [key for i in ids for key in KEYS.waiting_of_client(i)]
+    built += [KEYS.waiting_anywhere(), KEYS.waiting_bytes_anywhere(), KEYS.files_anywhere(), KEYS.file_bytes_anywhere()]
     assert len(set(built)) == len(built)
 
 

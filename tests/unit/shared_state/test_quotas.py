@@ -31,7 +31,7 @@ def state_with(backend: Backend, **bounds: int) -> State:
 
 async def held(state: State) -> int:
     """What is counted for the cluster; it is nowhere where nothing is counted."""
-    return int(await state.connection.command("HGET", state.keys.waiting_of_all()[1], "all") or 0)
+    return int(await state.connection.command("HGET", state.keys.waiting_bytes_anywhere(), "all") or 0)
 
 
 async def fill(state: State, client_id: str) -> list[str]:
@@ -71,7 +71,7 @@ async def test_the_cluster_and_a_credential_have_a_quota_whatever_the_ids(
         await state.waiting.hold(task("gone-3"))
     assert await held(state) <= 200_000
     # What was refused is not counted for its client either.
-    of_client = state.keys.waiting_of_client("gone-3")
+    of_client = (state.keys.waiting("gone-3"), state.keys.waiting_bytes("gone-3"))
     assert await state.connection.command("EXISTS", *of_client) == 0
 
 
@@ -157,5 +157,5 @@ async def test_files_have_a_quota_that_is_met_while_they_arrive(backend: Backend
     for _ in range(3):
         await upload(state, "three", 3 * PIECE_BYTES)
         await upload(state, "one", 2 * PIECE_BYTES)
-    total = await state.connection.command("HGET", state.keys.files_of_all()[1], "all")
+    total = await state.connection.command("HGET", state.keys.file_bytes_anywhere(), "all")
     assert int(total) == 5 * PIECE_BYTES

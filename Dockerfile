@@ -7,6 +7,11 @@ ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 # What a node can use beside its own packages: a model as planner, a single node without any Redis, traces.
 ARG EXTRAS=llm,embedded,otel
+# A package index of your own: pip reads these, in this stage alone. Without a value they are not set.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_TRUSTED_HOST
+ARG PIP_CERT
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY pyproject.toml README.md LICENSE ./

@@ -120,7 +120,7 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def _disable_at_boot(package: str) -> None:
-    service = package.removesuffix("-light")
+    service = package.removesuffix("-light").removesuffix(".io")
     if Path("/etc/init.d", service).exists() and shutil.which("update-rc.d", path=search_path()):
         subprocess.run(["update-rc.d", service, "disable"], check=False, capture_output=True)
 

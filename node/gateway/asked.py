@@ -5,11 +5,14 @@ the newer one, so each id is kept with the time at which its newest session was 
 forgotten, and nobody waits for their ends any more.
 """
 
+import time
 from collections import OrderedDict
 
 __all__ = ["AskedSessions"]
 
 BOUND = 1_000
+# How long after its deadline an end may still come.
+LATE_S = 5.0
 
 
 class AskedSessions:
@@ -19,22 +22,24 @@ class AskedSessions:
 
     def __init__(self) -> None:
         self._created_ms: OrderedDict[str, int] = OrderedDict()
-        self._waiting: set[str] = set()
+        # Until when an end may come, by a monotonic clock.
+        self._waiting: dict[str, float] = {}
         self._devices: OrderedDict[str, None] = OrderedDict()
 
     @property
     def waiting(self) -> int:
-        """How many ends the client waits for."""
-        return len(self._waiting)
+        """How many ends the client waits for. One whose session was lost, with a failover of Redis, never comes."""
+        now = time.monotonic()
+        return sum(until > now for until in self._waiting.values())
 
-    def ask(self, session_id: str, created_ms: int) -> None:
-        """The client asks for a session; ends of older ones under its id are not told from now on."""
+    def ask(self, session_id: str, created_ms: int, timeout_s: float) -> None:
+        """The client asks for a session of that deadline; ends of older ones under its id are not told from now on."""
         self._created_ms[session_id] = created_ms
         self._created_ms.move_to_end(session_id)
-        self._waiting.add(session_id)
+        self._waiting[session_id] = time.monotonic() + timeout_s + LATE_S
         if len(self._created_ms) > BOUND:
             oldest, _ = self._created_ms.popitem(last=False)
-            self._waiting.discard(oldest)
+            self._waiting.pop(oldest, None)
 
     def sent_to(self, device_id: str) -> None:
         """A task of the client was accepted for this device."""
@@ -49,11 +54,11 @@ class AskedSessions:
 
     def answered(self, session_id: str) -> None:
         """The client was told that the session does not begin, or how it has ended. Safe to repeat."""
-        self._waiting.discard(session_id)
+        self._waiting.pop(session_id, None)
 
     def take_end(self, session_id: str, created_ms: int) -> bool:
         """Whether an end is to be told: unless the client has asked for another session under the id since."""
         if self._created_ms.get(session_id, created_ms) != created_ms:
             return False
-        self._waiting.discard(session_id)
+        self._waiting.pop(session_id, None)
         return True

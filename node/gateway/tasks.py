@@ -144,7 +144,7 @@ class TaskIntake:
         for _ in range(SUPERSEDE_AT_MOST):
             if not connection.is_device:
                 # Before the dispatch: from now on the end of an older session under this id is not waited for.
-                connection.asked.ask(attempt.session_id, attempt.created_ms)
+                connection.asked.ask(attempt.session_id, attempt.created_ms, task.timeout_s)
             try:
                 session = await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
                 if not connection.is_device:
@@ -159,7 +159,7 @@ class TaskIntake:
                 raise SessionExists(f"Session '{attempt.session_id}' is in use")
             if before.fingerprint == task.fingerprint:
                 # The same task once more, perhaps because our answer was lost: it is under way.
-                connection.asked.ask(attempt.session_id, before.created_ms)
+                connection.asked.ask(attempt.session_id, before.created_ms, task.timeout_s)
                 connection.asked.sent_to(task.client_id)
                 return
             await self._service.supersede(before)

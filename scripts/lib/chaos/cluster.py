@@ -216,6 +216,8 @@ class ClusterUnderTest:
             "lease_ttl_s": LEASE_TTL_S,
             "reconnect_grace_s": self.plan.grace_s,
             "redis_timeout_s": 2.0,
+            # Well within DRAIN_PATIENCE_S: by default a node waits longer for clients that are at work.
+            "drain_deadline_s": 20,
             # Whoever is there comes from one address.
             "address_share": 1,
             "min_replicas": self.plan.min_replicas,

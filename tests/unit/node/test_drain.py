@@ -302,3 +302,21 @@ async def test_a_constellation_whose_task_was_refused_waits_for_nothing(node: No
         await api.post(DRAIN, params=FOR_EVER)
         with pytest.raises(SocketClosed):
             await socket.receive()
+
+
+async def test_nobody_waits_for_an_end_that_can_come_no_more(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was lost with a failover of Redis: its deadline is over, and nobody tells of an end."""
+    monkeypatch.setattr("node.gateway.asked.LATE_S", 0.0)
+    node = await make_node()
+    async with Device(node, features=OURS) as device, boss(node) as socket, rest(node) as api:
+        metadata = {"commands": [{"tool_name": "one"}], "timeout_s": 1}
+        socket.send(type="task", session_id="boss@1", request="do it", metadata=metadata)
+        assert (await socket.receive()).type == "heartbeat"
+        await device.next_commands()
+        await node.state.connection.command("DEL", node.state.keys.session("boss@1"))
+        await api.post(DRAIN, params=FOR_EVER)
+        with pytest.raises(SocketClosed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1012

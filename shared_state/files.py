@@ -21,7 +21,8 @@ __all__ = ["FileInfo", "FileMismatch", "Files", "TooManyFiles", "Upload"]
 
 ARRIVING_LIFE_S = 3_600
 FILES_BOUND = 200
-SESSION_BYTES = 1024 * 1024 * 1024
+# Two files of the largest, and half of what all sessions may keep by default.
+SESSION_BYTES = 256 * 1024 * 1024
 PIECE_BYTES = 256 * 1024
 # While a file arrives, as much again as has arrived is held of its quota, this at most: not each piece is a call more.
 HOLD_AHEAD_BYTES = 16 * PIECE_BYTES

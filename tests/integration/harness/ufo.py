@@ -126,9 +126,10 @@ class UfoDevice(UfoPeer):
 
     async def answer_aside(self, frame: Frame) -> bool:
         """A question for its tools: it does not say which it has, and takes any."""
-        if self.lists_tools or frame["type"] != "command" or frame["actions"][0]["tool_name"] != "list_tools":
+        actions = frame.get("actions")
+        if self.lists_tools or not actions or actions[0]["tool_name"] != "list_tools":
             return False
-        await self.answer_with(frame, [Result(status="none", call_id=frame["actions"][0]["call_id"])])
+        await self.answer_with(frame, [Result(status="none", call_id=actions[0]["call_id"])])
         return True
 
     async def react(self, frame: Frame) -> None:

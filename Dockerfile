@@ -49,7 +49,7 @@ WORKDIR /
 USER 10001:10001
 # 5000: REST and sockets; 9464: metrics, where AIP_METRICS_PORT says so.
 EXPOSE 5000 9464
-# A drain, then the end: `docker stop --time 40`.
+# A drain, then the end: `docker stop --time 150`.
 STOPSIGNAL SIGTERM
 # Liveness only: a Redis that is away must not have every node replaced.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["aipctl", "live"]

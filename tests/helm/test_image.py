@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from lib.chart.rendering import CHART, rendered
 
+from node.settings import Settings
 from tests.integration.harness.processes import free_port
 
 ROOT = CHART.parents[1]
@@ -89,6 +90,13 @@ def test_it_says_how_it_is_and_what_it_is() -> None:
     assert json.loads(_only("ENTRYPOINT")) == ["aip-node"]
     settings = rendered({}).named("ConfigMap", "-settings")["data"]
     assert set(_only("EXPOSE").split()) == {settings["AIP_PORT"], settings["AIP_METRICS_PORT"]}
+
+
+def test_whoever_stops_a_container_is_told_to_wait_as_long_as_a_drain_takes() -> None:
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    longest_s = defaults["drain_deadline_s"] + defaults["drain_linger_s"] + defaults["shutdown_timeout_s"]
+    (told_s,) = re.findall(r"docker stop --time (\d+)", TEXT)
+    assert int(told_s) > longest_s
 
 
 def test_it_has_what_a_node_can_use_and_nothing_of_a_device() -> None:

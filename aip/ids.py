@@ -98,7 +98,7 @@ def check_client_id(value: str, field: str = "client_id") -> str:
     """
     rule = "must be letters, digits and any of . _ @ : / -, with no leading dot and no '..'"
     _check(value, field, _ID, rule)
-    if ".." in value or any(part.startswith(".") for part in value.split("/")):
+    if value[:1] == "." or "/." in value or ".." in value:
         raise ProtocolError(rule, field=field)
     return value
 

@@ -59,12 +59,18 @@ class Proxies:
         caller, trusted = self._known(client[0] if client else "")
         if not trusted:
             return caller
-        said = [value for name, value in scope["headers"] if name == _FORWARDED_FOR]
-        if said:
-            for hop in reversed(said[-1].decode("latin-1").rsplit(",", _MOST_HOPS)):
-                caller, trusted = self._known(hop.strip()[:64])
-                if not trusted or self._all:
-                    break
+        said = None
+        for name, value in scope["headers"]:
+            if name == _FORWARDED_FOR:
+                said = value
+        return caller if said is None else self._last_in_front(said)
+
+    def _last_in_front(self, said: bytes) -> str:
+        caller = ""
+        for hop in reversed(said.decode("latin-1").rsplit(",", _MOST_HOPS)):
+            caller, trusted = self._known(hop.strip()[:64])
+            if not trusted or self._all:
+                break
         return caller
 
     def _look_up(self, host: str) -> tuple[str, bool]:

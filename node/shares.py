@@ -10,12 +10,16 @@ __all__ = ["Shares"]
 
 
 class Shares:
-    """The places of one kind, by caller (see `node.proxies`). `share` of `most` is the most that one may hold."""
+    """The places of one kind, by caller (see `node.proxies`). `share` of `most` is the most that one may hold.
 
-    __slots__ = ("_held", "most_each")
+    `taken`: by all together. Whether that is too many is for the owner to say.
+    """
+
+    __slots__ = ("_held", "most_each", "taken")
 
     def __init__(self, most: int, share: float) -> None:
         self.most_each = max(1, math.ceil(most * share))
+        self.taken = 0
         self._held: dict[str, int] = {}
 
     def take(self, caller: str) -> bool:
@@ -24,10 +28,12 @@ class Shares:
         if held >= self.most_each:
             return False
         self._held[caller] = held + 1
+        self.taken += 1
         return True
 
     def give(self, caller: str) -> None:
         """Give a place back that was taken."""
+        self.taken -= 1
         left = self._held[caller] - 1
         if left:
             self._held[caller] = left

@@ -13,7 +13,7 @@ Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass the second check.
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -26,11 +26,13 @@ ANY = "*"
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?P<authority>[^/?#@\s]+)")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
 _OWN_PAGES = frozenset({b"same-origin", b"none"})
 # Different Host headers whose verdict is remembered.
 _REMEMBERED = 1024
 
-Headers = Iterable[tuple[bytes, bytes]]
+# With names in lower case, as ASGI has them.
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Refusal(NamedTuple):
@@ -61,23 +63,34 @@ class WebGuard:
 
     def refuse_host(self, headers: Headers, http_version: str = "1.1") -> Refusal | None:
         """Why the node does not answer to the name that it was asked by; None if it does."""
-        hosts = [value for name, value in headers if name.lower() == b"host"]
-        if not hosts and http_version == "1.0":
-            return None
-        return self._judged(hosts[0]) if len(hosts) == 1 else NO_HOST
+        host = None
+        for name, value in headers:
+            if name == b"host":
+                if host is not None:
+                    return NO_HOST
+                host = value
+        if host is None:
+            return None if http_version == "1.0" else NO_HOST
+        return self._judged(host)
 
     def refuse_origin(self, headers: Headers, method: str | None = None) -> Refusal | None:
         """Why a page may not send a request of this method, or open a socket if there is none; None if it may."""
         if method in _SAFE:
             return None
+        # As good as all requests are made by programs.
+        for name, _ in headers:
+            if name in _OF_BROWSERS:
+                return self._refuse_page(headers)
+        return None
+
+    def _refuse_page(self, headers: Headers) -> Refusal | None:
         host, origins, sites = b"", list[bytes](), list[bytes]()
         for name, value in headers:
-            kind = name.lower()
-            if kind == b"origin":
+            if name == b"origin":
                 origins.append(value)
-            elif kind == b"sec-fetch-site":
+            elif name == b"sec-fetch-site":
                 sites.append(value)
-            elif kind == b"host":
+            elif name == b"host":
                 host = value
         if origins and all(origin.decode("latin-1") in self._origins for origin in origins):
             return None

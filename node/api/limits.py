@@ -27,29 +27,20 @@ _CALLER = "aip.caller"
 _PLACE = "aip.place"
 
 
-class _Places:
-    """Places of one kind: how many are taken, by all and by each caller."""
+class _Places(Shares):
+    """Places of one kind: how many are taken, by all and by each caller, and what is said to who gets none."""
+
+    __slots__ = ("limit", "most", "too_many", "too_many_of_one")
 
     def __init__(self, limit: Limit, setting: str, most: int, share: float, what: str) -> None:
+        super().__init__(most, share)
         self.limit = limit
         self.most = most
-        self.taken = 0
-        self._shares = Shares(most, share)
         self.too_many = f"Too many requests {what} this node ({setting}): try again later"
         self.too_many_of_one = (
-            f"Too many requests from your address {what} this node, at most {self._shares.most_each} "
+            f"Too many requests from your address {what} this node, at most {self.most_each} "
             f"(address_share of {setting}): try again later"
         )
-
-    def take(self, caller: str) -> bool:
-        if not self._shares.take(caller):
-            return False
-        self.taken += 1
-        return True
-
-    def give(self, caller: str) -> None:
-        self.taken -= 1
-        self._shares.give(caller)
 
 
 class Limits:
@@ -97,7 +88,9 @@ class Limits:
     def begin(self, scope: Scope) -> None:
         """A place for one more request, noted in its scope. Raises ApiError 503, or 429."""
         caller = scope[_CALLER] = self._proxies.caller_of(scope)
-        self._take(self._working, caller)
+        # As `_take`, which would be one call more for each request.
+        if self._working.taken >= self._working.most or not self._working.take(caller):
+            raise self._refused(self._working)
         scope[_PLACE] = caller
 
     def end(self, scope: Scope) -> None:
@@ -125,12 +118,12 @@ class Limits:
         return lambda: self._streaming.give(caller)
 
     def _take(self, places: _Places, caller: str) -> None:
-        if places.taken >= places.most:
-            raise self._refused(places.limit, 503, places.too_many)
-        if not places.take(caller):
-            raise self._refused(Limit.ADDRESS_SHARE, 429, places.too_many_of_one)
+        if places.taken >= places.most or not places.take(caller):
+            raise self._refused(places)
 
-    def _refused(self, limit: Limit, status: int, detail: str) -> ApiError:
-        self._metrics.refusals.labels(limit).inc()
+    def _refused(self, places: _Places) -> ApiError:
+        full = places.taken >= places.most
+        self._metrics.refusals.labels(places.limit if full else Limit.ADDRESS_SHARE).inc()
         retry_s = 1 + int(self._rng() * RETRY_SPREAD_S)
+        status, detail = (503, places.too_many) if full else (429, places.too_many_of_one)
         return ApiError(status, detail, headers={"Retry-After": str(retry_s)})

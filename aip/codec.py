@@ -45,10 +45,6 @@ def loads(raw: Text, *, checked: bool = False) -> Any:
     # What is shorter has no room for so many levels.
     if len(raw) > 2 * MAX_DEPTH and not checked:
         check_structure(raw)
-    return _parsed(raw)
-
-
-def _parsed(raw: Text) -> Any:
     try:
         return orjson.loads(raw)
     except (orjson.JSONDecodeError, TypeError, UnicodeError, RecursionError) as exc:
@@ -76,9 +72,7 @@ def _object(raw: Text, checked: bool = False, scrub: Scrub | None = None) -> dic
         start = raw[:SPACE_CHARS].lstrip()[:1]
     if start in ("[", b"["):
         raise ProtocolError("the frame must be a JSON object")
-    if len(raw) > 2 * MAX_DEPTH and not checked:
-        check_structure(raw)
-    data = _parsed(raw)
+    data = loads(raw, checked=checked)
     if not isinstance(data, dict):
         raise ProtocolError("the frame must be a JSON object")
     if scrub is not None:

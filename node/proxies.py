@@ -5,11 +5,12 @@ away, and the framework, for the address of a redirect. Shares of a caller need 
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 __all__ = ["Proxies", "behind_proxies"]
@@ -53,16 +54,13 @@ class Proxies:
         """The caller at an address: the address, or the network that an IPv6 address is one of many of."""
         return self._known(host)[0]
 
-    def caller_of(self, scope: Scope) -> str:
-        """Who sends this request: its peer, or the last address in front of a row of trusted proxies."""
-        client = scope.get("client")
+    def caller_of(self, client: Sequence[Any] | None, headers: Mapping[bytes, bytes]) -> str:
+        """Who sends a request with these headers (by name): its peer `client`, an address and a port, or the last
+        address in front of a row of trusted proxies."""
         caller, trusted = self._known(client[0] if client else "")
         if not trusted:
             return caller
-        said = None
-        for name, value in scope["headers"]:
-            if name == _FORWARDED_FOR:
-                said = value
+        said = headers.get(_FORWARDED_FOR)
         return caller if said is None else self._last_in_front(said)
 
     def _last_in_front(self, said: bytes) -> str:

@@ -13,7 +13,7 @@ Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass the second check.
 
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -26,13 +26,12 @@ ANY = "*"
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?P<authority>[^/?#@\s]+)")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_OF_BROWSERS = frozenset({b"origin", b"sec-fetch-site"})
 _OWN_PAGES = frozenset({b"same-origin", b"none"})
 # Different Host headers whose verdict is remembered.
 _REMEMBERED = 1024
 
-# With names in lower case, as ASGI has them.
-Headers = Sequence[tuple[bytes, bytes]]
+# By name: see `node.headers`.
+Headers = Mapping[bytes, bytes]
 
 
 class Refusal(NamedTuple):
@@ -61,41 +60,26 @@ class WebGuard:
         # Clients choose what they send: the same few again and again, or each time another.
         self._judged = lru_cache(_REMEMBERED)(self._judge)
 
-    def refuse_host(self, headers: Headers, http_version: str = "1.1") -> Refusal | None:
-        """Why the node does not answer to the name that it was asked by; None if it does."""
-        host = None
-        for name, value in headers:
-            if name == b"host":
-                if host is not None:
-                    return NO_HOST
-                host = value
+    def refuse(self, headers: Headers, method: str | None = None, http_version: str = "1.1") -> Refusal | None:
+        """Why a request of this method is not served, or no socket opened if there is none; None if it is."""
+        host = headers.get(b"host")
         if host is None:
-            return None if http_version == "1.0" else NO_HOST
-        return self._judged(host)
-
-    def refuse_origin(self, headers: Headers, method: str | None = None) -> Refusal | None:
-        """Why a page may not send a request of this method, or open a socket if there is none; None if it may."""
-        if method in _SAFE:
+            if http_version != "1.0":
+                return NO_HOST
+        elif (refusal := self._judged(host)) is not None:
+            return refusal
+        if method in _SAFE or (b"origin" not in headers and b"sec-fetch-site" not in headers):
             return None
-        # As good as all requests are made by programs.
-        for name, _ in headers:
-            if name in _OF_BROWSERS:
-                return self._refuse_page(headers)
-        return None
+        return self._judge_page(headers, host or b"")
 
-    def _refuse_page(self, headers: Headers) -> Refusal | None:
-        host, origins, sites = b"", list[bytes](), list[bytes]()
-        for name, value in headers:
-            if name == b"origin":
-                origins.append(value)
-            elif name == b"sec-fetch-site":
-                sites.append(value)
-            elif name == b"host":
-                host = value
-        if origins and all(origin.decode("latin-1") in self._origins for origin in origins):
-            return None
-        same = all(_is_at(origin, host) for origin in origins) and _OWN_PAGES.issuperset(sites)
-        return None if same else FOREIGN
+    def _judge_page(self, headers: Headers, host: bytes) -> Refusal | None:
+        origin = headers.get(b"origin")
+        if origin is not None:
+            if origin.decode("latin-1") in self._origins:
+                return None
+            if not _is_at(origin, host):
+                return FOREIGN
+        return None if headers.get(b"sec-fetch-site", b"none") in _OWN_PAGES else FOREIGN
 
     def _judge(self, host: bytes) -> Refusal | None:
         parsed = _HOST.fullmatch(host.decode("latin-1"))

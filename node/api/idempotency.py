@@ -21,7 +21,7 @@ from aip import new_id
 from aip.ids import now_ms
 from node.api.context import Context
 from node.api.errors import ApiError
-from node.api.requests import headers_of
+from node.headers import headers_of
 from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError, StateUnavailable, TooManySessions

@@ -6,7 +6,7 @@ to wait gives up its place among those that are worked on, and takes one among t
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from starlette.requests import Request
@@ -85,9 +85,9 @@ class Limits:
         """Event streams."""
         return self._streaming.taken
 
-    def begin(self, scope: Scope) -> None:
-        """A place for one more request, noted in its scope. Raises ApiError 503, or 429."""
-        caller = scope[_CALLER] = self._proxies.caller_of(scope)
+    def begin(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """A place for a request with these headers (by name), noted in its scope. Raises ApiError 503, or 429."""
+        caller = scope[_CALLER] = self._proxies.caller_of(scope.get("client"), headers)
         # As `_take`, which would be one call more for each request.
         if self._working.taken >= self._working.most or not self._working.take(caller):
             raise self._refused(self._working)

@@ -13,13 +13,13 @@ from aip import new_id
 from node.api.docs import DOCS_PATHS
 from node.api.errors import ApiError, failure
 from node.api.limits import Limits
-from node.api.requests import headers_of
 from node.api.router import REQUEST_ID, Application
 from node.auth import Auth
+from node.headers import headers_of
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import TRACEPARENT, TraceContext, parse
 from node.telemetry.tracing import Tracing, Work
-from node.web_guard import Refusal, WebGuard
+from node.web_guard import WebGuard
 
 __all__ = ["OPEN_PATHS", "Shell"]
 
@@ -105,19 +105,19 @@ class Shell:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that the node does not take up; None if it does, and the request has a place now."""
-        path, headers = scope["path"], scope["headers"]
+        path = scope["path"]
         if path in PROBES:
             return None
+        headers = headers_of(scope)
         try:
-            refused = self._web_guard.refuse_host(headers, scope["http_version"])
-            if refused is None and path in OPEN_PATHS:
-                return None
-            if refused is None and not self._auth.allows(headers):
-                refused = Refusal(401, "Missing or wrong API key")
-            refused = refused or self._web_guard.refuse_origin(headers, scope["method"])
+            refused = self._web_guard.refuse(headers, scope["method"], scope["http_version"])
             if refused is not None:
                 raise ApiError(*refused)
-            self._limits.begin(scope)
+            if path in OPEN_PATHS:
+                return None
+            if not self._auth.allows(scope["headers"]):
+                raise ApiError(401, "Missing or wrong API key")
+            self._limits.begin(scope, headers)
         except ApiError as exc:
             return failure(exc)
         return None

@@ -7,31 +7,22 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.types import Scope
 
 from aip import ProtocolError
 from aip.codec import loads
 from node.api.errors import ApiError
 from node.exchange import exchange_of
+from node.headers import headers_of
 from node.parsing import LARGE_BYTES, Parsing
 
-__all__ = ["dump", "flag", "headers_of", "integer", "read_json", "seconds", "validate"]
+__all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
 
 DIGITS = 12
 # For each that it does not know, a model makes an error.
 FIELDS_BOUND = 64
 JSON = b"application/json"
-_HEADERS = "aip.headers"
 
 _M = TypeVar("_M", bound=BaseModel)
-
-
-def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """The headers of a request by name, in lower case; of one that was given more than once, the last."""
-    named: dict[bytes, bytes] | None = scope.get(_HEADERS)
-    if named is None:
-        named = scope[_HEADERS] = dict(scope["headers"])
-    return named
 
 
 async def read_json(request: Request, max_bytes: int, timeout_s: float, parsing: Parsing) -> dict[str, object]:

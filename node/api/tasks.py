@@ -18,7 +18,7 @@ from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchRequest, TaskResultAnswer, TaskUnknown
 from node.sessions.dispatching import IMPATIENT, Patience
 from node.sessions.planners import PlannerRefused
-from node.sessions.task_bounds import TaskTooLarge, check_task_size
+from node.sessions.task_bounds import TaskTooLarge
 from shared_state.errors import (
     InboxFull,
     KeyOfAnotherRequest,
@@ -129,7 +129,7 @@ def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
     if not task.request.strip():
         raise ApiError(400, "request: Empty task content")
     try:
-        check_task_size(context.settings, task.request, task.metadata, task.commands)
+        context.task_bounds.check(task.request, task.metadata, task.commands)
     except TaskTooLarge as exc:
         raise ApiError(413, f"{exc.field}: {exc}") from None
     try:

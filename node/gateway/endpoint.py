@@ -32,6 +32,7 @@ from node.gateway.leaving import Leaving
 from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
+from node.headers import headers_of
 from node.parsing import LARGE_BYTES, Parsing
 from node.proxies import Proxies
 from node.telemetry.metrics import Metrics
@@ -107,19 +108,15 @@ class Endpoint:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One socket."""
         await receive()  # websocket.connect
-        refusal = self._web_guard.refuse_host(scope["headers"], scope["http_version"])
+        headers = headers_of(scope)
+        refusal = self._web_guard.refuse(headers, http_version=scope["http_version"])
         if refusal is not None:
-            log.warning("socket under a host name that is none of ours", extra={"peer": str(scope.get("client"))})
+            log.warning("socket refused", extra={"peer": str(scope.get("client")), "reason": refusal.detail})
             await deny(send, *refusal)
             return
         if not self._auth.allows(scope["headers"], scope["query_string"]):
             log.warning("socket without a valid key", extra={"peer": str(scope.get("client"))})
             await deny(send, 401, "Missing or wrong API key")
-            return
-        refusal = self._web_guard.refuse_origin(scope["headers"])
-        if refusal is not None:
-            log.warning("socket from a foreign page", extra={"peer": str(scope.get("client"))})
-            await deny(send, *refusal)
             return
         if self.draining:
             # Behind a balancer the next node is asked at once; without one, this node may be back then.
@@ -132,7 +129,7 @@ class Endpoint:
             retry_after_s = secrets.randbelow(RESTART_SPREAD_S) + 1
             await deny(send, 503, "The node has lost the cluster", retry_after_s)
             return
-        place = self._admission.enter(self._proxies.caller_of(scope))
+        place = self._admission.enter(self._proxies.caller_of(scope.get("client"), headers))
         if isinstance(place, TurnedAway):
             log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
             await deny(send, place.status, place.detail, place.retry_after_s)

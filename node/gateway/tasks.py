@@ -20,7 +20,7 @@ from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
-from node.sessions.task_bounds import TaskTooLarge, check_task_size
+from node.sessions.task_bounds import TaskBounds, TaskTooLarge
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -86,6 +86,7 @@ class TaskIntake:
         self._planners = planners
         self._metrics = metrics
         self._settings = settings
+        self._bounds = TaskBounds(settings)
 
     async def take(self, connection: Connection, message: ClientMessage) -> None:
         """Join an echo to its session, or dispatch. Raises ProtocolError and StateUnavailable."""
@@ -101,7 +102,7 @@ class TaskIntake:
         metadata = dict(message.metadata or {})
         commands = _commands_of(metadata)
         try:
-            check_task_size(self._settings, message.request, metadata, commands)
+            self._bounds.check(message.request, metadata, commands)
         except TaskTooLarge as exc:
             raise ProtocolError(str(exc), field=exc.field) from None
         task = _Task(

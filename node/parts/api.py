@@ -16,6 +16,7 @@ from node.overview import Overview
 from node.parts.gateway import GatewayParts
 from node.parts.ground import Ground
 from node.parts.sessions import SessionParts
+from node.sessions.task_bounds import TaskBounds
 from node.telemetry.readings import NodeCollector
 
 __all__ = ["ApiParts"]
@@ -58,6 +59,7 @@ class ApiParts:
         NodeCollector(metrics.registry, self.overview.read)
         context = Context(
             settings=settings,
+            task_bounds=TaskBounds(settings),
             node_id=ground.node_id,
             state=ground.state,
             bus=ground.bus,

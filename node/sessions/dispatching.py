@@ -83,11 +83,6 @@ class Patience:
     queue_for_s: float | None = None
     max_attempts: int = 1
 
-    @property
-    def waits(self) -> bool:
-        """Whether the device need not be connected."""
-        return self.queue_for_s is not None
-
     def until_ms(self, created_ms: int) -> int | None:
         """Until when the task may wait."""
         return None if self.queue_for_s is None else created_ms + int(self.queue_for_s * 1000)
@@ -148,7 +143,8 @@ class Dispatcher:
         QuotaReached, and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task
         was sent may then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
-        self._state.memory.check(waits=patience.waits)
+        waits = patience.queue_for_s is not None
+        self._state.memory.check(waits=waits)
         beside = attempt is None or attempt.lives_beside(client_id)
         attempt = attempt or Attempt.fresh(client_id)
         name = task_name or attempt.session_id
@@ -166,7 +162,7 @@ class Dispatcher:
                 client_id=client_id,
                 task_name=name,
                 request=request,
-                planner=self._check(client_id, found, planner, commands, may_wait=patience.waits).name,
+                planner=self._check(client_id, found, planner, commands, may_wait=waits).name,
                 owner=owner,
                 request_id=request_id,
                 fingerprint=fingerprint,
@@ -193,7 +189,7 @@ class Dispatcher:
                 self._directory.forget(client_id)
             found = await (looking or self._directory.look_up(client_id))
             session = session_for(found)
-            if patience.waits and (found is None or not found.node_id):
+            if waits and (found is None or not found.node_id):
                 # Before it is stored: whatever breaks now, it is counted too long at worst.
                 await self._state.waiting.hold(session)
                 counted = True

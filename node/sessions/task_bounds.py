@@ -11,7 +11,7 @@ import orjson
 from aip import Command
 from node.settings import Settings
 
-__all__ = ["TaskTooLarge", "check_task_size"]
+__all__ = ["TaskBounds", "TaskTooLarge"]
 
 
 class TaskTooLarge(ValueError):
@@ -24,18 +24,24 @@ class TaskTooLarge(ValueError):
         self.field = field
 
 
-def check_task_size(
-    settings: Settings, request: str, metadata: Mapping[str, Any] | None, commands: Sequence[Command] | None
-) -> None:
-    """Raises TaskTooLarge."""
-    # No character takes more than four bytes: most texts need not be encoded to be found small.
-    if len(request) * 4 > settings.max_request_bytes:
-        _check("request", len(request.encode("utf-8", "surrogatepass")), settings.max_request_bytes)
-    if metadata:
-        _check("metadata", len(orjson.dumps(metadata)), settings.max_metadata_bytes)
-    if commands:
-        size = sum(len(orjson.dumps(c.parameters)) + len(c.tool_name) for c in commands)
-        _check("commands", size, settings.max_commands_bytes)
+class TaskBounds:
+    """The bounds of a node's settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._request_bytes = settings.max_request_bytes
+        self._metadata_bytes = settings.max_metadata_bytes
+        self._commands_bytes = settings.max_commands_bytes
+
+    def check(self, request: str, metadata: Mapping[str, Any] | None, commands: Sequence[Command] | None) -> None:
+        """Raises TaskTooLarge."""
+        # No character takes more than four bytes: most texts need not be encoded to be found small.
+        if len(request) * 4 > self._request_bytes:
+            _check("request", len(request.encode("utf-8", "surrogatepass")), self._request_bytes)
+        if metadata:
+            _check("metadata", len(orjson.dumps(metadata)), self._metadata_bytes)
+        if commands:
+            size = sum(len(orjson.dumps(c.parameters)) + len(c.tool_name) for c in commands)
+            _check("commands", size, self._commands_bytes)
 
 
 def _check(field: str, size: int, bound: int) -> None:

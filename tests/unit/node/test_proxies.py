@@ -2,13 +2,14 @@
 
 import pytest
 
+from node.headers import headers_of
 from node.proxies import Proxies
 from node.shares import Shares
 
 
 def _caller(peer: str, *forwarded: str, allowed: str = "127.0.0.1,10.0.0.0/8") -> str:
     headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
-    return Proxies(allowed).caller_of({"client": (peer, 1), "headers": headers})
+    return Proxies(allowed).caller_of((peer, 1), headers_of({"headers": headers}))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_addresses_that_one_subscriber_has_are_one_caller() -> None:
 
 
 def test_a_request_without_a_peer_has_a_caller_too() -> None:
-    assert Proxies("").caller_of({"client": None, "headers": []}) == ""
+    assert Proxies("").caller_of(None, {}) == ""
 
 
 def test_shares_are_counted_by_caller_and_cost_nothing_when_nothing_is_held() -> None:

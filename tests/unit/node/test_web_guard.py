@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from node.headers import headers_of
 from node.settings import Settings
 from node.web_guard import WebGuard
 
@@ -12,7 +13,7 @@ EVIL = "evil.example:5000"
 
 def _judges(name: str, **settings: object) -> int:
     guard = WebGuard(Settings(**settings))  # type: ignore[arg-type]
-    refusal = guard.refuse_host([(b"host", name.encode("latin-1"))])
+    refusal = guard.refuse({b"host": name.encode("latin-1")})
     return 200 if refusal is None else refusal.status
 
 
@@ -47,10 +48,10 @@ def test_a_malformed_host_is_a_bad_request(host: str) -> None:
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
 def test_a_request_has_one_host(hosts: Sequence[str]) -> None:
-    refusal = WebGuard(Settings()).refuse_host([(b"host", host.encode()) for host in hosts])
+    refusal = WebGuard(Settings()).refuse(headers_of({"headers": [(b"host", host.encode()) for host in hosts]}))
     assert refusal is not None
     assert refusal.status == 400
 
 
 def test_only_http_1_0_may_leave_the_host_out() -> None:
-    assert WebGuard(Settings()).refuse_host([], "1.0") is None
+    assert WebGuard(Settings()).refuse({}, http_version="1.0") is None

@@ -15,10 +15,9 @@ ARG PIP_CERT
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 COPY pyproject.toml README.md LICENSE ./
-COPY aip ./aip
+COPY aip_cluster ./aip_cluster
 COPY shared_state ./shared_state
 COPY node ./node
-COPY clients ./clients
 COPY loadbalancer ./loadbalancer
 # The environment has no pip and is never written to again: it is compiled here, once. Every dependency comes as a
 # wheel, so no compiler is needed in this stage either.

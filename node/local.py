@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from node.app import Node
-from node.server import Server
 from node.settings import Settings
 
 __all__ = ["local_cluster"]
@@ -25,7 +24,7 @@ async def local_cluster() -> AsyncIterator[str]:
     Raises TimeoutError if it is not up within 10 s, ValueError for wrong settings.
     """
     settings = Settings(local=True, port=0, node_id="local", redis_url="embedded://local")
-    server = Server(Node(settings), signals=False)
+    server = Node(settings).server(signals=False)
     serving = asyncio.create_task(server.serve(), name="local-node")
     try:
         async with asyncio.timeout(START_S):

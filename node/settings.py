@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared_state.redis_url import with_passwords
+from shared_state.redis.url import with_passwords
 
 __all__ = ["Settings", "unknown_variables"]
 

@@ -8,8 +8,8 @@ Every call raises StateUnavailable while Redis is away.
 from collections.abc import Sequence
 
 from shared_state.clock import Clock
-from shared_state.connection import Connection
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["Asked"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from shared_state.connection import Connection
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["Batch", "BatchItem", "Batches"]
 

@@ -18,11 +18,11 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from shared_state.connection import Connection
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.keys import Keys
-from shared_state.routes import Subscription
-from shared_state.voice import Voice
+from shared_state.publisher import Publisher
+from shared_state.redis import Subscription
+from shared_state.redis.connection import Connection
 
 __all__ = ["Bus", "BusObserver"]
 
@@ -70,7 +70,7 @@ class Bus:
         observer: BusObserver | None = None,
     ) -> None:
         self._redis = connection
-        self._voice = Voice(connection, keys)
+        self._voice = Publisher(connection, keys)
         self._node_id = node_id
         self._channel = keys.channel(node_id)
         self._probe_interval_s = probe_interval_s

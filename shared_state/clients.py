@@ -18,12 +18,12 @@ from typing import Any
 
 import orjson
 
-from aip import new_id
-from shared_state.connection import Connection
+from aip_cluster.protocol import new_id
+from shared_state.chunks import merged, slices
 from shared_state.errors import AlreadyRegistered
 from shared_state.keys import Keys
 from shared_state.nodes import Nodes
-from shared_state.slices import merged, slices
+from shared_state.redis.connection import Connection
 
 __all__ = ["NO_PROOF", "Absence", "Admitted", "Clients", "Left", "Proof", "Registration"]
 

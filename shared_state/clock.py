@@ -5,7 +5,7 @@ that of Redis whenever it renews its lease, and corrects what it notes by the di
 time. While Redis is away the last difference stands, and before the first there is none.
 """
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 
 __all__ = ["Clock"]
 

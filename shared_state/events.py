@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from shared_state.connection import Connection
 from shared_state.errors import StateError
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["Events"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
-from shared_state.connection import Connection
 from shared_state.errors import QuotaReached, StateError
 from shared_state.keys import Keys
 from shared_state.quotas import FileQuota
+from shared_state.redis.connection import Connection
 
 __all__ = ["FileInfo", "FileMismatch", "Files", "TooManyFiles", "Upload"]
 

@@ -9,9 +9,9 @@ StateUnavailable; when Redis loses its data, keys are forgotten with all else.
 
 from dataclasses import dataclass
 
-from shared_state.connection import Connection
 from shared_state.errors import KeyOfAnotherRequest
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["HOLD_MS", "Answered", "Busy", "Idempotency", "Mine"]
 

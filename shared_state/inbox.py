@@ -1,6 +1,6 @@
 """Messages for a client, kept until its socket has taken them.
 
-(A task that the cluster gave its id needs none: it is read from its session, see `Starts`.)
+(A task that the cluster gave its id needs none: it is read from its session, see `SessionCreator`.)
 
 `post` appends to the client's stream and wakes, through pub/sub, the node that holds its socket, in one atomic call.
 Delivery is at least once: an entry stays until `take`, and whoever holds the client's socket next reads what is left,
@@ -12,11 +12,11 @@ in length (`InboxFull`) and in age.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared_state.connection import Connection
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import Keys, live_together
+from shared_state.publisher import Publisher
+from shared_state.redis.connection import Connection
 from shared_state.session_record import Session, order_json
-from shared_state.voice import Voice
 
 __all__ = [
     "TASK",
@@ -71,7 +71,7 @@ class Inbox:
 
     def __init__(self, connection: Connection, keys: Keys, *, result_ttl_s: int, max_sessions: int = 64) -> None:
         self._redis = connection
-        self._voice = Voice(connection, keys)
+        self._voice = Publisher(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
         self._max_sessions = max_sessions

@@ -2,8 +2,8 @@
 
 All keys that one script touches share the tag in braces, so that they live in one slot of a Redis Cluster. (But where
 there are no slots, the start of a session claims the name of its task, too: a round trip less on the way of each task;
-and sessions of many devices are ended together.)
-Ids hold no braces (`aip.ids` refuses them), so an id cannot move a key to another slot or imitate another key.
+and sessions of many devices are ended together.) Ids hold no braces (`aip_cluster.protocol.ids` refuses them), so an id
+cannot move a key to another slot or imitate another key.
 
 A client's tag is one of 4,096, by a hash of its id. Ids of sessions that the cluster makes end with the tag of their
 client (`new_session_id`), so that a session lives beside its client's inbox: one script begins it, another ends it. An
@@ -45,7 +45,7 @@ with every single task. Its score is a whole number, which Redis keeps as one (a
 from functools import lru_cache
 from zlib import crc32
 
-from aip import new_id
+from aip_cluster.protocol import new_id
 
 __all__ = ["NEVER_MS", "TAG_CHARS", "Keys", "keys_of_session", "live_together", "new_session_id", "tag_of_session"]
 

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from typing import Any
 
-from shared_state.connection import Connection
 from shared_state.errors import StateError, StateFull
+from shared_state.redis.connection import Connection
 
 __all__ = ["Memory"]
 

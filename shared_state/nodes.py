@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state.clock import Clock
-from shared_state.connection import Connection
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["Lease", "NodeInfo", "Nodes"]
 

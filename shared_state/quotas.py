@@ -12,9 +12,9 @@ absent device pays. Every call raises StateUnavailable while Redis is away.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared_state.connection import Connection
 from shared_state.errors import QuotaReached
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 from shared_state.session_record import Session, order_json, stored_fields
 
 __all__ = ["DEFAULT_BOUNDS", "Bounds", "FileQuota", "TaskQuota"]

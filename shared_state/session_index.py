@@ -11,8 +11,8 @@ import logging
 from functools import partial
 from typing import Any
 
-from shared_state.connection import Connection
 from shared_state.keys import Keys
+from shared_state.redis.connection import Connection
 
 __all__ = ["SessionIndex"]
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from aip import new_id
-from aip.ids import made_ms
+from aip_cluster.protocol import new_id
+from aip_cluster.protocol.ids import made_ms
 from shared_state.keys import NEVER_MS
 
 __all__ = [

@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 
 from shared_state.clock import Clock
-from shared_state.connection import Connection
 from shared_state.errors import Fenced, SessionEnded, SessionExists, SessionNotFound, TaskNameTaken
 from shared_state.keys import Keys, keys_of_session, live_together
+from shared_state.publisher import Publisher
+from shared_state.redis.connection import Connection
 from shared_state.session_index import SessionIndex
 from shared_state.session_record import (
     TERMINAL,
@@ -44,7 +45,6 @@ from shared_state.session_record import (
     place,
     stored_fields,
 )
-from shared_state.voice import Voice
 
 __all__ = ["TERMINAL", "Behind", "EndIf", "Ended", "Ending", "Event", "Session", "SessionState", "Sessions"]
 
@@ -62,7 +62,7 @@ class Sessions:
         self._redis = connection
         self._clock = clock
         self._index = index
-        self._voice = Voice(connection, keys)
+        self._voice = Publisher(connection, keys)
         self._keys = keys
         self._result_ttl_s = result_ttl_s
 

@@ -5,9 +5,8 @@ from shared_state.batches import Batches
 from shared_state.bus import Bus, BusObserver
 from shared_state.clients import Clients
 from shared_state.clock import Clock
-from shared_state.connection import Connection, Observer, OnSaid
-from shared_state.due import Due
-from shared_state.ends import Ends
+from shared_state.delay_queue import DelayQueue
+from shared_state.end_batch import EndBatch
 from shared_state.events import Events
 from shared_state.files import Files
 from shared_state.idempotency import Idempotency
@@ -16,10 +15,11 @@ from shared_state.keys import Keys
 from shared_state.memory import Memory
 from shared_state.nodes import Nodes
 from shared_state.quotas import DEFAULT_BOUNDS, Bounds, FileQuota, TaskQuota
-from shared_state.server_check import check_servers
+from shared_state.redis.connection import Connection, Observer, OnSaid
+from shared_state.redis.server_check import check_servers
+from shared_state.session_create import SessionCreator
 from shared_state.session_index import SessionIndex
 from shared_state.sessions import Sessions
-from shared_state.starts import Starts
 
 __all__ = ["State"]
 
@@ -63,19 +63,19 @@ class State:
         self.inbox = Inbox(self.connection, self.keys, result_ttl_s=result_ttl_s, max_sessions=max_sessions_per_device)
         self._index = SessionIndex(self.connection, self.keys)
         self.sessions = Sessions(self.connection, self.keys, self._index, self.clock, result_ttl_s=result_ttl_s)
-        self.starts = Starts(
+        self.session_creator = SessionCreator(
             self.connection,
             self.keys,
             self._index,
             result_ttl_s=result_ttl_s,
             max_sessions=max_sessions_per_device,
         )
-        self.ends = Ends(self.connection, self.keys, self.clock, result_ttl_s=result_ttl_s)
+        self.end_batch = EndBatch(self.connection, self.keys, self.clock, result_ttl_s=result_ttl_s)
         self.batches = Batches(self.connection, self.keys, result_ttl_s=result_ttl_s)
         self.waiting = TaskQuota(self.connection, self.keys, bounds, credential=credential, result_ttl_s=result_ttl_s)
         quota = FileQuota(self.connection, self.keys, bounds, credential=credential)
         self.files = Files(self.connection, self.keys, quota, result_ttl_s=result_ttl_s)
-        self.due = Due(self.connection, self.keys)
+        self.delay_queue = DelayQueue(self.connection, self.keys)
         self.asked = Asked(self.connection, self.keys, self.clock)
         self.idempotency = Idempotency(self.connection, self.keys, ttl_s=idempotency_ttl_s)
         self.events = Events(self.connection, self.keys)
@@ -105,7 +105,7 @@ class State:
     async def close(self) -> None:
         """Flush what waits and close the connection."""
         await self.memory.close()
-        await self.ends.flush()
+        await self.end_batch.flush()
         await self.events.close()
         await self._index.close()
         await self.connection.close()

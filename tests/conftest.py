@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import settings
-from lib.topologies import Cluster
 
+from devtools.topologies import Cluster
 from shared_state import State
 from tests.support.backends import Backend
 from tests.support.redis_server import STANDSTILL_MS, RedisServer, require_redis, running_redis

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from node.api.schemas import ATTEMPTS_BOUND, DispatchRequest, GivenCommand
-from node.globs import PATTERN_CHARS
+from node.sessions.globs import PATTERN_CHARS
 from shared_state.sessions import SessionState
 
 __all__ = ["BatchAnswer", "BatchRequest", "BatchStarted", "ItemAnswer", "Selector"]

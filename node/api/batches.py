@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from node.api.batch_schemas import BatchAnswer, BatchRequest, BatchStarted, ItemAnswer, Selector
 from node.api.context import Context, answer
-from node.api.errors import ApiError
 from node.api.requests import read_json, validate
 from node.api.schemas import DispatchRequest
 from node.api.tasks import check_task, patience_of
-from node.devices import tags_of
+from node.gateway.device_notes import tags_of
 from node.gateway.profile import system_info_of
-from node.globs import Globs, is_pattern
+from node.serving.http_errors import ApiError
 from node.sessions.batches import BatchTask, TooManyBatches
+from node.sessions.globs import Globs, is_pattern
 from shared_state.batches import Batch, BatchItem
 from shared_state.clients import Registration
 from shared_state.sessions import SessionState

@@ -4,12 +4,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aip.ids import now_ms
-from node.api.answers import JsonAnswer
+from aip_cluster.protocol.ids import now_ms
 from node.api.context import Context, answer
-from node.api.errors import ApiError
 from node.api.requests import dump, flag
 from node.api.schemas import ClientDetail, ClientsAnswer, NodeDetail, NodesAnswer
+from node.serving.http_errors import ApiError
+from node.serving.json_answer import JsonAnswer
 
 __all__ = ["get_client", "list_clients", "list_nodes"]
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from node.api.answers import JsonAnswer
-from node.api.limits import Limits
 from node.api.requests import dump
-from node.auth import Auth
-from node.devices import DeviceNotes
-from node.drain import Drainer
-from node.gateway.hub import Hub
-from node.membership import Membership
-from node.overview import Overview
-from node.parsing import Parsing
+from node.cluster.drain import Drainer
+from node.cluster.membership import Membership
+from node.cluster.overview import Overview
+from node.concurrency.parsing import Parsing
+from node.connections.hub import Hub
+from node.gateway.device_notes import DeviceNotes
+from node.serving.auth import Auth
+from node.serving.json_answer import JsonAnswer
+from node.serving.request_limits import Limits
 from node.sessions.batches import BatchRunner
 from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners

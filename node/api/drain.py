@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api.context import Context, answer
-from node.api.errors import ApiError
 from node.api.schemas import DrainAnswer
+from node.serving.http_errors import ApiError
 
 __all__ = ["drain_node", "drain_state", "undrain_node"]
 

@@ -6,12 +6,12 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from aip import ProtocolError, new_id
-from aip.files import check_file_name
-from aip.ids import now_ms
+from aip_cluster.protocol import ProtocolError, new_id
+from aip_cluster.protocol.files import check_file_name
+from aip_cluster.protocol.ids import now_ms
 from node.api.context import Context, answer
-from node.api.errors import ApiError
 from node.api.schemas import FileAnswer, FilesAnswer
+from node.serving.http_errors import ApiError
 from shared_state.errors import NotRegistered, SessionNotFound
 from shared_state.files import FileInfo, FileMismatch, Upload
 from shared_state.sessions import TERMINAL, Session

@@ -17,18 +17,18 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from aip import new_id
-from aip.ids import now_ms
+from aip_cluster.protocol import new_id
+from aip_cluster.protocol.ids import now_ms
 from node.api.context import Context
-from node.api.errors import ApiError
-from node.headers import headers_of
+from node.serving.headers import headers_of
+from node.serving.http_errors import ApiError
 from node.sessions.dispatching import Attempt
 from node.sessions.planners import PlannerRefused
 from shared_state.errors import StateError, StateUnavailable, TooManySessions
 from shared_state.idempotency import HOLD_MS, Answered, Busy, Mine
 from shared_state.sessions import Ending, Session, SessionState
 
-__all__ = ["KEY_HEADER", "REPLAYED_HEADER", "KeyBusy", "Once", "key_of"]
+__all__ = ["KEY_HEADER", "REPLAYED_HEADER", "IdempotentDispatch", "KeyBusy", "key_of"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def key_of(request: Request) -> str | None:
     return str(given[0], "ascii")
 
 
-class Once:
+class IdempotentDispatch:
     """One request under a key: `body` is what it asks for, `send(attempt=…)` dispatches it, `say` writes the answer."""
 
     def __init__(

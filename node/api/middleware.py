@@ -9,19 +9,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from aip import new_id
+from aip_cluster.protocol import new_id
 from node.api.docs import DOCS_PATHS
-from node.api.errors import ApiError, failure
-from node.api.limits import Limits
 from node.api.router import REQUEST_ID, Application
-from node.auth import Auth
-from node.headers import headers_of
+from node.serving.auth import Auth
+from node.serving.headers import headers_of
+from node.serving.http_errors import ApiError, failure
+from node.serving.request_limits import Limits
+from node.serving.web_guard import WebGuard
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import TRACEPARENT, TraceContext, parse
 from node.telemetry.tracing import Tracing, Work
-from node.web_guard import WebGuard
 
-__all__ = ["OPEN_PATHS", "Shell"]
+__all__ = ["OPEN_PATHS", "RequestMiddleware"]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 _ID_HEADER = b"x-request-id"
@@ -40,7 +40,7 @@ PROBES = frozenset({"/livez", "/readyz"})
 OPEN_PATHS = frozenset({"/api/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/"}) | DOCS_PATHS
 
 
-class Shell:
+class RequestMiddleware:
     """The outermost layer of REST."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Shell:
         limits: Limits,
         metrics: Metrics,
         tracing: Tracing | None,
-        leaving: Callable[[], bool],
+        draining: Callable[[], bool],
     ) -> None:
         self._exact = app.exact
         self._rest = app.rest
@@ -62,10 +62,10 @@ class Shell:
         self._metrics = metrics
         self._tracing = tracing
         # While this says so, no connection is kept: one that is closed here while a request is on its way loses it.
-        self._leaving = leaving
+        self._draining = draining
 
     def needs_no_task(self, method: str, path: str) -> bool:
-        """Whether such a request may be answered without a task of its own (see `node.errands`)."""
+        """Whether such a request may be answered without a task of its own (see `node.concurrency.eager_task`)."""
         return (method, path) in self._taskless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +138,7 @@ class Shell:
         if work is not None:
             signature.append((_TRACE_HEADER, work.context.trace_id.encode()))
             _answered(work, scope, status)
-        if self._leaving():
+        if self._draining():
             signature.append((b"connection", b"close"))
         return signature
 

@@ -8,12 +8,12 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from aip import ProtocolError
-from aip.codec import loads
-from node.api.errors import ApiError
-from node.exchange import exchange_of
-from node.headers import headers_of
-from node.parsing import LARGE_BYTES, Parsing
+from aip_cluster.protocol import ProtocolError
+from aip_cluster.protocol.codec import loads
+from node.concurrency.parsing import LARGE_BYTES, Parsing
+from node.serving.headers import headers_of
+from node.serving.http_errors import ApiError
+from node.serving.request_cycle import exchange_of
 
 __all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
 

@@ -12,13 +12,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
-from node.api.answers import JsonAnswer
 from node.api.context import Context
 from node.api.docs import docs_routes
-from node.api.errors import ApiError, failure, from_state
 from node.api.openapi import document
 from node.api.routes import ROUTES, Handler
-from node.proxies import behind_proxies
+from node.serving.http_errors import ApiError, failure, from_state
+from node.serving.json_answer import JsonAnswer
+from node.serving.proxies import behind_proxies
 from shared_state.errors import StateError
 
 __all__ = ["REQUEST_ID", "Application", "application", "internal_application"]

@@ -46,7 +46,7 @@ class Operation:
     # The body is the file itself.
     takes_file: bool = False
     status: int = 200
-    # Its handler may ask for the task that it runs in, as every time limit does (see `node.errands`).
+    # Its handler may ask for the task that it runs in, as every time limit does (see `node.concurrency.eager_task`).
     needs_task: bool = True
 
 

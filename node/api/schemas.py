@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from aip import Command
+from aip_cluster.protocol import Command
 from shared_state.clients import Registration
 from shared_state.files import FileInfo
 from shared_state.sessions import Session, SessionState

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from node.api.context import Context, answer
-from node.api.errors import ApiError
 from node.api.requests import integer
 from node.api.schemas import CancelAnswer, SessionDetail, SessionsAnswer, SessionSummary, summary_fields
+from node.serving.http_errors import ApiError
 from shared_state.errors import SessionNotFound
 from shared_state.sessions import Ended, Session, SessionState
 

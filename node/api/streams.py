@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from node.api.context import Context
-from node.api.errors import ApiError
+from node.serving.http_errors import ApiError
 from shared_state.errors import SessionNotFound, StateUnavailable
 from shared_state.sessions import TERMINAL, Event
 

@@ -8,15 +8,15 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aip import ProtocolError
-from aip.ids import check_client_id, check_task_name
-from node.api.answers import JsonAnswer
+from aip_cluster.protocol import ProtocolError
+from aip_cluster.protocol.ids import check_client_id, check_task_name
 from node.api.context import Context, answer
-from node.api.errors import ApiError, from_state
-from node.api.idempotency import REPLAYED_HEADER, KeyBusy, Once, key_of
+from node.api.idempotency import REPLAYED_HEADER, IdempotentDispatch, KeyBusy, key_of
 from node.api.requests import read_json, seconds, validate
 from node.api.schemas import DispatchRequest, TaskResultAnswer, TaskUnknown
-from node.sessions.dispatching import IMPATIENT, Patience
+from node.serving.http_errors import ApiError, from_state
+from node.serving.json_answer import JsonAnswer
+from node.sessions.dispatching import IMPATIENT, QueuePolicy
 from node.sessions.planners import PlannerRefused
 from node.sessions.task_bounds import TaskTooLarge
 from shared_state.errors import (
@@ -69,7 +69,9 @@ async def dispatch(context: Context, request: Request) -> Response:
             response = JsonAnswer(_dispatched(await send()))
             outcome = "accepted"
         else:
-            once = Once(context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched)
+            once = IdempotentDispatch(
+                context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched
+            )
             # It bounds its time, and for that it needs a task.
             answered, replayed = await asyncio.create_task(once.run(), name="once")
             response = JsonAnswer(answered.body, answered.status, {REPLAYED_HEADER: "true"} if replayed else None)
@@ -149,12 +151,12 @@ def check_task(context: Context, task: DispatchRequest) -> DispatchRequest:
     return task
 
 
-def patience_of(task: DispatchRequest) -> Patience:
+def patience_of(task: DispatchRequest) -> QueuePolicy:
     """How long the task may wait for its device, and how often it may be tried."""
     if not task.queue_if_offline and task.max_attempts is None:
         return IMPATIENT
     queue_for_s = (task.ttl_s or QUEUE_FOR_S) if task.queue_if_offline else None
-    return Patience(queue_for_s, task.max_attempts or 1)
+    return QueuePolicy(queue_for_s, task.max_attempts or 1)
 
 
 async def task_result(context: Context, request: Request) -> Response:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from node.pace import Clock, TokenBucket
-from node.shares import Shares
+from node.serving.rate_limit import Clock, TokenBucket
+from node.serving.shares import Shares
 from node.telemetry.metrics import Limit, Metrics
 
 __all__ = ["Admission", "Place", "TurnedAway"]

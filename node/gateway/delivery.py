@@ -8,17 +8,17 @@ once it has stored that it was begun; until Redis confirms that, the connection 
 
 import logging
 
-from node.background import Background
-from node.gateway.connection import Connection, Delivery
-from node.gateway.hub import Hub
+from node.concurrency.background import Background
+from node.connections.connection import Connection, Delivery
+from node.connections.hub import Hub
 from node.gateway.transfers import Transfers
-from node.sessions.orders import TaskOrder
 from node.sessions.resumption import Resumption
 from node.sessions.runner import Runner
+from node.sessions.task_spec import TaskSpec
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.inbox import TASK, Entry, Inbox
 from shared_state.quotas import TaskQuota
-from shared_state.starts import Starts
+from shared_state.session_create import SessionCreator
 
 __all__ = ["Deliverer"]
 
@@ -37,7 +37,7 @@ class Deliverer:
     def __init__(
         self,
         inbox: Inbox,
-        starts: Starts,
+        starts: SessionCreator,
         waiting: TaskQuota,
         hub: Hub,
         runner: Runner,
@@ -152,12 +152,12 @@ class Deliverer:
         if known or not connection.is_device or not entry.message.startswith(TASK):
             return False
         try:
-            order = TaskOrder.from_json(entry.message[len(TASK) :])
+            order = TaskSpec.from_json(entry.message[len(TASK) :])
         except ValueError:
             return False  # found again, and logged, when it is handed over
         return await self._resumption.was_begun(connection, order)
 
-    def _begin(self, connection: Connection, order: TaskOrder, *, verify: bool) -> None:
+    def _begin(self, connection: Connection, order: TaskSpec, *, verify: bool) -> None:
         if not connection.is_device:
             log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
         elif order.mark not in connection.taken and self._runner.accept(connection, order, verify=verify):
@@ -190,7 +190,7 @@ class Deliverer:
         elif entry.message.startswith((ENDED, SUPERSEDED, FILE)) and not connection.is_device:
             log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
-            self._begin(connection, TaskOrder.from_json(entry.message[len(TASK) :]), verify=verify)
+            self._begin(connection, TaskSpec.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
             session_id, created_ms = _ended(entry.message[len(ENDED) :])
             ended = self._runner.on_ended_elsewhere(session_id, connection, created_ms)
@@ -213,7 +213,7 @@ class Deliverer:
                 await connection.flushed()
                 # What was written into a socket may never have left it. A device's session is resumed from its journal;
                 # of a message to any other client nobody hears again: it is removed once a pong has come behind it.
-                if not connection.is_device and not await connection.pulse.answers():
+                if not connection.is_device and not await connection.keepalive.answers():
                     return
                 if connection.closing is not None:
                     return
@@ -235,9 +235,9 @@ def _ended(rest: bytes) -> tuple[str, int]:
     return session_id, int(created_ms)
 
 
-def _read(order_json: bytes) -> TaskOrder | None:
+def _read(order_json: bytes) -> TaskSpec | None:
     try:
-        return TaskOrder.from_json(order_json)
+        return TaskSpec.from_json(order_json)
     except ValueError:
         # A node of another version may have stored it: left to its deadline.
         log.exception("a task cannot be read")

@@ -16,30 +16,31 @@ from typing import Any
 
 import orjson
 
-from aip import ClientMessage, ClientMessageType, ProtocolError, decode_client
-from aip.codec import Scrub, decode_client_frame
-from aip.envelope import envelope
-from aip.errors import TooLarge
-from aip.files import FileFrame
-from aip.ids import now_ms
-from node.auth import Auth
-from node.background import Background
+from aip_cluster.protocol import ClientMessage, ClientMessageType, ProtocolError, decode_client
+from aip_cluster.protocol.codec import Scrub, decode_client_frame
+from aip_cluster.protocol.envelope import envelope
+from aip_cluster.protocol.errors import TooLarge
+from aip_cluster.protocol.files import FileFrame
+from aip_cluster.protocol.ids import now_ms
+from node.concurrency.background import Background
+from node.concurrency.parsing import LARGE_BYTES, Parsing
+from node.connections.connection import Connection, Message, Receive, Send
+from node.connections.keepalive import Keepalive
 from node.gateway.admission import Admission, Place, TurnedAway
-from node.gateway.closing import Close
-from node.gateway.connection import Connection, Message, Receive, Send
+from node.gateway.disconnect import Disconnect
 from node.gateway.handlers import Handlers
-from node.gateway.leaving import Leaving
-from node.gateway.pulse import Pulse
 from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
-from node.headers import headers_of
-from node.parsing import LARGE_BYTES, Parsing
-from node.proxies import Proxies
+from node.serving.auth import Auth
+from node.serving.close_codes import Close
+from node.serving.headers import headers_of
+from node.serving.incoming_message import ANNOUNCED, LARGE_TEXT, REGISTRATION_BYTES
+from node.serving.proxies import Proxies
+from node.serving.web_guard import WebGuard
 from node.telemetry.metrics import Metrics
-from node.web_guard import WebGuard
 from shared_state.errors import StateUnavailable
 
-__all__ = ["REGISTRATION_BYTES", "Endpoint", "deny"]
+__all__ = ["Endpoint", "deny"]
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +49,9 @@ log = logging.getLogger(__name__)
 PULSE = "aip.pulse"
 # In what a socket told: what was made of it already, and when it came.
 HEARD = "aip.heard"
-# A text above LARGE_BYTES, as UTF-8. In a disconnect: the bytes of a message that was not taken (`node.websocket`).
-LARGE_TEXT = "aip.large_text"
-ANNOUNCED = "aip.announced_bytes"
-
 Binary = bytes | bytearray
 Frame = Binary | str
 
-# Nobody is known yet: little is read of them.
-REGISTRATION_BYTES = 256 * 1024
 DENIED_LINGER_S = 0.1
 # uvicorn reports a socket that broke without a close frame as 1005: only this code is a deliberate goodbye.
 GOODBYE = 1000
@@ -69,7 +64,7 @@ class Endpoint:
     def __init__(
         self,
         registrar: Registrar,
-        leaving: Leaving,
+        disconnect: Disconnect,
         handlers: Handlers,
         transfers: Transfers,
         auth: Auth,
@@ -87,7 +82,7 @@ class Endpoint:
         scrub: Scrub | None,
     ) -> None:
         self._registrar = registrar
-        self._leaving = leaving
+        self._disconnect = disconnect
         self._handlers = handlers
         self._transfers = transfers
         self._auth = auth
@@ -139,7 +134,7 @@ class Endpoint:
         with place:
             await self._hold(pulse, receive, send, place)
 
-    async def _hold(self, pulse: Pulse | None, receive: Receive, send: Send, place: Place) -> None:
+    async def _hold(self, pulse: Keepalive | None, receive: Receive, send: Send, place: Place) -> None:
         await send({"type": "websocket.accept"})
         connection = Connection(
             send,
@@ -162,7 +157,7 @@ class Endpoint:
             connection.abandon()
             await self._transfers.abort(connection)
             # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
-            leave = self._background.spawn(self._leaving.leave(connection), "client-leave")
+            leave = self._background.spawn(self._disconnect.leave(connection), "client-leave")
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(leave)
 
@@ -214,7 +209,7 @@ class Endpoint:
 
     async def _serve(self, connection: Connection, receive: Receive) -> int | None:
         """Returns the code that the peer closed the socket with."""
-        connection.pulse.listen(partial(self._hear, connection))
+        connection.keepalive.listen(partial(self._hear, connection))
         try:
             while True:
                 # An idle socket does not keep the last thing that was said over it.
@@ -229,7 +224,7 @@ class Endpoint:
                 if HEARD in event or not await self._hear_any(connection, event):
                     await self._go_on(connection, *event[HEARD])
         finally:
-            connection.pulse.listen(None)
+            connection.keepalive.listen(None)
 
     async def _hear_any(self, connection: Connection, event: Message) -> bool:
         """As `_hear`, of large messages too: nothing that comes behind one is heard before it."""

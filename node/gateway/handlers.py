@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aip import (
+from aip_cluster.protocol import (
     ClientMessage,
     ClientMessageType,
     ProtocolError,
@@ -16,8 +16,8 @@ from aip import (
     ServerMessageType,
     TaskStatus,
 )
-from node.devices import DeviceNotes
-from node.gateway.connection import Connection
+from node.connections.connection import Connection
+from node.gateway.device_notes import DeviceNotes
 from node.gateway.profile import system_info_of
 from node.gateway.registrar import Registrar
 from node.gateway.tasks import TaskIntake, target_of

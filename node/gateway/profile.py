@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aip import ClientMessage
+from aip_cluster.protocol import ClientMessage
 
 __all__ = ["features_of", "platform_of", "profile_of", "system_info_of"]
 

@@ -3,7 +3,7 @@
 The registration is stored first and the socket is put into the hub then; a message that is posted in between waits in
 the inbox, which is read afterwards. Only then is the client told, and what it had under way goes on. A client id that
 is held already goes to the newcomer only if that one proves to be the same client, or the holder's socket is dead.
-Under one client's lock all of this, and leaving (`leaving`), happen one after the other.
+Under one client's lock all of this, and leaving (`disconnect`), happen one after the other.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from typing import Any
 
 import orjson
 
-from aip import ClientMessage, ClientType, ProtocolError, ServerMessage, ServerMessageType
-from aip.ids import check_client_id
-from node.gateway.closing import Close
-from node.gateway.connection import Connection
+from aip_cluster.protocol import ClientMessage, ClientType, ProtocolError, ServerMessage, ServerMessageType
+from aip_cluster.protocol.ids import check_client_id
+from node.connections.connection import Connection
+from node.connections.hub import Hub
 from node.gateway.delivery import Deliverer
-from node.gateway.hub import Hub
-from node.gateway.leaving import Leaving
+from node.gateway.disconnect import Disconnect
 from node.gateway.profile import features_of, platform_of, profile_of
 from node.gateway.takeover import Probes
+from node.serving.close_codes import Close
 from node.sessions.features import DEDUPLICATES, RESUME
 from node.sessions.resumption import Resumption
 from node.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ class Registrar:
         hub: Hub,
         deliverer: Deliverer,
         probes: Probes,
-        leaving: Leaving,
+        disconnect: Disconnect,
         resumption: Resumption,
         metrics: Metrics,
         *,
@@ -84,7 +84,7 @@ class Registrar:
         self._hub = hub
         self._deliverer = deliverer
         self._probes = probes
-        self._leaving = leaving
+        self._disconnect = disconnect
         self._resumption = resumption
         self._metrics = metrics
         self._node_id = node_id
@@ -110,7 +110,7 @@ class Registrar:
             acknowledgement = ServerMessage(type=ServerMessageType.HEARTBEAT)
             if token:
                 acknowledgement.result = {TOKEN_FIELD: token}
-            connection.pulse.admit()
+            connection.keepalive.admit()
             connection.send(acknowledgement)
             self._note(connection)
         try:
@@ -150,7 +150,7 @@ class Registrar:
         connection.generation = admitted.generation
         replaced = self._hub.put(connection)
         if replaced is not None:
-            self._leaving.give_way(replaced)
+            self._disconnect.give_way(replaced)
         if admitted.replaced_node not in {"", self._node_id}:
             try:
                 await self._bus.tell(

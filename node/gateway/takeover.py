@@ -13,10 +13,10 @@ when it looks behind the gap.
 import asyncio
 import logging
 
-from aip import new_id
-from node.background import Background
-from node.gateway.connection import Connection
-from node.gateway.hub import Hub
+from aip_cluster.protocol import new_id
+from node.concurrency.background import Background
+from node.connections.connection import Connection
+from node.connections.hub import Hub
 from shared_state.bus import Bus
 from shared_state.errors import AlreadyRegistered, StateError
 from shared_state.nodes import Nodes
@@ -118,4 +118,4 @@ class Probes:
 async def beats(connection: Connection) -> bool:
     """Whether the peer shows any sign of life within 5 s of being asked for one."""
     heard_ms = connection.last_seen_ms
-    return await connection.pulse.beats(SILENCE_S) or connection.last_seen_ms != heard_ms
+    return await connection.keepalive.beats(SILENCE_S) or connection.last_seen_ms != heard_ms

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from aip import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
-from aip.ids import check_client_id, check_session_id, check_task_path
-from node.gateway.connection import Connection
-from node.sessions.departures import ORPHAN_POLICY
+from aip_cluster.protocol import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
+from aip_cluster.protocol.ids import check_client_id, check_session_id, check_task_path
+from node.connections.connection import Connection
 from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
+from node.sessions.suspension import ORPHAN_POLICY
 from node.sessions.task_bounds import TaskBounds, TaskTooLarge
 from node.settings import Settings
 from node.telemetry.metrics import Metrics

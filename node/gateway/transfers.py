@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from aip import ProtocolError, ServerMessage, ServerMessageType, encode, new_id, utc_now
-from aip.files import BinaryData, FileComplete, FileFrame, FileStart, check_file_name
-from aip.ids import now_ms
-from node.gateway.connection import Connection
+from aip_cluster.protocol import ProtocolError, ServerMessage, ServerMessageType, encode, new_id, utc_now
+from aip_cluster.protocol.files import BinaryData, FileComplete, FileFrame, FileStart, check_file_name
+from aip_cluster.protocol.ids import now_ms
+from node.connections.connection import Connection
 from node.sessions.runner import Runner
 from shared_state import State
 from shared_state.errors import StateError, StateUnavailable

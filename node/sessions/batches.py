@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aip import Command, new_id
-from aip.ids import now_ms
-from node.background import Background
-from node.sessions.dispatching import IMPATIENT, Attempt, Dispatcher, Patience
+from aip_cluster.protocol import Command, new_id
+from aip_cluster.protocol.ids import now_ms
+from node.concurrency.background import Background
+from node.sessions.dispatching import IMPATIENT, Attempt, Dispatcher, QueuePolicy
 from node.sessions.planners import PlannerRefused
 from node.sessions.service import SessionService
 from shared_state import State
@@ -45,7 +45,7 @@ class BatchTask:
     commands: Sequence[Command] = ()
     planner: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    patience: Patience = IMPATIENT
+    patience: QueuePolicy = IMPATIENT
     missing: str | None = None
 
 

@@ -6,7 +6,7 @@ be repeated, since every step of it knows itself again.
 
 The usual way is one call: the task's name is claimed, the session stored and its node woken. In a Redis Cluster the
 name is in another slot, and claimed first; so is one that an ended session has. What the device can do is known from
-earlier dispatches (`Directory`); the call checks that it still holds.
+earlier dispatches (`ClientCache`); the call checks that it still holds.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aip import ClientType, Command, new_id
-from aip.ids import made_ms, now_ms
-from node.sessions.directory import Directory, Known
-from node.sessions.loads import NodeLoads
-from node.sessions.orders import commands_to_json
+from aip_cluster.protocol import ClientType, Command, new_id
+from aip_cluster.protocol.ids import made_ms, now_ms
+from node.sessions.client_cache import ClientCache, Known
+from node.sessions.node_load import NodeLoad
 from node.sessions.planners import Planner, PlannerRefused, Planners
+from node.sessions.task_spec import commands_to_json
 from node.telemetry.metrics import Limit, Metrics
 from node.telemetry.trace import current_traceparent
 from shared_state import State
 from shared_state.clients import Registration
-from shared_state.due import DueKind
+from shared_state.delay_queue import DueKind
 from shared_state.errors import InboxFull, NameHeld, NotRegistered, StateError, StateUnavailable, TooManySessions
 from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
+from shared_state.session_create import ANYONE, ExpectedVersion
 from shared_state.sessions import Session
-from shared_state.starts import ANYONE, Believed
 
-__all__ = ["IMPATIENT", "Attempt", "Dispatcher", "Patience"]
+__all__ = ["IMPATIENT", "Attempt", "Dispatcher", "QueuePolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Attempt(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class QueuePolicy:
     """How long a task may wait for a device that is not connected (None: not at all), and how often it is tried.
 
     It is handed over `max_attempts` times at most, where the device is gone again before it took it.
@@ -88,7 +88,7 @@ class Patience:
         return None if self.queue_for_s is None else created_ms + int(self.queue_for_s * 1000)
 
 
-IMPATIENT = Patience()
+IMPATIENT = QueuePolicy()
 
 
 @dataclass(slots=True)
@@ -114,12 +114,12 @@ class _Naming:
 class Dispatcher:
     """Begins sessions."""
 
-    def __init__(self, state: State, planners: Planners, loads: NodeLoads, metrics: Metrics) -> None:
+    def __init__(self, state: State, planners: Planners, node_load: NodeLoad, metrics: Metrics) -> None:
         self._state = state
         self._planners = planners
-        self._loads = loads
+        self._node_load = node_load
         self._metrics = metrics
-        self._directory = Directory(state.clients)
+        self._client_cache = ClientCache(state.clients)
 
     async def dispatch(
         self,
@@ -135,7 +135,7 @@ class Dispatcher:
         request_id: str = "",
         fingerprint: str = "",
         attempt: Attempt | None = None,
-        patience: Patience = IMPATIENT,
+        patience: QueuePolicy = IMPATIENT,
     ) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
@@ -150,9 +150,9 @@ class Dispatcher:
         name = task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
         span_s = timeout_s + (patience.queue_for_s or 0.0)
-        naming = _Naming(attempt, name, span_s, beside, with_start=beside and self._state.starts.may_claim)
-        known = self._directory.known(client_id)
-        looking = None if known is not None else self._directory.look_up(client_id)
+        naming = _Naming(attempt, name, span_s, beside, with_start=beside and self._state.session_creator.may_claim)
+        known = self._client_cache.known(client_id)
+        looking = None if known is not None else self._client_cache.look_up(client_id)
         if naming.needed and not naming.with_start:
             await self._claim_beside(looking, naming)
 
@@ -181,13 +181,15 @@ class Dispatcher:
         try:
             if patience.queue_for_s is not None:
                 # Before the session: whatever waits is looked at when it may wait no longer.
-                await self._state.due.add(DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S)
+                await self._state.delay_queue.add(
+                    DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S
+                )
             if known is not None:
                 session = self._as_known(known, session_for)
                 if session is not None and await self._send(session, known.believed, naming):
                     return session
-                self._directory.forget(client_id)
-            found = await (looking or self._directory.look_up(client_id))
+                self._client_cache.forget(client_id)
+            found = await (looking or self._client_cache.look_up(client_id))
             session = session_for(found)
             if waits and (found is None or not found.node_id):
                 # Before it is stored: whatever breaks now, it is counted too long at worst.
@@ -222,7 +224,7 @@ class Dispatcher:
             limit = Limit.SESSIONS_PER_DEVICE if exc.of_device else Limit.SESSIONS_PER_NODE
             self._metrics.refusals.labels(limit).inc()
         if isinstance(exc, NotRegistered):
-            self._directory.forget(client_id)
+            self._client_cache.forget(client_id)
         if naming.before is not None:
             release = self._state.sessions.release_task(naming.name, naming.attempt.token, restore=naming.before)
             await self._quietly(release)
@@ -242,7 +244,7 @@ class Dispatcher:
             # It may be able to do more by now, or be on another node.
             return None
 
-    async def _send(self, session: Session, believed: Believed, naming: _Naming) -> bool:
+    async def _send(self, session: Session, believed: ExpectedVersion, naming: _Naming) -> bool:
         """Store the session and post its task; repeated once if the answer got lost, since both know themselves.
 
         False if the device is not as it is believed to be; nothing is stored then.
@@ -277,15 +279,17 @@ class Dispatcher:
             return self._planners.choose(planner, commands=commands, features=frozenset())
         if found is None or found.client_type != ClientType.DEVICE:
             raise NotRegistered(f"Client '{client_id}' is not online")
-        self._loads.check(found.node_id)
+        self._node_load.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 
-    def _start(self, session: Session, believed: Believed, naming: _Naming) -> Awaitable[bool]:
+    def _start(self, session: Session, believed: ExpectedVersion, naming: _Naming) -> Awaitable[bool]:
         # A device that is away, or whose node died a moment ago, finds the task in its inbox when it is back.
         wait_s = _wait_s(session)
         if not naming.beside:
             return self._create_and_post(session, wait_s)
-        return self._state.starts.start(session, believed=believed, wait_s=wait_s, claims=naming.needed, durable=True)
+        return self._state.session_creator.start(
+            session, believed=believed, wait_s=wait_s, claims=naming.needed, durable=True
+        )
 
     async def _create_and_post(self, session: Session, wait_s: float) -> bool:
         # An id that a client chose may be somebody else's: nothing may be sent before that is known.

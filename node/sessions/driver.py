@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol
 
-from aip import (
+from aip_cluster.protocol import (
     ClientMessage,
     Command,
     Result,
@@ -24,15 +24,15 @@ from aip import (
     new_id,
     utc_now,
 )
-from aip.codec import encode_payload_command
-from aip.ids import now_ms
+from aip_cluster.protocol.codec import encode_payload_command
+from aip_cluster.protocol.ids import now_ms
 from node.sessions.features import DEDUPLICATES
 from node.sessions.journal import act_entry, results_entry
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn
 from node.sessions.platforms import AgentNames, Focus
 from node.sessions.secrets import ToolSecrets
-from node.sessions.toolbelt import Toolbelt
+from node.sessions.tool_catalog import ToolCatalog
 from node.telemetry.metrics import Metrics
 from shared_state.sessions import SessionState
 
@@ -75,21 +75,21 @@ class Driver:
         self,
         advance: Advance,
         note: Note,
-        toolbelt: Toolbelt,
+        tools: ToolCatalog,
         secrets: ToolSecrets,
         metrics: Metrics,
         command_timeout_s: float,
     ) -> None:
         self._advance = advance
         self._note_behind = note
-        self._toolbelt = toolbelt
+        self._tools = tools
         self._secrets = secrets
         self._metrics = metrics
         self._command_timeout_s = command_timeout_s
 
     async def run(self, session: LocalSession) -> Finish | None:
         """The end that the planner came to, or None if the session was ended meanwhile. Cancelling is safe."""
-        session.stages.enter()
+        session.timing.enter()
         order, restored = session.order, session.restored or Restored()
         names = session.agent
         task = Task(
@@ -115,7 +115,7 @@ class Driver:
                     session.in_step = True
                 else:
                     if session.planner.wants_tools:
-                        task.tools = await self._toolbelt.tools(session, self._agents(session, names))
+                        task.tools = await self._tools.tools(session, self._agents(session, names))
                     asked = await self._ask(session, session.planner, task, names)
                     if isinstance(asked, Finish):
                         return asked
@@ -175,7 +175,7 @@ class Driver:
             await self._advance(session, None, event, fields=_spent(task.tokens))
         if isinstance(step, Act) and not planner.wants_tools:
             # One that wants tools was given those that there are.
-            refusal = await self._toolbelt.refusal(session, step.calls, names)
+            refusal = await self._tools.refusal(session, step.calls, names)
             return step if refusal is None else Finish(error=refusal)
         return step
 
@@ -241,7 +241,7 @@ class Driver:
                 session_id=session.session_id,
                 task_name=session.order.task_name,
                 response_id=response_id,
-                metadata=session.stages.carried,
+                metadata=session.timing.carried,
                 actions=[_for_device(command) for command in commands],
                 agent_name=names.agent_name,
                 process_name=names.process_name,

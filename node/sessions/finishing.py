@@ -1,9 +1,9 @@
 """How sessions end on the node that runs them: what is stored, and who is told.
 
 A session that a device ends by itself, of which nothing but its start is stored and which nobody but REST asked for, is
-ended together with the others of the moment (`shared_state.ends`). All others, and those that turn out to be more than
-that, are ended by a call of their own, repeated until Redis is there. What another connection of the device drives by
-now is let go of without a word (`Fenced`).
+ended together with the others of the moment (`shared_state.end_batch`). All others, and those that turn out to be more
+than that, are ended by a call of their own, repeated until Redis is there. What another connection of the device drives
+by now is let go of without a word (`Fenced`).
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import logging
 from functools import partial
 from typing import Any, Protocol
 
-from aip import ServerMessage
-from node.background import Background
+from aip_cluster.protocol import ServerMessage
+from node.concurrency.background import Background
 from node.sessions.local_session import LocalSession
 from node.sessions.service import SessionService, task_end
-from shared_state.ends import Ends
+from shared_state.end_batch import EndBatch
 from shared_state.errors import Fenced, StateError
 from shared_state.keys import live_together
 from shared_state.sessions import Ending, SessionState
@@ -34,7 +34,7 @@ class Forget(Protocol):
 class Finisher:
     """Ends sessions of this node, each once: whoever comes first."""
 
-    def __init__(self, ends: Ends, service: SessionService, background: Background, forget: Forget) -> None:
+    def __init__(self, ends: EndBatch, service: SessionService, background: Background, forget: Forget) -> None:
         self._ends = ends
         self._service = service
         self._background = background
@@ -94,7 +94,7 @@ class Finisher:
             created_ms=session.order.identity_ms,
             behind=session.take_behind(),
         )
-        session.stages.ended(state)
+        session.timing.ended(state)
         # Until its end is stored, it looks as if nobody had begun it.
         self._forget(session, ended=False)
         return ending
@@ -133,6 +133,6 @@ def _is_simple(session: LocalSession) -> bool:
         not session.has_stored
         and order.owner == ""
         and not order.commands
-        and session.stages.carried is None
+        and session.timing.carried is None
         and live_together(session.session_id, order.client_id)
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from aip import Command, Result
+from aip_cluster.protocol import Command, Result
 from node.sessions.local_session import Restored
 from node.sessions.planners import Act, Call, Tokens, Turn
 

@@ -4,12 +4,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from aip import ClientMessage, ServerMessageType, utc_now
-from node.gateway.connection import Connection
-from node.sessions.orders import TaskOrder
+from aip_cluster.protocol import ClientMessage, ServerMessageType, utc_now
+from node.connections.connection import Connection
 from node.sessions.planners import Act, Planner, Tokens, Turn
 from node.sessions.platforms import AgentNames, Platform
-from node.sessions.stages import Stages
+from node.sessions.task_spec import TaskSpec
+from node.sessions.task_timing import TaskTiming
 from shared_state.sessions import Behind
 
 __all__ = ["BEHIND_BOUND", "LocalSession", "Restored"]
@@ -35,7 +35,7 @@ class LocalSession:
     """A session under way on a device of this node."""
 
     __slots__ = (
-        *("order", "session_id", "connection", "planner", "platform", "stages", "restored"),
+        *("order", "session_id", "connection", "planner", "platform", "timing", "restored"),
         *(
             "due_tick",
             "echo_timer",
@@ -54,11 +54,11 @@ class LocalSession:
 
     def __init__(
         self,
-        order: TaskOrder,
+        order: TaskSpec,
         connection: Connection,
         planner: Planner,
         platform: Platform,
-        stages: Stages,
+        stages: TaskTiming,
         *,
         restored: Restored | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class LocalSession:
         self.connection = connection
         self.planner = planner
         self.platform = platform
-        self.stages = stages
+        self.timing = stages
         # Nothing where it begins here.
         self.restored = restored
         # Its place among the deadlines.
@@ -96,7 +96,7 @@ class LocalSession:
 
     def hand_over(self) -> None:
         """Send the task to its device, under the same id however often."""
-        order, names, stages = self.order, self.agent, self.stages
+        order, names, stages = self.order, self.agent, self.timing
         stages.delivered()
         fields: dict[str, Any] = {
             "type": "task",
@@ -120,12 +120,12 @@ class LocalSession:
     def echo(self, message: ClientMessage) -> None:
         """Its device has repeated the task."""
         self.echoed = True
-        self.stages.acknowledged(message)
+        self.timing.acknowledged(message)
 
     def begin(self) -> None:
         """Its work has begun. Safe to repeat."""
         self.running = True
-        self.stages.began()
+        self.timing.began()
 
     @property
     def has_behind(self) -> bool:
@@ -154,7 +154,7 @@ class LocalSession:
 
     def answer(self, message: ClientMessage) -> bool:
         """Put an answer of the device where it is expected. False if it is expected nowhere, or came before."""
-        self.stages.acknowledged(message)
+        self.timing.acknowledged(message)
         future = self.pending.get(message.prev_response_id or "")
         if future is None or future.done():
             return False
@@ -164,7 +164,7 @@ class LocalSession:
     def stop(self) -> None:
         """End all that this node does for it: its timer, the planner's task, waiting for answers."""
         self.over = True
-        self.stages.left()
+        self.timing.left()
         if self.echo_timer is not None:
             self.echo_timer.cancel()
         if self.pending:

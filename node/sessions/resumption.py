@@ -10,14 +10,14 @@ import logging
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from node.background import Background
-from node.gateway.connection import Connection
+from node.concurrency.background import Background
+from node.connections.connection import Connection
 from node.sessions.journal import restore
 from node.sessions.local_session import Restored
-from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planner, Planners, Tokens
 from node.sessions.runner import Runner
 from node.sessions.service import DEVICE_GONE, SessionService
+from node.sessions.task_spec import TaskSpec
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound
 from shared_state.sessions import TERMINAL, Ending, Session, SessionState
@@ -67,7 +67,7 @@ class Resumption:
             if connection.closing is None and session_id not in self._runner:
                 await self._resume(connection, session_id)
 
-    async def was_begun(self, connection: Connection, order: TaskOrder) -> bool:
+    async def was_begun(self, connection: Connection, order: TaskSpec) -> bool:
         """Whether a task from the inbox was begun over an earlier connection: then it is resumed, not begun again.
 
         That connection makes no step any more from now on. A device that works on its own, and has not shown that it
@@ -121,7 +121,7 @@ class Resumption:
             await self._state.inbox.settle(connection.client_id, session_id)
             return
         try:
-            order = TaskOrder.of(session)
+            order = TaskSpec.of(session)
             planner = self._planners.get(session.planner)
             if session.state is SessionState.CREATED or planner is None:
                 self._runner.accept(connection, order, verify=True)
@@ -140,7 +140,7 @@ class Resumption:
         else:
             await self._take(connection, session, order, restored)
 
-    async def _take(self, connection: Connection, session: Session, order: TaskOrder, restored: Restored) -> None:
+    async def _take(self, connection: Connection, session: Session, order: TaskSpec, restored: Restored) -> None:
         started = session.started_ms is not None
         state = SessionState.RUNNING if started else SessionState.DISPATCHED
         event = {"event": "resumed", "node_id": self._node_id}

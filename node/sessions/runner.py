@@ -21,25 +21,25 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from aip import ClientMessage, TaskStatus
-from aip.ids import now_ms
-from node.background import Background
-from node.gateway.connection import Connection
-from node.sessions.answers import outcome_of, progress_of
+from aip_cluster.protocol import ClientMessage, TaskStatus
+from aip_cluster.protocol.ids import now_ms
+from node.concurrency.background import Background
+from node.connections.connection import Connection
 from node.sessions.deadlines import Deadlines
+from node.sessions.device_reports import outcome_of, progress_of
 from node.sessions.driver import Driver, response_ids
 from node.sessions.features import NO_ECHO
 from node.sessions.finishing import Finisher
 from node.sessions.local_session import LocalSession, Restored
-from node.sessions.orders import TaskOrder
 from node.sessions.planners import Planners
 from node.sessions.platforms import platform_named
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SUPERSEDED, SessionService, task_end
-from node.sessions.stages import Stages
+from node.sessions.session_registry import SessionRegistry
 from node.sessions.steps import Steps
-from node.sessions.table import SessionTable
-from node.sessions.toolbelt import Toolbelt
+from node.sessions.task_spec import TaskSpec
+from node.sessions.task_timing import TaskTiming
+from node.sessions.tool_catalog import ToolCatalog
 from node.telemetry.metrics import Metrics
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound, StateUnavailable
@@ -64,14 +64,14 @@ class Runner:
         metrics: Metrics,
         background: Background,
         planners: Planners,
-        toolbelt: Toolbelt,
+        tools: ToolCatalog,
         secrets: ToolSecrets,
         *,
         node_id: str,
         echo_wait_s: float,
         command_timeout_s: float,
         platform: str | None,
-        stages: Callable[[TaskOrder], Stages],
+        stages: Callable[[TaskSpec], TaskTiming],
     ) -> None:
         self._state = state
         self._service = service
@@ -82,9 +82,9 @@ class Runner:
         self._platform = platform
         self._planners = planners
         self._steps = Steps(state, service, background, node_id, on_late=self._store_late)
-        self._driver = Driver(self._advance, self._steps.note, toolbelt, secrets, metrics, command_timeout_s)
-        self._finisher = Finisher(state.ends, service, background, self._forget)
-        self._sessions = SessionTable()
+        self._driver = Driver(self._advance, self._steps.note, tools, secrets, metrics, command_timeout_s)
+        self._finisher = Finisher(state.end_batch, service, background, self._forget)
+        self._sessions = SessionRegistry()
         self._deadlines = Deadlines(self._on_deadline)
         self.counts = self._sessions.counts
         self._stages = stages
@@ -108,7 +108,7 @@ class Runner:
         return any(s.in_step for s in self._sessions.over(connection))
 
     # -- a task arrives ------------------------------------------------------------------------------------------
-    def accept(self, connection: Connection, order: TaskOrder, *, verify: bool) -> bool:
+    def accept(self, connection: Connection, order: TaskSpec, *, verify: bool) -> bool:
         """Hand a task to its device and begin its session. False if it is not begun here.
 
         With `verify` (a task that had to wait) the session is looked up first: it may have ended meanwhile.
@@ -127,7 +127,7 @@ class Runner:
         self._background.spawn(self._begin(session, before, connection.task_sent), "session-begin")
         return True
 
-    def adopt(self, connection: Connection, order: TaskOrder, restored: Restored, *, started: bool) -> None:
+    def adopt(self, connection: Connection, order: TaskSpec, restored: Restored, *, started: bool) -> None:
         """Go on with a session that ran over an earlier connection of the device.
 
         `started`: its device took it. What it may not have got is sent again, under the same id.
@@ -149,7 +149,7 @@ class Runner:
             session.hand_over()
             self._await_echo(session)
 
-    def _open(self, connection: Connection, order: TaskOrder, restored: Restored | None) -> LocalSession | None:
+    def _open(self, connection: Connection, order: TaskSpec, restored: Restored | None) -> LocalSession | None:
         # What is handed to a socket that is going would stay here, and be in the way when the device is back.
         if connection.closing is not None:
             return None
@@ -265,7 +265,7 @@ class Runner:
         if session is None:
             self._metrics.dropped_results.inc()
         elif message.status in _OVER:
-            session.stages.acknowledged(message)
+            session.timing.acknowledged(message)
             self._finish_soon(session, message)
 
     def on_too_large(self, connection: Connection, said: ClientMessage | None, why: str) -> None:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import orjson
 from pydantic import SecretStr
 
-from aip import Command
-from aip.codec import Scrub
+from aip_cluster.protocol import Command
+from aip_cluster.protocol.codec import Scrub
 
 __all__ = ["ToolSecrets"]
 

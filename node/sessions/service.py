@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from aip import ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
-from aip.ids import now_ms
-from node.sessions.orders import TaskOrder
+from aip_cluster.protocol import ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
+from aip_cluster.protocol.ids import now_ms
+from node.sessions.task_spec import TaskSpec
 from node.sessions.waiters import Waiters
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import carried, facts
 from shared_state import State
-from shared_state.due import DueKind
+from shared_state.delay_queue import DueKind
 from shared_state.errors import (
     Fenced,
     InboxFull,
@@ -95,7 +95,7 @@ class SessionService:
         session_id, state, error = ending.session_id, ending.state, ending.error
         if owned:
             # Should this node die after the end was stored, another one tells of it.
-            due = self._state.due.add(DueKind.END, session_id, TOLD_WITHIN_S)
+            due = self._state.delay_queue.add(DueKind.END, session_id, TOLD_WITHIN_S)
             ended, _ = await asyncio.gather(self._state.sessions.end(ending), due)
         else:
             ended = await self._state.sessions.end(ending)
@@ -109,7 +109,7 @@ class SessionService:
         if end is not None or stop_device or not ended.settled:
             await self._spread(ended, end, ending.end_id, stop_device=stop_device)
         if owned:
-            await self._state.due.forget(DueKind.END, session_id)
+            await self._state.delay_queue.forget(DueKind.END, session_id)
         self.note_end(ending, ended.client_id)
         return ended
 
@@ -168,7 +168,7 @@ class SessionService:
         """A late end asked for a second telling; of an end of long ago that would be news for nobody."""
         session = await self._state.sessions.find(session_id)
         if session is None or now_ms() - (session.ended_ms or 0) >= SURELY_TOLD_S * 1000:
-            await self._state.due.forget(DueKind.END, session_id)
+            await self._state.delay_queue.forget(DueKind.END, session_id)
 
     async def _stop_device(self, client_id: str, session_id: str, created_ms: int, end_id: str) -> None:
         """Have the device told that a session has ended.
@@ -199,7 +199,7 @@ class SessionService:
         except InboxFull as exc:
             log.warning("not told", extra={"client_id": client_id, "reason": str(exc)})
 
-    async def tell_progress(self, order: TaskOrder, event: dict[str, Any]) -> None:
+    async def tell_progress(self, order: TaskSpec, event: dict[str, Any]) -> None:
         """Tell the client that asked for a task, and for its progress, of a step. Best effort."""
         message = ServerMessage(
             type=ServerMessageType.HEARTBEAT,

@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from aip.ids import now_ms
-from node.background import Background
+from aip_cluster.protocol.ids import now_ms
+from node.concurrency.background import Background
 from node.sessions.local_session import BEHIND_BOUND, LocalSession
 from node.sessions.service import SessionService
 from shared_state import State
@@ -118,7 +118,7 @@ class Steps:
         """The task was handed to its device."""
         at_ms = now_ms()
         session.behind.stamps["dispatched_ms"] = at_ms
-        facts = session.stages.facts
+        facts = session.timing.facts
         event = {"event": "dispatched", "node_id": self._node_id, **facts}
         self._note(session, at_ms, event_json(event) if facts else self._dispatched)
         if _wants_progress(session):

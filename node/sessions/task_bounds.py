@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.settings import Settings
 
 __all__ = ["TaskBounds", "TaskTooLarge"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from node.sessions.dispatching import Dispatcher
-from node.sessions.loads import NodeLoads
+from node.sessions.node_load import NodeLoad
 from node.sessions.planners import Planners
 from node.telemetry.metrics import Metrics
 from node.telemetry.trace import CURRENT, parse_in
@@ -17,8 +17,10 @@ __all__ = ["TracedDispatcher"]
 class TracedDispatcher(Dispatcher):
     """Used where tracing is on; elsewhere a dispatch costs nothing more."""
 
-    def __init__(self, state: State, planners: Planners, loads: NodeLoads, metrics: Metrics, tracing: Tracing) -> None:
-        super().__init__(state, planners, loads, metrics)
+    def __init__(
+        self, state: State, planners: Planners, node_load: NodeLoad, metrics: Metrics, tracing: Tracing
+    ) -> None:
+        super().__init__(state, planners, node_load, metrics)
         self._tracing = tracing
 
     async def dispatch(self, **given: Any) -> Session:

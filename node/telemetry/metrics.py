@@ -21,8 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from aip import ClientMessageType, ClientType, ServerMessageType
-from aip.files import FILE_FRAMES
+from aip_cluster.protocol import ClientMessageType, ClientType, ServerMessageType
+from aip_cluster.protocol.files import FILE_FRAMES
 from node.telemetry.tally import Count, Counter, Histogram, Timing
 
 __all__ = ["Limit", "Metrics", "package_version"]

@@ -1,7 +1,6 @@
 """`scripts/chaos` for a moment: a fixed seed on a single Redis. The long runs are in docs/RELIABILITY.md."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +21,9 @@ PATIENCE_S = 240
 def test_a_short_run_finds_no_violation(tmp_path: Path) -> None:
     require_redis()
     nginx_binary()
-    command = [sys.executable, "-m", "lib.chaos", "--redis", "single", "--devices", "6"]
+    command = [sys.executable, "-m", "devtools.chaos", "--redis", "single", "--devices", "6"]
     command += ["--seed", str(SEED), "--seconds", str(SECONDS), "--out", str(tmp_path)]
-    environment = clean_environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])}
+    environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"{done.stdout[-12_000:]}\n{done.stderr[-4_000:]}"
     report = json.loads((tmp_path / f"chaos-single-{SEED}.json").read_text(encoding="utf-8"))

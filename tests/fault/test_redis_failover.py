@@ -8,9 +8,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from lib.topologies import Cluster as ClusterServers
-from lib.topologies import Sentinel
 
+from devtools.topologies import Cluster as ClusterServers
+from devtools.topologies import Sentinel
 from tests.fault.measures import Load
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.guests import Guests

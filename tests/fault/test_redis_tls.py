@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from lib.topologies import Single, make_certificates
 
+from devtools.topologies import Single, make_certificates
 from shared_state import State
 from shared_state.errors import StateUnavailable
 from tests.fault.measures import ECHO

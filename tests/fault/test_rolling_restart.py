@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from lib.cluster import Cluster, Plan
-from lib.rolling.restart import Outcome, rolling_restart
-from lib.servers import Servers
-from lib.topologies import free_ports, redis_program
 
+from devtools.cluster import Cluster, Plan
+from devtools.rolling.restart import Outcome, rolling_restart
+from devtools.servers import Servers
+from devtools.topologies import free_ports, redis_program
 from tests.integration.harness.nginx import nginx_binary
 from tests.support.redis_server import require_redis
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lib.chart.rendering import CI_VALUES, Release, rendered, values_of
 
+from devtools.chart.rendering import CI_VALUES, Release, rendered, values_of
 from tests.helm.objects import Json, pod_specs
 
 CASES = {path.name.removesuffix("-values.yaml"): path for path in CI_VALUES}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lib.chart.command import main
-from lib.chart.rendering import rendered, values_of
-from lib.chart.schema import SCHEMA
 
+from devtools.chart.command import main
+from devtools.chart.rendering import rendered, values_of
+from devtools.chart.schema import SCHEMA
 from tests.helm.conftest import CASES
 
 

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 import pytest
-from lib.chart.rendering import Release, rendered, values_of
 
+from devtools.chart.rendering import Release, rendered, values_of
 from node.api.routes import ROUTES
 from tests.helm.conftest import CASES
 

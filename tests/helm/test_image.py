@@ -15,8 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from lib.chart.rendering import CHART, rendered
 
+from devtools.chart.rendering import CHART, rendered
 from node.settings import Settings
 from tests.integration.harness.processes import free_port
 
@@ -163,7 +163,7 @@ def test_a_node_of_the_wheel_runs_a_task_and_is_drained(site: Path) -> None:
     run = [sys.executable, "-S", "-m"]
 
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*run, "clients.ctl", *arguments]
+        command = [*run, "aip_cluster.ctl", *arguments]
         return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=90, check=False)
 
     node = subprocess.Popen([*run, "node", "--local"], env=env, cwd="/", stderr=subprocess.PIPE, text=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 from kubernetes_validate import utils
-from lib.chart.rendering import CHART, Release, complaints, rendered, values_of
-from lib.chart.schema import SCHEMA, settings_schema, with_settings
 
+from devtools.chart.rendering import CHART, Release, complaints, rendered, values_of
+from devtools.chart.schema import SCHEMA, settings_schema, with_settings
 from node.settings import Settings
 from tests.helm.conftest import CASES
 

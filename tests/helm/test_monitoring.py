@@ -3,8 +3,8 @@
 import json
 
 import yaml
-from lib.chart.rendering import CHART, rendered, values_of
 
+from devtools.chart.rendering import CHART, rendered, values_of
 from tests.helm.conftest import CASES
 from tests.helm.objects import strings_in
 

@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lib.chart.rendering import CHART, Release, rendered, values_of
-
+from devtools.chart.rendering import CHART, Release, rendered, values_of
 from node.settings import Settings
 from tests.helm.conftest import CASES
 from tests.helm.objects import Json, labels_of, pod_specs

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from lib.chart.rendering import refused_values, rendered
+
+from devtools.chart.rendering import refused_values, rendered
 
 LB = {"service": {"type": "LoadBalancer"}}
 

@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 import pytest
-from lib.chart.rendering import Release, rendered, values_of
 
+from devtools.chart.rendering import Release, rendered, values_of
 from node.settings import Settings
-from shared_state.redis_url import parse_redis_url
+from shared_state.redis.url import parse_redis_url
 from tests.helm.conftest import CASES
 from tests.helm.objects import strings_in
 

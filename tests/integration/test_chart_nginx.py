@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-from lib.chart.rendering import CI_VALUES, rendered, values_of
 
+from devtools.chart.rendering import CI_VALUES, rendered, values_of
 from tests.integration.harness.cluster import command
 from tests.integration.harness.names import NameServer
 from tests.integration.harness.nodes import NodeProcess

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from lib.chart.rendering import rendered
 
+from devtools.chart.rendering import rendered
 from tests.integration.harness.nodes import NodeProcess
 from tests.integration.harness.patience import eventually
 from tests.integration.harness.processes import Process, clean_environment, free_port

@@ -4,9 +4,9 @@ import os
 import subprocess
 
 import pytest
-from lib.containers.engine import NO_ENGINE
-from lib.outcome import Exit
 
+from devtools.containers.engine import NO_ENGINE
+from devtools.outcome import Exit
 from tests.integration.harness.processes import ROOT
 
 pytestmark = pytest.mark.integration

@@ -31,7 +31,7 @@ async def aipctl(*arguments: str, api_key: str | None = None) -> Done:
     if api_key is not None:
         env["AIP_API_KEY"] = api_key
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "clients.ctl", *arguments),
+        *(sys.executable, "-m", "aip_cluster.ctl", *arguments),
         env=env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

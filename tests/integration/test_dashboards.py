@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lib.dashboards.answers import ask_everything, offered
-from lib.dashboards.lab import LABELS, Observed, Phase, observed
-from lib.dashboards.prometheus import prometheus_program
 
+from devtools.dashboards.answers import ask_everything, offered
+from devtools.dashboards.lab import LABELS, Observed, Phase, observed
+from devtools.dashboards.prometheus import prometheus_program
 from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from lib.topologies import free_port
 from mcp.server import MCPServer
 
+from devtools.topologies import free_port
 from tests.integration.conftest import MakeCluster, MakeDevice
 from tests.integration.harness.cluster import Cluster, Json, Node
 from tests.integration.harness.guests import Guests, unique
@@ -22,7 +22,7 @@ from tests.integration.harness.ufo import Result, UfoDevice
 from tests.support.device_process import DeviceProcess
 from tests.support.event_stream import SentEvent, follow
 from tests.support.llm_server import LlmServer, Reply, call, say
-from tests.unit.clients.http_servers import serving
+from tests.unit.aip_cluster.http_servers import serving
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.constellation import ConstellationClient, parse_plan, run_plan
+from aip_cluster.constellation import ConstellationClient, parse_plan, run_plan
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.patience import eventually
 from tests.integration.harness.processes import Process, clean_environment
@@ -21,7 +21,7 @@ WIDTH = 10
 def device(name: str, directory: Path, ws_url: str) -> Process:
     """A real device agent, not started yet."""
     argv = [
-        *(sys.executable, "-m", "clients.device", "start", "--server", ws_url),
+        *(sys.executable, "-m", "aip_cluster.device", "start", "--server", ws_url),
         *("--id", name, "--workdir", str(directory / name)),
     ]
     return Process(name, argv, directory / f"{name}.log", clean_environment())

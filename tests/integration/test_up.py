@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from lib.topologies import free_ports, is_free
+
+from devtools.topologies import free_ports, is_free
 
 pytestmark = pytest.mark.integration
 

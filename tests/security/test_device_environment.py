@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from clients.device import __main__ as command_line
-from clients.device.config import ConfigError, load
-from tests.unit.clients.scripted import PATIENCE_S, ScriptedServer
+from aip_cluster.device import __main__ as command_line
+from aip_cluster.device.config import ConfigError, load
+from tests.unit.aip_cluster.scripted import PATIENCE_S, ScriptedServer
 
 ROOT = Path(command_line.__file__).parents[2]
 KEY, CLOUD_KEY = "k3y-of-the-agent", "k3y-of-the-cloud"
@@ -39,7 +39,7 @@ async def outputs(
 ) -> list[dict[str, Any]]:
     """What these commands give on a device that was started with the two keys in its environment."""
     process = await asyncio.create_subprocess_exec(
-        *(*launcher, sys.executable, "-m", "clients.device", "start", "--server", server.url, "--id", "lab-1"),
+        *(*launcher, sys.executable, "-m", "aip_cluster.device", "start", "--server", server.url, "--id", "lab-1"),
         *("--workdir", str(workdir), *flags),
         cwd=ROOT,
         env={**os.environ, "AIP_API_KEY": KEY, "AWS_SECRET_ACCESS_KEY": CLOUD_KEY, "LANG": "C.UTF-8", "LC_TIME": "C"},

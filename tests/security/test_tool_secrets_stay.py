@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aip import ServerMessage
+from aip_cluster.protocol import ServerMessage
 from node.app import Node
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, Socket, rest
@@ -90,7 +90,7 @@ async def test_what_a_device_says_of_them_is_in_no_place_that_anybody_reads(
         boss.send(type="device_info_request", request_id="r")
         told = [end, await next_of(boss, "device_info_response")]
         async with rest(node) as api:
-            paths = (f"/api/sessions/{SID}", "/api/sessions", "/api/clients?detail=1", "/api/clients/device-1")
+            paths = (f"/api/sessions/{SID}", "/api/sessions", "/api/clients?detail=1", "/api/aip_cluster/device-1")
             read = [(await api.get(path)).text for path in (*paths, "/api/task_result/t")]
     heard = "".join([*boss._heard, *(orjson.dumps(m.model_dump(mode="json")).decode() for m in told)])
     logged = caplog.text + "".join(str(vars(record)) for record in caplog.records if record.name.startswith("node"))

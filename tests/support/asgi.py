@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 import orjson
 
-from aip import Command, Result, ResultStatus, ServerMessage, decode_server
+from aip_cluster.protocol import Command, Result, ResultStatus, ServerMessage, decode_server
 from node.app import Node
 from tests.support.wait import PATIENCE_S
 

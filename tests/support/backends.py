@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared_state import State
-from shared_state.connection import Connection
+from shared_state.redis.connection import Connection
 
 __all__ = ["Backend", "keys_under", "remove_keys", "without_life"]
 

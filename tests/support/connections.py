@@ -6,8 +6,10 @@ from typing import Any
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from node.allowance import Allowance
-from node.protocols import Bounds, Config, HttpProtocol
+from node.serving.connection_bounds import Config, ConnectionBounds
+from node.serving.http_protocol import HttpProtocol
+from node.serving.message_memory import Allowance
+from node.serving.websocket_protocol import WebSocketProtocol
 from node.telemetry.metrics import Metrics
 from tests.support.wait import until
 
@@ -70,7 +72,7 @@ def connect(
     **options: Any,
 ) -> tuple[HttpProtocol, Transport]:
     """A connection that was just made. `options` are uvicorn's."""
-    bounds = Bounds(
+    bounds = ConnectionBounds(
         Metrics(),
         max_tcp_connections=10,
         head_timeout_s=head_timeout_s,
@@ -82,7 +84,16 @@ def connect(
         max_frame_bytes=max_frame_bytes,
         arriving=arriving or Allowance(max_frame_bytes),
     )
-    config = Config(application, bounds, log_config=None, lifespan="off", interface="asgi3", **options)
+    config = Config(
+        application,
+        bounds,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+        **options,
+    )
     config.load()
     protocol, transport = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop()), Transport()
     protocol.connection_made(transport)

@@ -20,6 +20,6 @@ class DeviceProcess(Process):
         self.workdir.mkdir(parents=True)
         settings = directory / "device.yaml"
         settings.write_text(yaml.safe_dump({"mcp_servers": list(servers)}), encoding="utf-8")
-        argv = [sys.executable, "-m", "clients.device", "start", "--server", ws_url, "--id", device_id]
+        argv = [sys.executable, "-m", "aip_cluster.device", "start", "--server", ws_url, "--id", device_id]
         argv += ["--config", str(settings), "--workdir", str(self.workdir)]
         super().__init__(device_id, argv, directory / "device.log", clean_environment())

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from aip import Command, Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Command, Result, ResultStatus, ServerMessage
 from node.app import Node
 from tests.support.asgi import Device, rest
 from tests.support.llm_server import LlmServer, Scripted

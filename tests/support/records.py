@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from aip import new_id
-from aip.ids import made_ms, now_ms
+from aip_cluster.protocol import new_id
+from aip_cluster.protocol.ids import made_ms, now_ms
 from shared_state import State
 from shared_state.clients import Registration
 from shared_state.inbox import SessionRef

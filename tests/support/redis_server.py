@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from lib.topologies import Single, redis_program
+
+from devtools.topologies import Single, redis_program
 
 __all__ = ["STANDSTILL_MS", "RedisServer", "require_redis", "running_redis"]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aip import Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Result, ResultStatus, ServerMessage
 from node.app import Node
 from shared_state.sessions import SessionState
 from tests.support.asgi import Socket, rest

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from aip import (
+from aip_cluster.protocol import (
     ClientMessage,
     ClientMessageType,
     ClientType,

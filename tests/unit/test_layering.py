@@ -11,12 +11,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What each room may import of ours, besides itself.
 ROOMS = {
-    "aip": set[str](),
-    "shared_state": {"aip"},
-    "node": {"shared_state", "aip"},
-    "clients": {"aip"},
+    "aip_cluster": set[str](),
+    "shared_state": {"aip_cluster"},
+    "node": {"shared_state", "aip_cluster"},
     "loadbalancer": set[str](),
 }
+# The rooms of `node/`, from the top: each imports those below it, and `node.settings`.
+NODE_ROOMS = ["", "api", "cluster", "gateway", "sessions", "connections", "serving", "telemetry", "concurrency"]
+NODE_ROOT = {"node", "node.app", "node.settings", "node.__main__", "node.local"}
+# The rooms of `aip_cluster/`: `protocol` is what the server imports, and imports none of the others.
+PROTOCOL = "aip_cluster.protocol"
 MODULES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 TEXTS = {path: path.read_text(encoding="utf-8") for path in MODULES}
 TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
@@ -53,20 +57,56 @@ def test_imports_go_downwards(path: Path) -> None:
     assert ours <= ROOMS[room] | {room}
 
 
+def _node_room(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in NODE_ROOMS else ""
+
+
+NODE_MODULES = [path for path in MODULES if _room(NAMES[path]) == "node"]
+
+
+def test_the_root_of_node_holds_what_puts_a_node_together_and_nothing_else() -> None:
+    assert {NAMES[path] for path in NODE_MODULES if not _node_room(NAMES[path])} == NODE_ROOT
+
+
+@pytest.mark.parametrize("path", NODE_MODULES, ids=[NAMES[p] for p in NODE_MODULES])
+def test_the_rooms_of_node_import_only_those_below_them(path: Path) -> None:
+    here = NODE_ROOMS.index(_node_room(NAMES[path]))
+    ours = {name for name in _imports(path) if _room(name) == "node" and name != "node.settings"}
+    assert {name for name in ours if NODE_ROOMS.index(_node_room(name)) < here} == set()
+
+
+@each_module
+def test_the_server_imports_only_the_protocol_of_what_users_install(path: Path) -> None:
+    ours = {name for name in _imports(path) if _room(name) == "aip_cluster"}
+    if _room(NAMES[path]) != "aip_cluster" or NAMES[path].startswith(PROTOCOL):
+        assert {name for name in ours if not name.startswith(PROTOCOL)} == set()
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    names = set(NAMES.values())
+    graph = {NAMES[path]: {name for name in _imports(path) if name in names} - {NAMES[path]} for path in MODULES}
+    # A package imports its modules to offer their names, which is no dependency of the modules on it.
+    packages = {NAMES[path] for path in MODULES if path.name == "__init__.py"}
+    graph = {name: needs - packages for name, needs in graph.items() if name not in packages}
+    while leaves := {name for name, needs in graph.items() if not needs & graph.keys()}:
+        graph = {name: needs for name, needs in graph.items() if name not in leaves}
+    assert graph == {}
+
+
 @each_module
 def test_nothing_imports_the_tests_or_the_scripts(path: Path) -> None:
-    assert not {_room(name) for name in _imports(path)} & {"tests", "scripts", "lib"}
+    assert not {_room(name) for name in _imports(path)} & {"tests", "scripts", "devtools"}
 
 
 @pytest.mark.parametrize("library", ["redis", "fakeredis"])
 def test_only_the_connection_and_its_routes_know_of_redis(library: str) -> None:
     users = {NAMES[path] for path in MODULES if library in {_room(name) for name in _imports(path)}}
     if library == "fakeredis":
-        assert users == {"shared_state.routes.single"}
+        assert users == {"shared_state.redis.single"}
         return
-    outside = {name for name in users if not name.startswith("shared_state.routes.")}
-    assert outside == {"shared_state.connection", "shared_state.lanes", "shared_state.redis_errors"}
-    assert outside < users
+    assert users
+    assert {name for name in users if not name.startswith("shared_state.redis.")} == set()
 
 
 def _texts_of(tree: ast.AST) -> Iterator[str]:
@@ -138,9 +178,9 @@ def test_modules_are_short() -> None:
 
 
 def test_importing_the_wire_brings_no_server_with_it() -> None:
-    """A device needs `aip` only; asked of a fresh interpreter, where nothing is imported yet."""
+    """A device needs `aip_cluster` only; asked of a fresh interpreter, where nothing is imported yet."""
     import subprocess
 
-    code = "import sys, aip; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    code = "import sys, aip_cluster.protocol; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not set(listed.split()) & {"redis", "starlette", "uvicorn", "shared_state", "node", "prometheus_client"}

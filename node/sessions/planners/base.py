@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aip import Command, Result
+from aip_cluster.protocol import Command, Result
 
 __all__ = ["Act", "Call", "Finish", "Planner", "PlannerRefused", "Step", "Task", "Tokens", "Tool", "Turn"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.sessions.planners.base import Finish, PlannerRefused, Step, Task
 
 __all__ = ["AUTONOMOUS", "DevicePlanner"]

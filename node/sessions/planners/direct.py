@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from aip import Command, ResultStatus
+from aip_cluster.protocol import Command, ResultStatus
 from node.sessions.planners.base import Act, Call, Finish, PlannerRefused, Step, Task
 
 __all__ = ["DirectPlanner"]

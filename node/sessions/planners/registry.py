@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.sessions.planners.base import Planner, PlannerRefused
 from node.sessions.planners.device import DevicePlanner
 from node.sessions.planners.direct import DirectPlanner

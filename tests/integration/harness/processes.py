@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from lib.topologies import free_port
 
+from devtools.topologies import free_port
 from tests.integration.harness.patience import SLACK
 
 __all__ = ["ROOT", "Process", "clean_environment", "free_port"]

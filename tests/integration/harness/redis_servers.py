@@ -11,8 +11,8 @@ from typing import cast
 
 import pytest
 import redis
-from lib.topologies import KINDS, Server, Topology, open_topology, start_together
 
+from devtools.topologies import KINDS, Server, Topology, open_topology, start_together
 from shared_state.keys import Keys
 from tests.support.redis_server import require_redis
 

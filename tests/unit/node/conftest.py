@@ -12,7 +12,7 @@ import pytest
 
 from node.app import Node
 from node.settings import Settings
-from shared_state.connection import Connection
+from shared_state.redis.connection import Connection
 from tests.support.asgi import rest
 from tests.support.backends import without_life
 

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from node.cluster.membership import Membership
 from node.gateway.admission import Admission, Place, TurnedAway
-from node.membership import Membership
 from node.telemetry.metrics import Limit, Metrics
 from shared_state.clients import Clients
 from tests.support.asgi import Device, Socket

@@ -5,7 +5,7 @@ import hmac
 import pytest
 from pydantic import SecretStr
 
-from node.auth import Auth
+from node.serving.auth import Auth
 
 AUTH = Auth(SecretStr("correct horse"))
 RIGHT, WRONG = (b"x-api-key", b"correct horse"), (b"x-api-key", b"wrong")
@@ -68,6 +68,6 @@ def test_every_candidate_is_compared_in_constant_time(monkeypatch: pytest.Monkey
         compared.append(shown)
         return genuine(shown, key)
 
-    monkeypatch.setattr("node.auth.hmac.compare_digest", watched)
+    monkeypatch.setattr("node.serving.auth.hmac.compare_digest", watched)
     assert AUTH.allows([RIGHT, WRONG], b"token=other")
     assert compared == [b"correct horse", b"wrong", b"other"]

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from node.app import Node
-from node.sessions.departures import Departures
-from shared_state.due import DueKind
+from node.sessions.suspension import Suspensions
+from shared_state.delay_queue import DueKind
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import Session, SessionState
 from tests.support.asgi import Device, Socket, rest
@@ -206,11 +206,11 @@ async def test_a_task_that_waits_outlives_a_visit_of_its_device_that_did_not_tak
     await node.state.clients.register(registration)
     left = await node.state.clients.leave("device-1", registration.connection_id)
     assert left.sessions == [sid]
-    departures: Departures = node.gateway.leaving._departures
+    departures: Suspensions = node.gateway.disconnect._suspensions
     await departures.end("device-1", left.sessions)
     after = await _found(node, sid)
     assert (after.state, after.attempts, after.queue_until_ms) == (SessionState.CREATED, 1, before.queue_until_ms)
-    assert len(await node.state.starts.waiting("device-1", but=())) == 1
+    assert len(await node.state.session_creator.waiting("device-1", but=())) == 1
 
 
 # -- trying again ----------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ async def test_redis_going_away_in_the_midst_of_a_departure_leaves_nobody_unsett
 
     monkeypatch.setattr(node.state.inbox, "settle", away)
     await device.close()
-    await until(lambda: node.gateway.leaving.settled, "everybody is settled")
+    await until(lambda: node.gateway.disconnect.settled, "everybody is settled")
 
 
 async def test_a_node_that_was_taken_for_dead_looks_into_the_inboxes_of_the_clients_it_claims(
@@ -314,7 +314,7 @@ async def test_of_many_nodes_that_look_one_ends_an_absence(make_node: MakeNode) 
 
 async def test_an_entry_of_a_client_that_is_back_is_forgotten(node: Node) -> None:
     async with Device(node):
-        await node.state.due.add(DueKind.CLIENT, "device-1", 0)
+        await node.state.delay_queue.add(DueKind.CLIENT, "device-1", 0)
 
         async def forgotten() -> bool:
             return bool(await node.state.connection.command("ZCARD", node.state.keys.due()) == 0)
@@ -342,7 +342,7 @@ async def test_an_end_that_comes_long_after_the_end_tells_nobody_again(
         assert await node.state.connection.command("DEL", node.state.keys.posted("boss@device-1", mark)) == 1
         async with rest(node) as api:
             assert (await api.post("/api/sessions/s1/cancel")).json()["cancelled"] is False
-        await node.state.due.add(DueKind.CLIENT, "device-1", 0.5)
+        await node.state.delay_queue.add(DueKind.CLIENT, "device-1", 0.5)
 
         async def worked_off() -> bool:
             return bool(await node.state.connection.command("ZCARD", node.state.keys.due()) == 0)

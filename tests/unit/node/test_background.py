@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from node.background import Background
+from node.concurrency.background import Background
 from tests.support.wait import PATIENCE_S, until
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from node.begun import begin
+from node.concurrency.eager import begin
 
 
 async def _at_once() -> str:

@@ -54,7 +54,7 @@ async def test_a_task_that_ended_and_cannot_be_stored_so_is_not_begun_again(
         assert (await next_of(device, "task")).session_id == sid
         device.send(type="task_end", session_id=sid, status="completed", result={"n": 1})
         await until(lambda: {"session_ends", "session_end"} <= tried, "it was tried with others, and by itself")
-        assert await node.state.starts.waiting("device-1", but=()) != []
+        assert await node.state.session_creator.waiting("device-1", but=()) != []
         await node.gateway.deliverer.drain_all()
         assert (await device.ask(type="heartbeat")).type == "heartbeat"
         back.set()

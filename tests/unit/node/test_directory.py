@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from node.app import Node
-from node.sessions.directory import Directory
+from node.sessions.client_cache import ClientCache
 from shared_state.clients import Clients
 from tests.support.asgi import Device, rest
 from tests.support.records import a_registration
@@ -67,7 +67,7 @@ async def test_a_device_that_left_a_full_node_is_not_refused(make_node: MakeNode
 
 
 async def test_whoever_was_asked_for_longest_ago_is_forgotten(node: Node) -> None:
-    directory = Directory(node.state.clients, bound=2)
+    directory = ClientCache(node.state.clients, bound=2)
     for n in range(3):
         await node.state.clients.register(a_registration(f"device-{n}", node.node_id))
         await directory.look_up(f"device-{n}")

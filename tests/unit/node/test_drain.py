@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from aip import Result, ResultStatus
+from aip_cluster.protocol import Result, ResultStatus
 from node.app import Node
 from tests.support.asgi import Device, Socket, SocketClosed, rest
 from tests.support.features import OURS
@@ -308,7 +308,7 @@ async def test_nobody_waits_for_an_end_that_can_come_no_more(
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its session was lost with a failover of Redis: its deadline is over, and nobody tells of an end."""
-    monkeypatch.setattr("node.gateway.asked.LATE_S", 0.0)
+    monkeypatch.setattr("node.connections.asked_sessions.LATE_S", 0.0)
     node = await make_node()
     async with Device(node, features=OURS) as device, boss(node) as socket, rest(node) as api:
         metadata = {"commands": [{"tool_name": "one"}], "timeout_s": 1}

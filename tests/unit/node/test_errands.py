@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from node.errands import Errand
+from node.concurrency.eager_task import EagerTask
 from tests.support.wait import until
 
 
 async def test_it_is_its_owners_while_it_waits() -> None:
-    others: set[Errand] = set()
+    others: set[EagerTask] = set()
     future = asyncio.get_running_loop().create_future()
-    errand = Errand(asyncio.wait_for(future, None), "x", others)
+    errand = EagerTask(asyncio.wait_for(future, None), "x", others)
     assert others == set()
     errand.begin()
     assert others == {errand}
@@ -20,7 +20,7 @@ async def test_it_is_its_owners_while_it_waits() -> None:
 
 
 async def test_cancelled_it_ends_where_it_waits(caplog: pytest.LogCaptureFixture) -> None:
-    others: set[Errand] = set()
+    others: set[EagerTask] = set()
     seen: list[str] = []
 
     async def waits() -> None:
@@ -30,7 +30,7 @@ async def test_cancelled_it_ends_where_it_waits(caplog: pytest.LogCaptureFixture
             seen.append(str(exc))
             raise
 
-    errand = Errand(waits(), "x", others)
+    errand = EagerTask(waits(), "x", others)
     errand.cancel()
     errand.begin()
     errand.cancel("enough")

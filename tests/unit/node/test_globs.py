@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.globs import PATTERN_CHARS, Glob, Globs, is_pattern
+from node.sessions.globs import PATTERN_CHARS, Glob, Globs, is_pattern
 
 # `!` only begins a set here: behind an empty range such as `[b-a!c]` fnmatch takes it for a negation.
 PATTERNS = st.lists(st.sampled_from(["a", "b", "-", "*", "?", "[", "]", "[!", "ü", "a-c", "]*"]), max_size=16)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from node.gateway.connection import Connection, Message
-from node.gateway.hub import Hub
+from node.connections.connection import Connection, Message
+from node.connections.hub import Hub
 from node.telemetry.metrics import Metrics
 from tests.support.wait import until
 

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from node.app import Node
-from node.sessions.loads import NodeLoads
+from node.sessions.node_load import NodeLoad
 from shared_state.errors import StateUnavailable, TooManySessions
+from shared_state.session_create import SessionCreator
 from shared_state.sessions import SessionState
-from shared_state.starts import Starts
 from tests.support.asgi import Device, rest
 from tests.unit.node.conftest import MakeNode
 
@@ -125,16 +125,16 @@ async def test_after_an_unknown_outcome_the_repetition_goes_on_with_the_same_ses
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task was sent, and the answer of Redis was lost, twice: 503. Sent again, it is the same task."""
-    genuine: Send = Starts.start
+    genuine: Send = SessionCreator.start
 
-    async def lost(self: Starts, *args: Any, **options: Any) -> Any:
+    async def lost(self: SessionCreator, *args: Any, **options: Any) -> Any:
         await genuine(self, *args, **options)
         raise StateUnavailable("Redis did not answer in time")
 
     async with Device(node) as device:
-        monkeypatch.setattr(Starts, "start", lost)
+        monkeypatch.setattr(SessionCreator, "start", lost)
         assert (await _post(api)).status_code == 503
-        monkeypatch.setattr(Starts, "start", genuine)
+        monkeypatch.setattr(SessionCreator, "start", genuine)
         again = await _post(api)
         assert again.status_code == 200
         command, _ = await device.next_commands()
@@ -145,16 +145,16 @@ async def test_after_an_unknown_outcome_the_repetition_goes_on_with_the_same_ses
 async def test_an_attempt_that_got_nowhere_is_made_again_under_the_same_ids(
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine: Send = Starts.start
+    genuine: Send = SessionCreator.start
 
-    async def away(self: Starts, *args: Any, **options: Any) -> Any:
+    async def away(self: SessionCreator, *args: Any, **options: Any) -> Any:
         raise StateUnavailable("Redis cannot be reached")
 
     async with Device(node):
-        monkeypatch.setattr(Starts, "start", away)
+        monkeypatch.setattr(SessionCreator, "start", away)
         refused = await _post(api)
         assert refused.status_code == 503
-        monkeypatch.setattr(Starts, "start", genuine)
+        monkeypatch.setattr(SessionCreator, "start", genuine)
         again = await _post(api)
         assert again.status_code == 200
         assert again.json()["session_id"] in refused.json()["detail"]
@@ -164,16 +164,16 @@ async def test_a_session_whose_device_left_before_the_repetition_is_the_answer_a
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been sent: a second session under the key could be a second task."""
-    genuine: Send = Starts.start
+    genuine: Send = SessionCreator.start
 
-    async def lost(self: Starts, *args: Any, **options: Any) -> Any:
+    async def lost(self: SessionCreator, *args: Any, **options: Any) -> Any:
         await genuine(self, *args, **options)
         raise StateUnavailable("Redis cannot be reached")
 
     async with Device(node):
-        monkeypatch.setattr(Starts, "start", lost)
+        monkeypatch.setattr(SessionCreator, "start", lost)
         assert (await _post(api)).status_code == 503
-        monkeypatch.setattr(Starts, "start", genuine)
+        monkeypatch.setattr(SessionCreator, "start", genuine)
     again = await _post(api)
     assert again.status_code == 200
     session = (await api.get(f"/api/sessions/{again.json()['session_id']}")).json()
@@ -184,16 +184,16 @@ async def test_a_session_whose_device_left_before_the_repetition_is_the_answer_a
 async def test_while_the_first_is_at_work_a_second_waits_a_while_and_is_then_told_to_come_back(
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine: Send = Starts.start
+    genuine: Send = SessionCreator.start
     begun, may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(self: Starts, *args: Any, **options: Any) -> Any:
+    async def slow(self: SessionCreator, *args: Any, **options: Any) -> Any:
         begun.set()
         await may_go_on.wait()
         return await genuine(self, *args, **options)
 
     async with Device(node):
-        monkeypatch.setattr(Starts, "start", slow)
+        monkeypatch.setattr(SessionCreator, "start", slow)
         first = asyncio.create_task(_post(api))
         await begun.wait()
         second = await _post(api)
@@ -209,22 +209,22 @@ async def test_a_repetition_that_meets_a_limit_takes_nothing_back(
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That there is no room now says nothing about what the first try left: it is gone on with later."""
-    genuine: Send = Starts.start
-    check = NodeLoads.check
+    genuine: Send = SessionCreator.start
+    check = NodeLoad.check
 
-    async def lost(self: Starts, *args: Any, **options: Any) -> Any:
+    async def lost(self: SessionCreator, *args: Any, **options: Any) -> Any:
         raise StateUnavailable("Redis did not answer in time")
 
-    def full(self: NodeLoads, node_id: str) -> None:
+    def full(self: NodeLoad, node_id: str) -> None:
         raise TooManySessions("full", of_device=False)
 
     async with Device(node):
-        monkeypatch.setattr(Starts, "start", lost)
+        monkeypatch.setattr(SessionCreator, "start", lost)
         refused = await _post(api)
-        monkeypatch.setattr(Starts, "start", genuine)
-        monkeypatch.setattr(NodeLoads, "check", full)
+        monkeypatch.setattr(SessionCreator, "start", genuine)
+        monkeypatch.setattr(NodeLoad, "check", full)
         assert (await _post(api)).status_code == 429
-        monkeypatch.setattr(NodeLoads, "check", check)
+        monkeypatch.setattr(NodeLoad, "check", check)
         accepted = await _post(api)
         assert accepted.status_code == 200
         assert accepted.json()["session_id"] in refused.json()["detail"]

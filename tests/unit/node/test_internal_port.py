@@ -5,8 +5,8 @@ import socket
 
 import httpx
 import pytest
-from lib.topologies import free_port
 
+from devtools.topologies import free_port
 from node.api.openapi import document
 from node.app import Node
 from node.settings import Settings

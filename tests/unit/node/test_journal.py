@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aip import Command, Result, ResultStatus
+from aip_cluster.protocol import Command, Result, ResultStatus
 from node.sessions.journal import act_entry, restore, results_entry
 from node.sessions.planners import Act, Call, Tokens
 from tests.support.wire import json_values

@@ -11,15 +11,15 @@ import orjson
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from aip import ProtocolError
-from aip.codec import decode_client_frame
-from aip.envelope import envelope
-from aip.errors import TooLarge
-from aip.structure import PIECE_BYTES
-from node import websocket
-from node.allowance import Allowance
-from node.parsing import Parsing
-from node.websocket import WebSocketProtocol
+from aip_cluster.protocol import ProtocolError
+from aip_cluster.protocol.codec import decode_client_frame
+from aip_cluster.protocol.envelope import envelope
+from aip_cluster.protocol.errors import TooLarge
+from aip_cluster.protocol.structure import PIECE_BYTES
+from node.concurrency.parsing import Parsing
+from node.serving import websocket_protocol
+from node.serving.message_memory import Allowance
+from node.serving.websocket_protocol import WebSocketProtocol
 from tests.support.attacks import ATTACKS
 from tests.support.connections import Transport, open_socket
 from tests.support.loop_watch import MOST_GAP_S, LoopWatch
@@ -155,8 +155,8 @@ async def test_fragments_take_memory_for_all_that_may_come() -> None:
 
 
 async def test_a_large_message_that_takes_too_long_gives_its_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "MESSAGE_BASE_S", 0.01)
-    monkeypatch.setattr(websocket, "LEAST_BYTES_PER_S", 100_000 * KIB)
+    monkeypatch.setattr(websocket_protocol, "MESSAGE_BASE_S", 0.01)
+    monkeypatch.setattr(websocket_protocol, "LEAST_BYTES_PER_S", 100_000 * KIB)
     application, arriving = Application(), Allowance(KIB * KIB)
     _, protocol = await _open(application, arriving, max_frame_bytes=KIB * KIB)
     protocol.data_received(frame(b"x" * LARGE)[:-1])

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from node.api.limits import Limits
 from node.api.middleware import OPEN_PATHS
 from node.app import Node
-from node.background import Background
-from node.sessions.loads import NodeLoads
+from node.concurrency.background import Background
+from node.serving.request_limits import Limits
+from node.sessions.node_load import NodeLoad
 from shared_state import State
 from shared_state.errors import StateUnavailable, TooManySessions
 from shared_state.nodes import NodeInfo, Nodes
@@ -187,7 +187,7 @@ class _Known:
     def __init__(self, state: State, *, most: int = 10) -> None:
         self.clock, self.background, self.published = Clock(), Background(), _Published(state)
         self.asked = _Asked()
-        self.loads = NodeLoads(
+        self.node_load = NodeLoad(
             self.published,
             self.background,
             self.asked.tell,
@@ -202,7 +202,7 @@ class _Known:
         self.published.sessions = count
         self.clock.pass_s(after_s)
         with contextlib.suppress(TooManySessions):
-            self.loads.check("other")
+            self.node_load.check("other")
         await self.settled()
 
     async def settled(self) -> None:
@@ -213,7 +213,7 @@ class _Known:
         """How many of so many sessions are let through."""
         for number in range(count):
             try:
-                self.loads.check("other")
+                self.node_load.check("other")
             except TooManySessions:
                 return number
         return count
@@ -223,9 +223,9 @@ async def test_what_was_sent_since_a_count_was_published_is_added_to_it(node: No
     known = _Known(node.state)
     await known.read(4)
     assert known.taken(7) == 6
-    known.loads.check("me")
+    known.node_load.check("me")
     await known.read(0)
-    known.loads.check("other")
+    known.node_load.check("other")
     await known.read(10)
     assert known.taken(1) == 0
     await known.read(None)
@@ -243,7 +243,7 @@ async def test_a_node_that_seems_nearly_full_is_asked_and_what_has_ended_there_c
         known.clock.pass_s(0.06)
         assert known.taken(5) == 5, f"in turn {turn}"
         await known.settled()
-        known.loads.on_answer(b"other\n0")
+        known.node_load.on_answer(b"other\n0")
     assert 10 < known.asked.questions <= 18
 
 
@@ -267,13 +267,13 @@ async def test_a_node_is_asked_once_at_a_time_and_its_silence_says_that_it_is_fu
     assert known.taken(1) == 0
     await known.settled()
     assert known.asked.questions == 1
-    known.loads.on_answer(b"other\n9")
+    known.node_load.on_answer(b"other\n9")
     # One question's worth was sent behind it.
     assert known.taken(20) == 0
     known.clock.pass_s(0.1)
     assert known.taken(20) == 0
     await known.settled()
-    known.loads.on_answer(b"other\n9")
+    known.node_load.on_answer(b"other\n9")
     assert known.taken(20) == 1
 
 
@@ -282,7 +282,7 @@ async def test_what_a_node_has_answered_is_newer_than_what_it_published(node: No
     await known.read(0)
     assert known.taken(6) == 6
     await known.settled()
-    known.loads.on_answer(b"other\n6")
+    known.node_load.on_answer(b"other\n6")
     await known.read(0)
     assert known.taken(10) < 10, "published before those six were sent"
     await known.settled()
@@ -293,8 +293,8 @@ async def test_what_a_node_has_answered_is_newer_than_what_it_published(node: No
 async def test_an_answer_that_nobody_waits_for_changes_nothing(node: Node) -> None:
     known = _Known(node.state)
     await known.read(4)
-    known.loads.on_answer(b"other\n0")
-    known.loads.on_answer(b"stranger\n0")
+    known.node_load.on_answer(b"other\n0")
+    known.node_load.on_answer(b"stranger\n0")
     assert known.taken(10) == 6
     await known.settled()
 
@@ -311,6 +311,6 @@ async def test_more_short_tasks_than_a_node_may_hold_at_a_time_are_taken_within_
 
 
 async def test_of_this_node_the_count_is_its_own(node: Node) -> None:
-    loads = NodeLoads(node.state.nodes, Background(), node.bus.tell, node_id="me", own_sessions=lambda: 10, most=10)
+    loads = NodeLoad(node.state.nodes, Background(), node.bus.tell, node_id="me", own_sessions=lambda: 10, most=10)
     with pytest.raises(TooManySessions):
         loads.check("me")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.listener import close_listeners, stop_taking, waiting
+from node.serving.listener import close_listeners, stop_taking, waiting
 from tests.support.wait import PATIENCE_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the filter")

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aip import Command, Result, ResultStatus
+from aip_cluster.protocol import Command, Result, ResultStatus
 from node.sessions.planners import Call, Task, Tool, Turn
 from node.sessions.planners.llm.conversation import (
     FUNCTION_NAME_CHARS,

@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from aip import Command, Result, ResultStatus
-from node.sessions import toolbelt as toolbelt_module
+from aip_cluster.protocol import Command, Result, ResultStatus
+from node.sessions import tool_catalog as toolbelt_module
 from tests.support.asgi import Device, rest
 from tests.support.llm_devices import LISTED, Json, Tools, listed, stage
 from tests.support.llm_server import LlmServer, Reply, call, raw_call, say

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aip import Command, Result, ResultStatus
+from aip_cluster.protocol import Command, Result, ResultStatus
 from node.sessions.planners import Act, Call, Finish, PlannerRefused, Task, Tokens, Tool, Turn
 from node.sessions.planners.llm import LlmPlanner
 from node.sessions.planners.llm import endpoint as endpoint_module

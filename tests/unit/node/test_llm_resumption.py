@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from node.sessions import toolbelt as toolbelt_module
+from node.sessions import tool_catalog as toolbelt_module
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
 from tests.support.features import OURS

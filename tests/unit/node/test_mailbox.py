@@ -4,17 +4,17 @@ import asyncio
 
 import pytest
 
-from node.mailbox import Gate, Mailbox
+from node.serving.receive_queue import Gate, ReceiveQueue
 
 
-async def _next(mailbox: Mailbox[int]) -> int:
+async def _next(mailbox: ReceiveQueue[int]) -> int:
     while mailbox.empty():
         await mailbox.filled()
     return mailbox.take()
 
 
 async def test_messages_come_out_in_the_order_in_which_they_came_in() -> None:
-    mailbox: Mailbox[int] = Mailbox(asyncio.get_running_loop())
+    mailbox: ReceiveQueue[int] = ReceiveQueue(asyncio.get_running_loop())
     for number in range(3):
         mailbox.put_nowait(number)
     assert [await _next(mailbox) for _ in range(3)] == [0, 1, 2]
@@ -22,7 +22,7 @@ async def test_messages_come_out_in_the_order_in_which_they_came_in() -> None:
 
 
 async def test_a_reader_is_woken_by_a_message_and_by_each_that_follows() -> None:
-    mailbox: Mailbox[int] = Mailbox(asyncio.get_running_loop())
+    mailbox: ReceiveQueue[int] = ReceiveQueue(asyncio.get_running_loop())
     for number in range(2):
         reading = asyncio.create_task(_next(mailbox))
         await asyncio.sleep(0)
@@ -33,7 +33,7 @@ async def test_a_reader_is_woken_by_a_message_and_by_each_that_follows() -> None
 
 
 async def test_a_reader_that_gives_up_takes_no_message_along() -> None:
-    mailbox: Mailbox[int] = Mailbox(asyncio.get_running_loop())
+    mailbox: ReceiveQueue[int] = ReceiveQueue(asyncio.get_running_loop())
     reading = asyncio.create_task(_next(mailbox))
     await asyncio.sleep(0)
     reading.cancel()
@@ -44,7 +44,7 @@ async def test_a_reader_that_gives_up_takes_no_message_along() -> None:
 
 async def test_nothing_is_taken_out_of_an_empty_mailbox() -> None:
     with pytest.raises(IndexError):
-        Mailbox[int](asyncio.get_running_loop()).take()
+        ReceiveQueue[int](asyncio.get_running_loop()).take()
 
 
 async def test_an_open_gate_holds_nobody_up() -> None:

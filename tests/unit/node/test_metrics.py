@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from aip import ClientType
+from aip_cluster.protocol import ClientType
 from node.app import Node
-from node.gateway.connection import Connection, Message
-from node.gateway.hub import Hub
+from node.connections.connection import Connection, Message
+from node.connections.hub import Hub
 from node.telemetry.metrics import Metrics
 from tests.support.asgi import Device, Socket
 

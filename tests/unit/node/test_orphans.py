@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from node.app import Node
-from node.sessions.departures import ORPHANED
-from shared_state.due import DueKind
+from node.sessions.suspension import ORPHANED
+from shared_state.delay_queue import DueKind
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, Socket, rest
@@ -115,7 +115,7 @@ async def test_a_constellation_that_comes_back_in_time_has_not_left(make_node: M
         back = await boss(node)
 
         async def over() -> bool:
-            return (await node.state.due.look())[0] == 0
+            return (await node.state.delay_queue.look())[0] == 0
 
         await until(over, "its absence was looked at")
         device.answer(command, OK)
@@ -127,7 +127,7 @@ async def test_when_its_node_died_with_it_another_node_does_the_same(make_node: 
     """As the reaper leaves it: the registration away, and the moment at which it may be so no longer."""
     here, there = await make_node(), await make_node(reconnect_grace_s=0.5)
     async with at_work(here, there, **CANCEL):
-        await there.state.due.add(DueKind.CLIENT, "boss@device-1", 0.7)
+        await there.state.delay_queue.add(DueKind.CLIENT, "boss@device-1", 0.7)
         assert (await there.state.clients.reap("boss@device-1", here.node_id, away_s=0.5)).held
         await state_is(there, SID, S.CANCELLED)
 

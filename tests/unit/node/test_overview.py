@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from aip import ClientType
+from aip_cluster.protocol import ClientType
 from node.app import Node
-from node.gateway.connection import Connection, Message
+from node.connections.connection import Connection, Message
 from node.telemetry.lag import SAMPLE_EVERY_S, LoopLag
 from node.telemetry.readings import ClusterReadings, NodeCollector, Readings
-from shared_state.due import DueKind
+from shared_state.delay_queue import DueKind
 from shared_state.errors import StateUnavailable
 from tests.support.asgi import Device, rest
 from tests.support.wait import until
@@ -121,7 +121,7 @@ async def test_only_the_first_of_the_nodes_speaks_for_the_cluster(make_node: Mak
 async def test_what_is_due_and_left_undone_is_told(node: Node) -> None:
     await node.api.overview.refresh()
     assert (_value(node, "aip_cluster_due"), _value(node, "aip_cluster_due_overdue_seconds")) == (0, 0)
-    await node.state.due.add(DueKind.CLIENT, "away", 100.0)
+    await node.state.delay_queue.add(DueKind.CLIENT, "away", 100.0)
     node.api.overview._read_at = None
     await node.api.overview.refresh()
     assert (_value(node, "aip_cluster_due"), _value(node, "aip_cluster_due_overdue_seconds")) == (1, 0)

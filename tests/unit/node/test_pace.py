@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.pace import Pace, TokenBucket
+from node.serving.rate_limit import RateLimit, TokenBucket
 from tests.support.clock import Clock
 
 
@@ -36,7 +36,7 @@ def test_a_rate_of_nothing_is_no_limit(clock: Clock) -> None:
     bucket = TokenBucket(0, 1, clock=clock)
     assert _taken(bucket, 10_000) == 10_000
     assert bucket.spend(10_000) == 0
-    pace = Pace(0, 1, patience_s=0, clock=clock)
+    pace = RateLimit(0, 1, patience_s=0, clock=clock)
     assert pace.charge(1_000_000) == 0
     assert not pace.exhausted
 
@@ -52,7 +52,7 @@ def test_debt_is_paid_at_the_rate(clock: Clock) -> None:
 
 
 def test_who_keeps_to_the_rate_is_never_slowed(clock: Clock) -> None:
-    pace = Pace(100, 200, patience_s=1, clock=clock)
+    pace = RateLimit(100, 200, patience_s=1, clock=clock)
     for _ in range(1_000):
         assert pace.charge(10) == 0
         clock.pass_s(0.1)
@@ -61,7 +61,7 @@ def test_who_keeps_to_the_rate_is_never_slowed(clock: Clock) -> None:
 
 def test_who_is_faster_is_held_to_the_rate(clock: Clock) -> None:
     """Reading as soon as it may, and as much as there is: on the average it is the rate that is read."""
-    pace = Pace(100, 200, patience_s=1_000, clock=clock)
+    pace = RateLimit(100, 200, patience_s=1_000, clock=clock)
     started_s, read = clock.now_s, 0
     while read < 2_000:
         read += 50
@@ -70,7 +70,7 @@ def test_who_is_faster_is_held_to_the_rate(clock: Clock) -> None:
 
 
 def test_who_presses_on_is_exhausted_after_a_while_and_not_before(clock: Clock) -> None:
-    pace = Pace(100, 200, patience_s=5, clock=clock)
+    pace = RateLimit(100, 200, patience_s=5, clock=clock)
     started_s = clock.now_s
     while not pace.exhausted:
         clock.pass_s(pace.charge(50))
@@ -79,7 +79,7 @@ def test_who_presses_on_is_exhausted_after_a_while_and_not_before(clock: Clock) 
 
 
 def test_who_slows_down_in_time_has_all_the_time_again(clock: Clock) -> None:
-    pace = Pace(100, 200, patience_s=5, clock=clock)
+    pace = RateLimit(100, 200, patience_s=5, clock=clock)
     for _ in range(20):
         for _ in range(10):
             clock.pass_s(pace.charge(50))

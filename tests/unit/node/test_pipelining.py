@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from node.protocols import HEAD_BYTES
+from node.serving.http_protocol import HEAD_BYTES
 from tests.support.connections import UPGRADE, connect
 from tests.support.wait import until
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.sessions.planners import Finish, PlannerRefused, Planners, Step, Task, registry
 from node.settings import Settings
 from tests.support.asgi import Device, rest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aip import Command, Result, ResultStatus
+from aip_cluster.protocol import Command, Result, ResultStatus
 from node.sessions.planners import Act, Call, Finish, Planner, PlannerRefused, Planners, Task, Turn
 from node.sessions.planners.device import DevicePlanner
 from node.sessions.planners.direct import DirectPlanner

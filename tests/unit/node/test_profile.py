@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aip import ClientMessage, ClientMessageType
+from aip_cluster.protocol import ClientMessage, ClientMessageType
 from node.gateway.profile import features_of, platform_of, profile_of, system_info_of
 from tests.support.wire import json_values
 

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from node.exchange import exchange_of
-from node.protocols import HttpProtocol
+from node.serving.http_protocol import HttpProtocol
+from node.serving.request_cycle import exchange_of
 from tests.support.connections import connect
 from tests.support.wait import until
 

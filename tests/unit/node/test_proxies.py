@@ -2,9 +2,9 @@
 
 import pytest
 
-from node.headers import headers_of
-from node.proxies import Proxies
-from node.shares import Shares
+from node.serving.headers import headers_of
+from node.serving.proxies import Proxies
+from node.serving.shares import Shares
 
 
 def _caller(peer: str, *forwarded: str, allowed: str = "127.0.0.1,10.0.0.0/8") -> str:

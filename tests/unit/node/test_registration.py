@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from node.app import Node
 from shared_state.errors import StateUnavailable
 from tests.support.asgi import Device, Socket, SocketClosed
@@ -188,7 +188,7 @@ async def test_signs_of_life_list_nobody_who_has_left_meanwhile(node: Node, monk
     devices = [Device(node, f"d{i:02}") for i in range(20)]
     for device in devices:
         await device.__aenter__()
-    noting = asyncio.create_task(node.gateway.holding.note_signs_of_life())
+    noting = asyncio.create_task(node.gateway.upkeep.note_signs_of_life())
     await asyncio.sleep(0)
     await devices[-1].close()
     await noting
@@ -209,12 +209,12 @@ async def test_signs_of_life_are_noted_of_those_who_gave_one(node: Node, monkeyp
     async with Device(node, "talks") as talks, Device(node, "listens"):
         # Who was heard in the very millisecond of a note is noted once more with the next.
         await asyncio.sleep(0.01)
-        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.upkeep.note_signs_of_life()
         await asyncio.sleep(0.01)
         await talks.ask(type="heartbeat")
-        await node.gateway.holding.note_signs_of_life()
-        await node.gateway.holding.claim_again()  # which lists everybody as of the registration
-        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.upkeep.note_signs_of_life()
+        await node.gateway.upkeep.claim_again()  # which lists everybody as of the registration
+        await node.gateway.upkeep.note_signs_of_life()
         assert [set(part) for part in noted] == [{"talks", "listens"}, {"talks"}, {"talks", "listens"}]
         held = node.gateway.hub.get("talks")
         assert held is not None
@@ -226,11 +226,11 @@ async def test_signs_of_life_are_noted_after_the_clock_was_set_back(
 ) -> None:
     async with Device(node, "device-1") as device:
         with monkeypatch.context() as patched:
-            patched.setattr("node.gateway.holding.now_ms", lambda: now_ms() + 3_600_000)
-            await node.gateway.holding.note_signs_of_life()
+            patched.setattr("node.gateway.registration_upkeep.now_ms", lambda: now_ms() + 3_600_000)
+            await node.gateway.upkeep.note_signs_of_life()
         await asyncio.sleep(0.01)
         await device.ask(type="heartbeat")
-        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.upkeep.note_signs_of_life()
         held = node.gateway.hub.get("device-1")
         assert held is not None
         assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}
@@ -243,15 +243,15 @@ async def test_signs_of_life_that_could_not_be_stored_are_stored_later(
         raise StateUnavailable("Redis is away")
 
     async with Device(node, "device-1") as device:
-        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.upkeep.note_signs_of_life()
         await asyncio.sleep(0.01)
         await device.ask(type="heartbeat")
         with monkeypatch.context() as patched:
             patched.setattr(node.state.clients, "note_seen", away)
             with pytest.raises(StateUnavailable):
-                await node.gateway.holding.note_signs_of_life()
+                await node.gateway.upkeep.note_signs_of_life()
         await asyncio.sleep(0.01)
-        await node.gateway.holding.note_signs_of_life()
+        await node.gateway.upkeep.note_signs_of_life()
         held = node.gateway.hub.get("device-1")
         assert held is not None
         assert await node.state.clients.on_node(node.node_id) == {"device-1": held.last_seen_ms}

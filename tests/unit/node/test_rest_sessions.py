@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from aip import Result, ResultStatus
+from aip_cluster.protocol import Result, ResultStatus
 from node.app import Node
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest

@@ -201,7 +201,7 @@ async def test_a_node_that_leaves_keeps_no_connection(make_node: MakeNode, path:
 async def test_a_dispatch_never_asks_which_task_it_runs_in(
     node: Node, header: bytes, task: dict[str, object], status: int
 ) -> None:
-    """The server gives it none (`node.errands`); a time limit in it would be a 500."""
+    """The server gives it none (`node.concurrency.eager_task`); a time limit in it would be a 500."""
     assert node.api.rest.needs_no_task("POST", "/api/dispatch")
     given: dict[str, object] = {"client_id": "device-1", "request": "do it", "commands": [{"tool_name": "t"}]}
     protocol, transport = connect(node.app, needs_no_task=node.api.rest.needs_no_task)

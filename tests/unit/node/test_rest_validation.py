@@ -158,12 +158,12 @@ async def test_a_device_with_too_much_to_do(
     node: Node, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Device(node):
-        monkeypatch.setattr(node.state.starts, "_max_sessions", 1)
+        monkeypatch.setattr(node.state.session_creator, "_max_sessions", 1)
         assert (await _dispatch(api, GOOD | {"task_name": "first"})).status_code == 200
         answer = await _dispatch(api, GOOD | {"task_name": "job"})
         assert answer.status_code == 429
         assert answer.headers["Retry-After"] == "1"
-        monkeypatch.setattr(node.state.starts, "_max_sessions", 100)
+        monkeypatch.setattr(node.state.session_creator, "_max_sessions", 100)
         assert (await api.get("/api/task_result/job")).status_code == 404
         assert (await _dispatch(api, GOOD | {"task_name": "job"})).status_code == 200
 

@@ -265,19 +265,19 @@ async def test_a_socket_that_lost_its_client_in_the_midst_of_its_inbox_is_handed
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun on it would stay behind, and keep the task from the device's next socket on this node."""
-    genuine = node.state.starts.waiting
+    genuine = node.state.session_creator.waiting
 
     async def waiting(client_id: str, *, but: Container[str]) -> list[bytes]:
         orders = await genuine(client_id, but=but)
         if orders and (loser := node.gateway.hub.get("device-1")) is not None:
-            node.gateway.leaving.give_way(loser)
+            node.gateway.disconnect.give_way(loser)
         return orders
 
     async with rest(node) as api:
         body = {"client_id": "device-1", "request": "do it", "commands": COMMANDS, "queue_if_offline": True}
         sid = (await api.post("/api/dispatch", json=body)).json()["session_id"]
     with monkeypatch.context() as racing:
-        racing.setattr(node.state.starts, "waiting", waiting)
+        racing.setattr(node.state.session_creator, "waiting", waiting)
         loser = await Device(node, features=OURS).__aenter__()
         with pytest.raises(SocketClosed, match="4102"):
             await loser.receive()
@@ -349,7 +349,7 @@ async def test_no_command_is_sent_that_is_not_in_the_journal(node: Node, monkeyp
 async def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_session(
     node: Node, monkeypatch: pytest.MonkeyPatch, stored: bool
 ) -> None:
-    genuine = node.state.starts.start
+    genuine = node.state.session_creator.start
     tries: list[str] = []
 
     async def start(session: Session, **rest: Any) -> bool:
@@ -359,7 +359,7 @@ async def test_a_start_whose_answer_was_lost_is_repeated_and_begins_one_session(
             raise StateUnavailable("Redis cannot be reached")
         return started
 
-    monkeypatch.setattr(node.state.starts, "start", start)
+    monkeypatch.setattr(node.state.session_creator, "start", start)
     async with Device(node, features=OURS) as device:
         sid = await dispatch(node)
         assert tries == [sid, sid]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aip import Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Result, ResultStatus, ServerMessage
 from node.app import Node
 from node.sessions.resumption import NOT_REPEATABLE
 from node.sessions.service import CANCELLED, DEVICE_GONE

@@ -5,9 +5,9 @@ import asyncio
 import orjson
 import pytest
 
-from aip import ServerMessage, ServerMessageType
-from node.gateway.closing import Close
-from node.gateway.connection import Connection, Message
+from aip_cluster.protocol import ServerMessage, ServerMessageType
+from node.connections.connection import Connection, Message
+from node.serving.close_codes import Close
 from node.telemetry.metrics import Metrics
 from tests.support.wait import until
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aip import Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Result, ResultStatus, ServerMessage
 from node.app import Node
 from node.sessions.service import SUPERSEDED
 from shared_state.errors import Fenced

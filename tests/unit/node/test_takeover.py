@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from node.app import Node
-from node.gateway.pulse import Pulse
+from node.connections.keepalive import Keepalive
 from shared_state.clients import Admitted
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, Socket, SocketClosed, rest
@@ -91,10 +91,10 @@ async def test_a_wrong_token_is_no_token(nodes: tuple[Node, Node]) -> None:
 async def test_a_holder_that_is_silent_gives_way(nodes: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = nodes
 
-    async def silent(_self: Pulse, _timeout_s: float) -> bool:
+    async def silent(_self: Keepalive, _timeout_s: float) -> bool:
         return False
 
-    monkeypatch.setattr(Pulse, "beats", silent)
+    monkeypatch.setattr(Keepalive, "beats", silent)
     async with Device(old) as loser, Device(new) as winner:
         assert await _closed(loser) == 4102
         await loser.close()
@@ -107,14 +107,14 @@ async def test_a_holder_that_says_anything_meanwhile_is_not_silent(
     old, new = nodes
     async with Device(old) as holder:
 
-        async def speaks(_self: Pulse, _timeout_s: float) -> bool:
+        async def speaks(_self: Keepalive, _timeout_s: float) -> bool:
             assert (await holder.ask(type="heartbeat")).type == "heartbeat"
             connection = old.gateway.hub.get("device-1")
             assert connection is not None
             connection.last_seen_ms += 1
             return False
 
-        monkeypatch.setattr(Pulse, "beats", speaks)
+        monkeypatch.setattr(Keepalive, "beats", speaks)
         assert await _refused(new) == 4009
 
 
@@ -227,7 +227,7 @@ async def test_a_resume_token_is_seen_by_nobody_but_its_client(node: Node, caplo
         back.send(type="device_info_response", metadata={"platform": "linux", "resume_token": back.token})
         assert (await back.ask(type="heartbeat")).type == "heartbeat"
         await asyncio.sleep(0.2)  # events are written behind
-        paths = ("/api/clients?detail=1", "/api/clients/device-1", "/api/nodes", "/metrics")
+        paths = ("/api/clients?detail=1", "/api/aip_cluster/device-1", "/api/nodes", "/metrics")
         seen = [(await api.get(path)).text for path in paths]
         seen += [repr(await node.state.events.tail()), caplog.text]
         stored = await node.state.connection.command("HGETALL", node.state.keys.registration("device-1"))

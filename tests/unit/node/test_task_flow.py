@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aip import Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Result, ResultStatus, ServerMessage
 from node.app import Node
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import SessionState

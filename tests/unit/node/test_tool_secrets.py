@@ -8,7 +8,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.sessions.secrets import ToolSecrets
 from node.settings import Settings
 

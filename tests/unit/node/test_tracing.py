@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
-from aip import Result, ResultStatus
+from aip_cluster.protocol import Result, ResultStatus
 from node.app import Node
-from node.sessions.orders import TaskOrder
+from node.sessions.task_spec import TaskSpec
 from node.settings import Settings
 from node.telemetry import tracing
 from node.telemetry.tracing import Tracing, tracing_for
@@ -65,7 +65,7 @@ class Spans:
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     kept = Spans()
-    monkeypatch.setattr("node.parts.ground.tracing_for", kept.tracing)
+    monkeypatch.setattr("node.app.tracing_for", kept.tracing)
     return kept
 
 
@@ -276,9 +276,9 @@ def test_an_order_carries_its_trace_only_if_it_has_one() -> None:
     session = Session("s", "c", "t", "r", "direct")
     assert b"trace" not in order_json(session)
     # As a node writes it that knows nothing of traces.
-    assert TaskOrder.from_json(order_json(session)).trace == ""
+    assert TaskSpec.from_json(order_json(session)).trace == ""
     traced = replace(session, trace=TRACEPARENT)
-    for order in (TaskOrder.of(traced), TaskOrder.from_json(order_json(traced))):
+    for order in (TaskSpec.of(traced), TaskSpec.from_json(order_json(traced))):
         assert order.trace == TRACEPARENT
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from aip import Result, ResultStatus, ServerMessage
+from aip_cluster.protocol import Result, ResultStatus, ServerMessage
 from node.app import Node
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
@@ -65,7 +65,7 @@ async def test_an_unknown_tool_is_refused_at_once_and_the_refusal_names_those_th
 
 
 async def test_a_type_of_tools_that_the_agent_has_not_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.sessions.toolbelt.SECOND_ANSWER_S", 0.1)
+    monkeypatch.setattr("node.sessions.tool_catalog.SECOND_ANSWER_S", 0.1)
     async with Ufo(node) as device:
         sid = await dispatch(node, commands=commands("execute_command", tool_type="data_collection"))
         assert (await next_of(device, "task_end")).status == "failed"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from node.headers import headers_of
+from node.serving.headers import headers_of
+from node.serving.web_guard import WebGuard
 from node.settings import Settings
-from node.web_guard import WebGuard
 
 EVIL = "evil.example:5000"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from node.websocket import WebSocketProtocol
+from node.serving.websocket_protocol import WebSocketProtocol
 from tests.support.connections import Transport, open_socket
 from tests.support.wait import until
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state import State, nodes
 from shared_state import clock as clock_module
 from shared_state.clock import Clock
@@ -42,7 +42,7 @@ async def test_a_machine_whose_clock_is_wrong_notes_the_time_of_redis(
     right, slow = backend.state(), backend.state()
     await right.clients.register(a_registration())
     session = a_session(new_session_id("device-1"))
-    await right.starts.start(session)
+    await right.session_creator.start(session)
     await right.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "dispatched"})
     for module in (clock_module, nodes):
         monkeypatch.setattr(module, "now_ms", lambda: now_ms() - HOUR_MS)

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from lib.topologies import Cluster, Server
 from redis.crc import key_slot
 
+from devtools.topologies import Cluster, Server
 from shared_state import State
 from shared_state.errors import StateUnavailable
-from shared_state.routes.slots import parse_slots, slot_of
+from shared_state.redis.slots import parse_slots, slot_of
 from tests.support.backends import Backend
 from tests.support.wait import PATIENCE_S, until
 

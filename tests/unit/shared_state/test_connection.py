@@ -6,9 +6,10 @@ import gc
 
 import pytest
 
-from shared_state import State, lanes
-from shared_state.connection import Connection
+from shared_state import State
 from shared_state.errors import StateError, StateUnavailable
+from shared_state.redis import pipeline
+from shared_state.redis.connection import Connection
 from tests.support.backends import Backend
 from tests.support.wait import PATIENCE_S
 
@@ -50,7 +51,7 @@ async def test_what_finds_an_idle_socket_costs_no_task(real_backend: Backend) ->
 
 
 async def test_a_pipeline_is_bounded(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "MAX_BATCH", 10)
+    monkeypatch.setattr(pipeline, "MAX_BATCH", 10)
     trips: list[bool] = []
     state = backend.state(observer=lambda seconds, failed: trips.append(failed))
     await asyncio.gather(*(state.connection.command("PING") for _ in range(95)))
@@ -101,7 +102,7 @@ async def test_a_cancelled_call_does_not_disturb_its_neighbours(state: State) ->
 
 
 async def test_too_many_waiting_calls_are_refused_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "MAX_WAITING", 5)
+    monkeypatch.setattr(pipeline, "MAX_WAITING", 5)
     outcomes = await asyncio.gather(
         *(state.connection.command("ECHO", f"{i}") for i in range(8)), return_exceptions=True
     )

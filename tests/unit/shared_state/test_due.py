@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from shared_state import State, due
-from shared_state.due import DueItem, DueKind
+from shared_state import State, delay_queue
+from shared_state.delay_queue import DueItem, DueKind
 from tests.support.wait import until
 
 SOON = 0.0
@@ -15,7 +15,7 @@ async def _claimed(state: State) -> list[DueItem]:
     found: list[DueItem] = []
 
     async def some() -> bool:
-        found.extend(await state.due.claim())
+        found.extend(await state.delay_queue.claim())
         return bool(found)
 
     await until(some, "something is due")
@@ -23,79 +23,79 @@ async def _claimed(state: State) -> list[DueItem]:
 
 
 async def test_nothing_is_due_before_its_time(state: State) -> None:
-    assert await state.due.claim() == []
-    await state.due.add(DueKind.CLIENT, "device-1", 60)
-    assert await state.due.claim() == []
+    assert await state.delay_queue.claim() == []
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", 60)
+    assert await state.delay_queue.claim() == []
 
 
 async def test_an_id_comes_back_as_it_was_given(state: State) -> None:
-    await state.due.add(DueKind.SESSION, "galaxy:with:colons@d", SOON)
+    await state.delay_queue.add(DueKind.SESSION, "galaxy:with:colons@d", SOON)
     item = (await _claimed(state))[0]
     assert (item.kind, item.item_id) == (DueKind.SESSION, "galaxy:with:colons@d")
 
 
 async def test_what_one_node_claimed_no_other_gets(state: State) -> None:
     for i in range(20):
-        await state.due.add(DueKind.CLIENT, f"d{i}", SOON)
+        await state.delay_queue.add(DueKind.CLIENT, f"d{i}", SOON)
     await asyncio.sleep(0.01)
-    claims = await asyncio.gather(*(state.due.claim() for _ in range(10)))
+    claims = await asyncio.gather(*(state.delay_queue.claim() for _ in range(10)))
     assert sorted(i.item_id for items in claims for i in items) == sorted(f"d{i}" for i in range(20))
 
 
 async def test_what_a_dead_node_claimed_is_due_again(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    await state.due.add(DueKind.CLIENT, "device-1", SOON)
-    monkeypatch.setattr(due, "CLAIM_MS", 10)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", SOON)
+    monkeypatch.setattr(delay_queue, "CLAIM_MS", 10)
     first = (await _claimed(state))[0]
     second = (await _claimed(state))[0]
     assert (first.item_id, first.claim != second.claim) == ("device-1", True)
-    await state.due.done(first)
+    await state.delay_queue.done(first)
     assert await _claimed(state), "only the claim that stands may forget it"
 
 
 async def test_what_was_looked_at_is_forgotten(state: State) -> None:
-    await state.due.add(DueKind.CLIENT, "device-1", SOON)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", SOON)
     for _ in range(2):
-        for item in await state.due.claim():
-            await state.due.done(item)
+        for item in await state.delay_queue.claim():
+            await state.delay_queue.done(item)
     assert await state.connection.command("EXISTS", state.keys.due()) == 0
 
 
 async def test_what_became_due_anew_while_it_was_looked_at_is_not_forgotten(state: State) -> None:
     """A client came back and left again meanwhile."""
-    await state.due.add(DueKind.CLIENT, "device-1", SOON)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", SOON)
     item = (await _claimed(state))[0]
-    await state.due.add(DueKind.CLIENT, "device-1", 60)
-    await state.due.done(item)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", 60)
+    await state.delay_queue.done(item)
     assert await state.connection.command("ZCARD", state.keys.due()) == 1
-    assert await state.due.claim() == []
+    assert await state.delay_queue.claim() == []
 
 
 async def test_the_time_given_last_counts(state: State) -> None:
-    await state.due.add(DueKind.CLIENT, "device-1", 60)
-    await state.due.add(DueKind.CLIENT, "device-1", SOON)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", 60)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", SOON)
     assert len(await _claimed(state)) == 1
 
 
 async def test_a_claim_takes_a_bounded_number(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(due, "CLAIM_AT_MOST", 3)
+    monkeypatch.setattr(delay_queue, "CLAIM_AT_MOST", 3)
     for i in range(5):
-        await state.due.add(DueKind.CLIENT, f"d{i}", SOON)
+        await state.delay_queue.add(DueKind.CLIENT, f"d{i}", SOON)
     await asyncio.sleep(0.01)
-    assert [len(await state.due.claim()) for _ in range(3)] == [3, 2, 0]
+    assert [len(await state.delay_queue.claim()) for _ in range(3)] == [3, 2, 0]
 
 
 async def test_a_kind_of_another_version_is_left_to_its_nodes(state: State) -> None:
-    await state.due.add(DueKind.CLIENT, "device-1", SOON)
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", SOON)
     await state.connection.command("ZADD", state.keys.due(), 1, "comet:halley")
     assert [i.item_id for i in await _claimed(state)] == ["device-1"]
 
 
 async def test_it_tells_how_much_there_is_and_how_long_the_oldest_has_been_left(state: State) -> None:
-    assert await state.due.look() == (0, 0.0)
-    await state.due.add(DueKind.CLIENT, "later", 100.0)
-    assert await state.due.look() == (1, 0.0)
+    assert await state.delay_queue.look() == (0, 0.0)
+    await state.delay_queue.add(DueKind.CLIENT, "later", 100.0)
+    assert await state.delay_queue.look() == (1, 0.0)
     # Nobody was there for all these years.
     await state.connection.command("ZADD", state.keys.due(), 1, "session:forgotten")
-    count, overdue_s = await state.due.look()
+    count, overdue_s = await state.delay_queue.look()
     assert count == 2
     assert overdue_s > 1_000_000_000

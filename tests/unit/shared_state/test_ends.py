@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from shared_state import State
-from shared_state.connection import Connection
-from shared_state.ends import FULL_BYTES, MOST
+from shared_state.end_batch import FULL_BYTES, MOST
 from shared_state.errors import StateUnavailable
 from shared_state.keys import new_session_id
+from shared_state.redis.connection import Connection
 from shared_state.sessions import Behind, Ended, Ending, Session, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, active_sessions, end_session
@@ -30,7 +30,7 @@ async def state(backend: Backend) -> State:
 
 async def _started(state: State, device: str = "device-1", **fields: Any) -> Session:
     session = a_session(new_session_id(device), client_id=device, **fields)
-    assert await state.starts.start(session)
+    assert await state.session_creator.start(session)
     return session
 
 
@@ -46,8 +46,8 @@ async def _end(state: State, *endings: tuple[Session, Ending]) -> list[bool]:
         def done(ended: bool, number: int = number) -> None:
             came[number] = ended
 
-        state.ends.put(ending, deadline_ms=session.deadline_ms, done=done)
-    await state.ends.flush()
+        state.end_batch.put(ending, deadline_ms=session.deadline_ms, done=done)
+    await state.end_batch.flush()
     assert None not in came
     return [bool(one) for one in came]
 
@@ -90,7 +90,7 @@ async def test_what_is_ended_together_is_as_if_it_was_ended_alone(state: State) 
         assert facts[0] == facts[1]
     for device in DEVICES:
         assert await active_sessions(state, device) == 0
-        assert await state.starts.waiting(device, but=()) == []
+        assert await state.session_creator.waiting(device, but=()) == []
 
 
 async def test_what_is_put_in_one_turn_travels_together(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,16 +193,16 @@ async def test_what_breaks_behind_one_end_keeps_nobody_else_from_hearing(state: 
     def breaks(_: bool) -> None:
         raise RuntimeError
 
-    state.ends.put(_ending(first), deadline_ms=first.deadline_ms, done=breaks)
-    state.ends.put(_ending(second), deadline_ms=second.deadline_ms, done=came.append)
-    await state.ends.flush()
+    state.end_batch.put(_ending(first), deadline_ms=first.deadline_ms, done=breaks)
+    state.end_batch.put(_ending(second), deadline_ms=second.deadline_ms, done=came.append)
+    await state.end_batch.flush()
     assert came == [True]
 
 
 async def test_nobody_has_to_flush(state: State) -> None:
     session = await _started(state)
     ended = asyncio.Event()
-    state.ends.put(_ending(session), deadline_ms=session.deadline_ms, done=lambda _: ended.set())
+    state.end_batch.put(_ending(session), deadline_ms=session.deadline_ms, done=lambda _: ended.set())
     await ended.wait()
     found = await state.sessions.find(session.session_id)
     assert found is not None

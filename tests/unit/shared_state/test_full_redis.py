@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state import State
 from shared_state.clients import Registration
-from shared_state.due import DueKind
+from shared_state.delay_queue import DueKind
 from shared_state.errors import StateFull
 from shared_state.inbox import SessionRef
 from shared_state.keys import new_session_id
@@ -82,10 +82,10 @@ async def test_devices_register_are_kept_and_leave_on_a_full_redis(full: State, 
 
 
 async def test_what_is_due_is_looked_at_on_a_full_redis(full: State, own_redis: RedisServer) -> None:
-    await full.due.add(DueKind.CLIENT, "dev", 0.0)
+    await full.delay_queue.add(DueKind.CLIENT, "dev", 0.0)
     fill(own_redis)
-    assert [item.item_id for item in await full.due.claim()] == ["dev"]
-    await full.due.add(DueKind.CLIENT, "dev", 5.0)
+    assert [item.item_id for item in await full.delay_queue.claim()] == ["dev"]
+    await full.delay_queue.add(DueKind.CLIENT, "dev", 5.0)
 
 
 @pytest.mark.parametrize("settled", [True, False])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aip import new_id
+from aip_cluster.protocol import new_id
 from shared_state import State
 from shared_state.errors import KeyOfAnotherRequest
 from shared_state.idempotency import Answered, Busy, Mine

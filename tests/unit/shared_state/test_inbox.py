@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state import State, inbox
 from shared_state.errors import InboxFull, NotRegistered, TooManySessions
 from shared_state.keys import new_session_id
@@ -159,7 +159,7 @@ async def test_the_newest_sessions_of_a_client_are_kept_up_to_a_bound(backend: B
         if how == "posted":
             await state.inbox.post("device-1", b"task", session=ref_of(session))
         else:
-            await state.starts.start(session)
+            await state.session_creator.start(session)
         assert await state.connection.command("LLEN", key) == length
     page = await state.sessions.page(client_id="device-1", limit=1_000)
     ids = [place.partition(":")[2] for place, _ in page]

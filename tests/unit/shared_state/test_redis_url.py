@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared_state.redis_url import parse_redis_url, with_passwords
+from shared_state.redis.url import parse_redis_url, with_passwords
 
 
 def test_one_server_with_its_port_its_database_and_its_user() -> None:

@@ -10,11 +10,11 @@ from redis.crc import key_slot
 
 from shared_state import State
 from shared_state.batches import BatchItem
-from shared_state.connection import Connection
-from shared_state.due import DueKind
+from shared_state.delay_queue import DueKind
 from shared_state.idempotency import Answered
 from shared_state.keys import new_session_id
-from shared_state.lua import script_names, script_source
+from shared_state.redis.connection import Connection
+from shared_state.redis.lua import script_names, script_source
 from shared_state.sessions import Behind, Ending, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, end_session, ref_of
@@ -92,23 +92,23 @@ async def _every_operation(state: State) -> None:
     await state.sessions.advance(session.session_id, SessionState.DISPATCHED, event={"event": "x"}, node_id="node-a")
     await state.sessions.requeue(session.session_id, 1)
     beside = a_session(new_session_id("device-1"), client_id="device-1")
-    assert await state.starts.start(beside, claims=state.starts.may_claim)
-    assert len(await state.starts.waiting("device-1", but=())) == 1
+    assert await state.session_creator.start(beside, claims=state.session_creator.may_claim)
+    assert len(await state.session_creator.waiting("device-1", but=())) == 1
     behind = Behind(stamps={"dispatched_ms": 1}, events=[(1, b"{}")])
     await state.sessions.advance(beside.session_id, SessionState.RUNNING, behind=behind)
     await end_session(state, beside.session_id, end_id="e", client_id="device-1")
     simple = [a_session(new_session_id(device), client_id=device) for device in ("device-1", "device-2")]
     for one in simple:
         await state.waiting.hold(one)
-        await state.starts.start(one, wait_s=1.0)
+        await state.session_creator.start(one, wait_s=1.0)
         await state.waiting.free(one.client_id, [one.session_id])
     for one in simple:
         ending = Ending(one.session_id, SessionState.COMPLETED, client_id=one.client_id)
-        state.ends.put(ending, deadline_ms=one.deadline_ms, done=lambda ended: None)
-    await state.ends.flush()
+        state.end_batch.put(ending, deadline_ms=one.deadline_ms, done=lambda ended: None)
+    await state.end_batch.flush()
     await state.sessions.page(client_id=None, limit=1)
-    await state.due.add(DueKind.CLIENT, "device-1", 0)
-    await state.due.done((await state.due.claim())[0])
+    await state.delay_queue.add(DueKind.CLIENT, "device-1", 0)
+    await state.delay_queue.done((await state.delay_queue.claim())[0])
     await end_session(state, session.session_id, SessionState.COMPLETED, result={"a": 1})
     await state.sessions.claim_task(session.task_name, new_session_id("device-1"), token="u", span_s=60)
     await state.sessions.release_task(session.task_name, "u")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state import State
 from shared_state.errors import Fenced, SessionNotFound
 from shared_state.sessions import Ended, EndIf, Session, SessionState

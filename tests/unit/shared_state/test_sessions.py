@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aip.ids import now_ms
+from aip_cluster.protocol.ids import now_ms
 from shared_state import State
 from shared_state.errors import SessionExists, SessionNotFound
 from shared_state.sessions import TERMINAL, Ended, EndIf, SessionState

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_state.slices import merged, slices
+from shared_state.chunks import merged, slices
 
 
 @given(st.lists(st.lists(st.text(max_size=3), max_size=6), max_size=9))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aip import new_id
+from aip_cluster.protocol import new_id
 from shared_state import State
 from shared_state.errors import TaskNameTaken
 from shared_state.sessions import SessionState

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, MaxConnectionsError, NoScriptError, ResponseError
 
-from shared_state.routes.wire import Args, Line, Outcome, Sockets, pack, reader_of
+from shared_state.redis.wire import Args, Line, Outcome, Sockets, pack, reader_of
 from tests.support.redis_server import RedisServer
 from tests.support.wait import PATIENCE_S, until
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from aip import Command, Result, ResultStatus
+from aip_cluster.protocol import Command, Result, ResultStatus
 from node.sessions.planners.base import Call, Task, Tool, Turn
 from node.sessions.planners.llm.endpoint import ToolCall
 from node.sessions.planners.llm.marks import NAME, marked

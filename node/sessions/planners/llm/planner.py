@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 
-from aip import Command
+from aip_cluster.protocol import Command
 from node.sessions.planners.base import Act, Finish, PlannerRefused, Step, Task
 from node.sessions.planners.llm.config import EndpointConfig, LlmConfig
 from node.sessions.planners.llm.conversation import Functions, functions_of, messages

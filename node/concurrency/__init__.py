@@ -1,0 +1,1 @@
+"""Tasks of asyncio that have an owner and a close; work off the event loop."""

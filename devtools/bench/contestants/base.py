@@ -21,7 +21,7 @@ from devtools.bench.processes import Usage, pin, usage
 from devtools.bootstrap import ROOT
 from devtools.outcome import Exit, ScriptError
 from devtools.processes import Child, spawn, stop
-from devtools.topologies import Server, Topology, TopologyError, free_port, open_topology
+from devtools.topologies import Server, Single, TopologyError, free_port
 from devtools.web import Unreachable, ask
 
 __all__ = ["HOST", "Contestant", "Program", "Running", "environment", "uvicorn"]
@@ -43,10 +43,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Running:
-    """A contestant that runs. `rest` takes dispatches, `sockets` take devices; `pids` are its servers' by name.
-
-    `redis` is its Redis; of a Redis Cluster, the first of its `primaries`, which are in order of their slots.
-    """
+    """A contestant that runs. `rest` takes dispatches, `sockets` take devices; `pids` are its servers' by name."""
 
     rest: Sequence[Address]
     sockets: Sequence[Address]
@@ -54,12 +51,7 @@ class Running:
     completes: bool
     device: Maker
     pids: dict[str, int]
-    primaries: Sequence[Server]
-
-    @property
-    def redis(self) -> Server:
-        """The only one, mostly."""
-        return self.primaries[0]
+    redis: Server
 
     def cpu(self) -> Usage:
         """What its servers have used so far, Redis left out."""
@@ -87,10 +79,8 @@ class Contestant:
         delivers: bool = True,
         completes: bool = False,
         spread: bool = False,
-        topology: str = "single",
     ) -> None:
         self.name = name
-        self._topology = topology
         self.nodes = nodes
         self._device = device
         self._delivers = delivers
@@ -109,7 +99,7 @@ class Contestant:
         """
         children: list[Child] = []
         with tempfile.TemporaryDirectory(prefix="aip-bench-") as name:
-            redis = open_topology(self._topology, Path(name, "redis"))
+            redis = Single(Path(name, "redis"))
             try:
                 _start_redis(redis)
                 programs = self.programs(redis.url, [free_port() for _ in range(self.nodes)])
@@ -117,7 +107,7 @@ class Contestant:
                 for program, child in zip(programs, children, strict=True):
                     _await(program, child)
                     pin(child.process.pid, server_cpus)
-                yield self._described(programs, children, redis.primaries())
+                yield self._described(programs, children, redis.primaries()[0])
             except BenchError as exc:
                 raise BenchError(f"{self.name}: {exc}") from exc
             finally:
@@ -127,9 +117,7 @@ class Contestant:
                     child.handle.wait()
                 redis.dispose()
 
-    def _described(
-        self, programs: Sequence[Program], children: Sequence[Child], primaries: Sequence[Server]
-    ) -> Running:
+    def _described(self, programs: Sequence[Program], children: Sequence[Child], redis: Server) -> Running:
         addresses = [Address(HOST, program.port) for program in programs]
         return Running(
             rest=addresses if self._spread else addresses[-1:],
@@ -138,7 +126,7 @@ class Contestant:
             completes=self._completes,
             device=self._device,
             pids={child.process.name: child.process.pid for child in children},
-            primaries=primaries,
+            redis=redis,
         )
 
 
@@ -157,7 +145,7 @@ def uvicorn(name: str, app: str, port: int, redis_url: str) -> Program:
     return Program(name, argv, env, port, "/livez")
 
 
-def _start_redis(redis: Topology) -> None:
+def _start_redis(redis: Single) -> None:
     try:
         redis.start()
     except TopologyError as exc:

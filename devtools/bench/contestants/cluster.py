@@ -19,8 +19,8 @@ FLEET_SETTINGS = {
 
 
 class _Cluster(Contestant):
-    def __init__(self, nodes: int, settings: Mapping[str, str], *, spread: bool, topology: str) -> None:
-        super().__init__("cluster", AipDevice, nodes=nodes, completes=True, spread=spread, topology=topology)
+    def __init__(self, nodes: int, settings: Mapping[str, str], *, spread: bool) -> None:
+        super().__init__("cluster", AipDevice, nodes=nodes, completes=True, spread=spread)
         self._settings = settings
 
     def programs(self, redis_url: str, ports: Sequence[int]) -> list[Program]:
@@ -34,11 +34,6 @@ class _Cluster(Contestant):
         return Program(name, [sys.executable, "-m", "node"], env, port, "/readyz")
 
 
-def cluster(
-    nodes: int = 2, settings: Mapping[str, str] | None = None, *, spread: bool = False, topology: str = "single"
-) -> Contestant:
-    """So many nodes. REST goes to the last and sockets to the first; with `spread`, both go to all of them.
-
-    `topology` is that of their Redis, as `devtools.topologies` names it.
-    """
-    return _Cluster(nodes, settings or {}, spread=spread, topology=topology)
+def cluster(nodes: int = 2, settings: Mapping[str, str] | None = None, *, spread: bool = False) -> Contestant:
+    """So many nodes. REST goes to the last and sockets to the first; with `spread`, both go to all of them."""
+    return _Cluster(nodes, settings or {}, spread=spread)

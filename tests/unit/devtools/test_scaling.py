@@ -7,10 +7,19 @@ import pytest
 from devtools.bench.report import Report
 from devtools.bench.rows.base import Row, figure
 from devtools.outcome import ScriptError
-from devtools.scaling.check import Compared, Point, Shard
-from devtools.scaling.costs import Costs, Task, is_one_slot, read_costs
-from devtools.scaling.document import comparison, scaling, sizes_table
-from devtools.scaling.model import Assumptions, carried, demand, plan, saturation, task_cost
+from devtools.scaling import (
+    Assumptions,
+    Costs,
+    Task,
+    carried,
+    demand,
+    is_one_slot,
+    plan,
+    read_costs,
+    saturation,
+    tables,
+    task_cost,
+)
 
 COSTS = Costs(
     tasks=[Task(10, 500, 100), Task(1000, 500, 100)],
@@ -25,12 +34,6 @@ COSTS = Costs(
     redis_net_bytes_per_task=4e3,
     client_bytes_per_task=1e3,
     client_bytes_per_device_s=20,
-    commands_per_task=10,
-    node_us_per_arrival=500,
-    redis_us_per_arrival=50,
-    client_bytes_per_arrival=500,
-    heartbeat_s=20,
-    name_share_of_task=0.2,
     hot_share_of_task={"aip:sessions": 0.1, "aip:events": 0.02},
     hot_us_per_node_s={"aip:{nodes}:leases": 400, "aip:events": 0},
 )
@@ -107,7 +110,7 @@ def test_the_busiest_key_is_named_even_if_no_shard_helps() -> None:
     busy = plan(COSTS, ROOMY, devices=1000, tasks_per_s=100_000)
     assert busy.hot_key == "aip:sessions"
     assert busy.hot == pytest.approx(1.0)
-    assert "(too much)" in sizes_table(COSTS, ROOMY)
+    assert "(too much)" in tables(COSTS, ROOMY)
 
 
 def test_a_node_that_is_full_of_itself_is_no_plan() -> None:
@@ -173,12 +176,9 @@ def _results() -> Report:
         "other_node_cpu_share": [0.01],
         "redis_cpu_share": [0.003],
         "client_bytes_per_s": [5000.0],
-        "heartbeat_s": 20,
         "us_by_key_per_s": {"aip:{node:}:clients": 90.0, "aip:{nodes}:leases": 10.0},
     }
-    arrivals = [{"node_us": us, "redis_us": us / 10, "client_bytes": 500.0} for us in (500.0, 700.0)]
     rows = [
-        row("arrival", {"rate": 1000.0}, {"of_each": {"cluster": arrivals}}),
         row("dispatch", {"reference": 0.5}, {"cluster": tries}),
         row("memory", {"device": 30.0}, {"kb_before": {"cluster": [90_000.0]}}),
         row("commands", {"sent": 10.0, "cpu": 100.0}, task),
@@ -200,9 +200,6 @@ def test_costs_are_read_from_results() -> None:
     assert costs.redis_us_per_node_s == pytest.approx(500)
     assert costs.node_bytes_per_device == 30 * 1024
     assert costs.client_bytes_per_device_s == 5
-    assert costs.node_us_per_arrival == pytest.approx(600)
-    assert costs.redis_us_per_arrival == pytest.approx(60)
-    assert costs.name_share_of_task == pytest.approx(0.2)
     assert costs.hot_share_of_task == pytest.approx({"aip:sessions": 0.2})
     assert costs.hot_us_per_node_s == pytest.approx({"aip:{nodes}:leases": 500})
 
@@ -219,14 +216,3 @@ def test_results_of_an_earlier_version_are_refused() -> None:
     del next(row for row in results.rows if row.name == "commands").details["paced"]
     with pytest.raises(ScriptError, match="paced"):
         read_costs(results)
-
-
-def test_the_document_says_what_was_measured_and_what_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devtools.scaling.simulated.SIZES", ((1_000, 100),))
-    compared = [Compared(Point(1000, 50, 10), "processors of the nodes", "%", 20.0, 22.0)]
-    text = scaling(_results(), COSTS, ROOMY, compared, [Shard(0.3, 0.32, 0.31)])
-    assert "On processor a fast one" in text
-    assert "processors are used to 50%" in text
-    assert "| 2 | 1,000 | 50 | processors of the nodes | 20.0 % | 22.0 % | 1.10 |" in text
-    assert "| 1 | 30.0% | 32.0% | 31.0% |" in text
-    assert comparison([]).count("\n") == 1

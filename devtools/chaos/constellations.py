@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from aip_cluster.constellation import ConstellationClient, ConstellationError, TaskRefused
 from devtools.chaos.ledger import Deed, Ledger, Outcome, Task
-from devtools.chaos.line import Line
 from devtools.chaos.tasks import TaskMaker, commands_of
 from devtools.chaos.wire import Client, Frame
+from devtools.proxy import Proxy
 
 __all__ = ["Orchestrator", "SdkOrchestrator"]
 
@@ -27,7 +27,7 @@ class _Link(Client):
     client_type: ClassVar[str] = "constellation"
     features: ClassVar[tuple[str, ...]] = ("resume",)
 
-    def __init__(self, name: str, device: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+    def __init__(self, name: str, device: str, line: Proxy, ledger: Ledger, rng: random.Random) -> None:
         super().__init__(f"{name}@{device}", line, ledger, rng)
         self.device = device
         self._sent: dict[str, Task] = {}
@@ -101,7 +101,7 @@ class _Link(Client):
 class Orchestrator:
     """`<name>@<device>` for some devices; sends them tasks, one at a time each, at a pace of its own."""
 
-    def __init__(self, name: str, devices: list[str], line: Line, maker: TaskMaker, rng: random.Random) -> None:
+    def __init__(self, name: str, devices: list[str], line: Proxy, maker: TaskMaker, rng: random.Random) -> None:
         self.name = name
         self.line = line
         self._maker = maker
@@ -128,7 +128,7 @@ class Orchestrator:
 class SdkOrchestrator:
     """Tasks over `aip_cluster.constellation`, one after another, each on a device drawn anew."""
 
-    def __init__(self, name: str, devices: list[str], line: Line, maker: TaskMaker, rng: random.Random) -> None:
+    def __init__(self, name: str, devices: list[str], line: Proxy, maker: TaskMaker, rng: random.Random) -> None:
         self.name = name
         self.line = line
         self._devices = devices

@@ -12,8 +12,8 @@ from collections import deque
 from typing import ClassVar
 
 from devtools.chaos.ledger import Deed, Ledger
-from devtools.chaos.line import Line
 from devtools.chaos.wire import Client, Frame
+from devtools.proxy import Proxy
 
 __all__ = ["LightDevice", "UfoDevice"]
 
@@ -25,7 +25,7 @@ UFO_ATTEMPTS = 5
 class _Worker(Client):
     """Carries out commands; what becomes of an answer is the subclass's affair."""
 
-    def __init__(self, client_id: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+    def __init__(self, client_id: str, line: Proxy, ledger: Ledger, rng: random.Random) -> None:
         super().__init__(client_id, line, ledger, rng)
         self.life = 1
         self._working: dict[asyncio.Task[None], Frame] = {}
@@ -105,7 +105,7 @@ class LightDevice(_Worker):
 
     features: ClassVar[tuple[str, ...]] = ("commands_without_echo", "deduplicates", "resume")
 
-    def __init__(self, client_id: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+    def __init__(self, client_id: str, line: Proxy, ledger: Ledger, rng: random.Random) -> None:
         super().__init__(client_id, line, ledger, rng)
         self._answers: dict[str, Frame] = {}
         self._in_hand: set[str] = set()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from devtools.chaos.cluster import DRAIN_PATIENCE_S, ClusterUnderTest
 from devtools.chaos.devices import LightDevice, UfoDevice
 from devtools.chaos.ledger import Deed, Ledger
-from devtools.chaos.line import Line
 from devtools.chaos.schedule import Fault, FaultKind
+from devtools.proxy import Proxy
 from devtools.topologies import Server, TopologyError
 
 __all__ = ["Injected", "Injectors", "RealDevice"]
@@ -37,7 +37,7 @@ class RealDevice:
     """An `aip-device` process and the network before it."""
 
     name: str
-    line: Line
+    line: Proxy
 
 
 Target = LightDevice | UfoDevice | RealDevice
@@ -50,7 +50,7 @@ class Injectors:
     cluster: ClusterUnderTest
     ledger: Ledger
     devices: Mapping[str, Target]
-    lines: Mapping[str, Line]
+    lines: Mapping[str, Proxy]
     injected: list[Injected] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     _redis_is_hurt: bool = False
@@ -210,7 +210,7 @@ class Injectors:
         return [server for server in self.cluster.redis.servers if server.alive]
 
     # -- clients ---------------------------------------------------------------------------------------------------
-    def _line_of(self, target: str) -> Line:
+    def _line_of(self, target: str) -> Proxy:
         return self.lines[target] if target in self.lines else self.devices[target].line
 
     async def _cut(self, fault: Fault) -> str:

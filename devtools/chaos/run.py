@@ -19,7 +19,6 @@ from devtools.chaos.injectors import Injected, Injectors, RealDevice, Target
 from devtools.chaos.inspection import REQUEST_S, Inspector
 from devtools.chaos.invariants import Verdict, judge
 from devtools.chaos.ledger import Ledger
-from devtools.chaos.line import Line
 from devtools.chaos.load import RestLoad
 from devtools.chaos.model import Model
 from devtools.chaos.outages import Gauge
@@ -29,6 +28,7 @@ from devtools.chaos.replication import ReplicationWatch
 from devtools.chaos.schedule import Fault
 from devtools.chaos.tasks import TaskMaker
 from devtools.outcome import Exit, ScriptError, say
+from devtools.proxy import Proxy
 
 __all__ = ["CONSTELLATIONS", "Result", "run"]
 
@@ -66,7 +66,7 @@ class _Run:
         self.reading, self.dispatching = Gauge("reads"), Gauge("dispatches")
         followed = self.cluster.redis.servers if self.cluster.redis.can_fail_over else []
         self.replication = ReplicationWatch(followed, lambda: self.ledger.now_s, one_leader=plan.redis == "sentinel")
-        self.lines = {name: Line(self.cluster.front_port) for name in [*plan.device_names(), *CONSTELLATIONS]}
+        self.lines = {name: Proxy(self.cluster.front_port) for name in [*plan.device_names(), *CONSTELLATIONS]}
         self.devices: dict[str, Target] = {}
         self.broken: list[str] = []
         self._load_ends = asyncio.Event()
@@ -220,14 +220,11 @@ class _Run:
 async def run(plan: Plan, faults: Sequence[Fault]) -> Result:
     """The whole run. Raises ScriptError or TopologyError if the cluster does not come up or cannot be mended."""
     ledger = Ledger()
-    model = Model(ledger)
-    await model.open()
-    try:
-        return await _Run(plan, faults, ledger, model.url).act()
-    except BaseExceptionGroup as group:
-        raise _cause(group) from group
-    finally:
-        await model.close()
+    async with Model(ledger) as model:
+        try:
+            return await _Run(plan, faults, ledger, model.url).act()
+        except BaseExceptionGroup as group:
+            raise _cause(group) from group
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from aip_cluster.protocol import new_id, utc_now
 from devtools.chaos.ledger import Deed, Ledger
-from devtools.chaos.line import Line
+from devtools.proxy import Proxy
 
 __all__ = ["Client", "Frame"]
 
@@ -38,7 +38,7 @@ class Client:
     client_type: ClassVar[str] = "device"
     features: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, client_id: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+    def __init__(self, client_id: str, line: Proxy, ledger: Ledger, rng: random.Random) -> None:
         self.client_id = client_id
         self.line = line
         self.ledger = ledger

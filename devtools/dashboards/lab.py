@@ -20,9 +20,8 @@ from devtools.bench.contestants.base import HOST
 from devtools.bench.errors import BenchError
 from devtools.bench.fleet import AipDevice, Fleet
 from devtools.bench.load import steady, verify
-from devtools.chaos.ledger import Ledger
-from devtools.chaos.model import Model
 from devtools.dashboards.prometheus import Prometheus
+from devtools.model_server import ModelServer, Question, Reply
 
 __all__ = ["LABELS", "Observed", "Phase", "observed"]
 
@@ -55,6 +54,13 @@ class Observed:
     until: float
 
 
+class _Model(ModelServer):
+    """Answers every question at once, in words."""
+
+    def next_answer(self, question: Question) -> Reply:  # noqa: ARG002
+        return Reply(text="done")
+
+
 class _Planned(AipDevice):
     """A device that has a tool and is never told to use it: for tasks that a model plans, and ends at once."""
 
@@ -81,9 +87,7 @@ async def observed(directory: Path, phases: Sequence[Phase]) -> AsyncIterator[Ob
 
     Raises ScriptError if something does not start, BenchError if a task is lost.
     """
-    model = Model(Ledger())
-    await model.open()
-    try:
+    async with _Model() as model:
         settings = SETTINGS | {"llm_base_url": model.url}
         with cluster(2, settings, spread=True).running(()) as running:
             instances = [f"{HOST}:{address.port}" for address in running.rest]
@@ -92,8 +96,6 @@ async def observed(directory: Path, phases: Sequence[Phase]) -> AsyncIterator[Ob
                 since = time.time()
                 await _work(running, phases)
                 yield Observed(prometheus, instances, since, time.time())
-    finally:
-        await model.close()
 
 
 async def _scraped(prometheus: Prometheus, instances: int) -> None:

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from devtools.proxy import Proxy
 from shared_state.keys import Keys
 from tests.fault.conftest import MakeAgent
 from tests.fault.devices import Agent, state_becomes
-from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests, unique
@@ -33,7 +33,7 @@ async def test_a_command_under_way_when_its_socket_is_cut_is_carried_out_once_an
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         task = await _under_way(cluster, device)
         cable.plug_into(cluster.b.process.port)
@@ -50,7 +50,7 @@ async def test_a_command_under_way_when_its_socket_is_cut_is_carried_out_once_an
 
 async def test_without_grace_the_same_cut_cancels_the_same_task(own_cluster: MakeCluster, agent: MakeAgent) -> None:
     cluster = own_cluster(2, reconnect_grace_s=0)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         task = await _under_way(cluster, device)
         cable.plug_into(cluster.b.process.port)
@@ -63,7 +63,7 @@ async def test_a_result_that_the_device_made_while_it_was_cut_off_is_taken_when_
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         task = await _under_way(cluster, device)
         cable.plug_into(1)  # nobody listens there
@@ -155,11 +155,11 @@ async def test_what_is_told_to_a_constellation_whose_cable_is_out_is_told_again_
     """To the node the socket is fine: what is written to it vanishes, and nobody notices."""
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S, ping_interval_s=600, ping_timeout_s=600)
     device = await guests.device(cluster.b, answers=False)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         galaxy = await guests.register(UfoConstellation(cable.ws_url, unique("galaxy"), device.client_id))
         session_id = await galaxy.task(command("echo"))
         asked = await device.expect("command")
-        cable.hole()
+        cable.hold()
         await device.answer(asked)
         await state_becomes(cluster.b, session_id, "completed")
         await asyncio.sleep(1)
@@ -226,7 +226,7 @@ async def test_redis_restarted_with_its_data_while_devices_are_away_costs_them_n
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         task = await _under_way(cluster, device)
         cable.plug_into(1)
@@ -247,7 +247,7 @@ async def test_redis_losing_everything_while_a_device_is_away_loses_its_session_
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         task = await _under_way(cluster, device)
         cable.plug_into(1)

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from devtools.proxy import Proxy
 from tests.fault.measures import ECHO, metric
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, Node
 from tests.integration.harness.guests import Guests
 from tests.integration.harness.patience import eventually, stays
-from tests.integration.harness.proxy import BlackHole
 from tests.integration.harness.redis_servers import needs_single_redis
 
 pytestmark = [
@@ -39,12 +39,12 @@ async def test_a_half_open_subscription_is_noticed_and_what_was_missed_arrives_i
     own_cluster: MakeCluster, guests: Guests
 ) -> None:
     cluster = own_cluster(1)
-    async with BlackHole(cluster.redis.port) as hole:
-        node = cluster.launch_another("node-deaf", redis_url=hole.url, **QUICK)
+    async with Proxy(cluster.redis.port) as hole:
+        node = cluster.launch_another("node-deaf", redis_url=hole.redis_url, **QUICK)
         await cluster.all_ready()
         device = await guests.device(node)
 
-        hole.open_hole(only_subscriptions=True)
+        hole.swallow(only_subscriptions=True)
         answers = [await cluster.a.dispatch(device.client_id, ECHO) for _ in range(5)]
         await eventually(lambda: hole.swallowed, "wake-ups are lost")
 
@@ -52,7 +52,7 @@ async def test_a_half_open_subscription_is_noticed_and_what_was_missed_arrives_i
             return await node.unready()
 
         assert "bus" in await eventually(unready, "the node says that it is not ready")
-        hole.close_hole()
+        hole.stop_swallowing()
 
         await resubscribed(node)
         await all_complete(cluster, answers)
@@ -66,19 +66,19 @@ async def test_without_probes_a_half_open_subscription_leaves_the_node_deaf_whil
 ) -> None:
     """What the probes are for."""
     cluster = own_cluster(1)
-    async with BlackHole(cluster.redis.port) as hole:
-        node = cluster.launch_another("node-deaf", redis_url=hole.url, probe_interval_s=0)
+    async with Proxy(cluster.redis.port) as hole:
+        node = cluster.launch_another("node-deaf", redis_url=hole.redis_url, probe_interval_s=0)
         await cluster.all_ready()
         device = await guests.device(node)
         await all_complete(cluster, [await cluster.a.dispatch(device.client_id, ECHO)])
         # A registration and a task are each followed by a look into the inbox, which needs no wake-up.
         await asyncio.sleep(1)
 
-        hole.open_hole(only_subscriptions=True)
+        hole.swallow(only_subscriptions=True)
         await cluster.a.dispatch(device.client_id, ECHO)
         # The answer may be here before the wake-up has come as far as to the hole.
         await eventually(lambda: hole.swallowed > 0, "the wake-up falls into the hole")
-        hole.close_hole()
+        hole.stop_swallowing()
 
         async def deaf_and_ready() -> bool:
             return not await node.unready() and device.count("task") == 1

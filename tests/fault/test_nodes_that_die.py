@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 from redis.client import Monitor
 
+from devtools.proxy import Proxy
 from tests.fault.conftest import MakeAgent
 from tests.fault.devices import Agent, state_becomes
-from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import Guests
@@ -33,7 +33,7 @@ async def test_sessions_of_a_node_killed_in_their_midst_complete_on_another(
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         devices = [agent(cable.ws_url) for _ in range(2)]
         tasks = []
         for device in devices:
@@ -134,7 +134,7 @@ async def test_a_node_frozen_beyond_its_lease_carries_on_nothing_that_went_on_el
 ) -> None:
     """A device's answer reaches the frozen node's socket buffer first; thawed, it may neither end nor repeat a step."""
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         await device.on(cluster.a)
         task = await cluster.b.dispatch(
@@ -187,7 +187,7 @@ async def test_under_load_every_task_of_recognising_devices_completes_once_thoug
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(3, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as first, Cable(cluster.b.process.port) as second:
+    async with Proxy(cluster.a.process.port) as first, Proxy(cluster.b.process.port) as second:
         devices = [agent(cable.ws_url) for cable in (first, second, first)]
         for device in devices:
             await device.on(cluster.b if device is devices[1] else cluster.a)
@@ -215,7 +215,7 @@ async def test_a_node_killed_again_and_again_leaves_no_key_and_no_process_behind
     own_cluster: MakeCluster, agent: MakeAgent
 ) -> None:
     cluster = own_cluster(2, reconnect_grace_s=GRACE_S)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         device = agent(cable.ws_url)
         await device.on(cluster.a)
         for round_ in range(3):

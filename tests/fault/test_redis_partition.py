@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
+from devtools.proxy import Proxy
 from tests.fault.measures import ECHO
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.guests import Guests
 from tests.integration.harness.patience import SLACK, eventually, vanishes
-from tests.integration.harness.proxy import BlackHole
 from tests.integration.harness.redis_servers import needs_single_redis
 
 pytestmark = [
@@ -28,15 +28,15 @@ async def test_a_node_without_redis_answers_in_time_and_its_devices_have_one_own
     own_cluster: MakeCluster, guests: Guests
 ) -> None:
     cluster = own_cluster(1)
-    async with BlackHole(cluster.redis.port) as hole:
-        node = cluster.launch_another("node-cut", redis_url=hole.url)
+    async with Proxy(cluster.redis.port) as hole:
+        node = cluster.launch_another("node-cut", redis_url=hole.redis_url)
         await cluster.all_ready()
         devices = [await guests.device(node) for _ in range(3)]
         elsewhere = await guests.device(cluster.a)
 
         cut = await node.node_id()
 
-        hole.open_hole()
+        hole.swallow()
         for _ in range(2):
             began = time.monotonic()
             answers = await asyncio.gather(
@@ -51,7 +51,7 @@ async def test_a_node_without_redis_answers_in_time_and_its_devices_have_one_own
         )
         # The lease runs out, and the other node settles what this one held.
         await vanishes(lambda: cluster.redis.mentions(cut), "the node that was cut off is taken for dead", within_s=20)
-        hole.close_hole()
+        hole.stop_swallowing()
 
         await cluster.all_ready(within_s=20)
         for device in devices:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import WebSocketException
 
+from devtools.proxy import Proxy
 from tests.fault.devices import Agent
-from tests.fault.wire import Cable
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Cluster, Node, command
 from tests.integration.harness.guests import Guests, unique
@@ -82,9 +82,9 @@ async def test_a_holder_behind_a_cable_that_was_pulled_out_gives_way_to_anybody_
 ) -> None:
     """UFO's client gives up after about 30 s: waiting for the keep-alive would be too long."""
     cluster = own_cluster(2, reconnect_grace_s=30, ping_interval_s=600, ping_timeout_s=600)
-    async with Cable(cluster.a.process.port) as cable:
+    async with Proxy(cluster.a.process.port) as cable:
         old = await guests.register(UfoDevice(cable.ws_url, unique("device")))
-        cable.hole()
+        cable.hold()
         asked_at = time.monotonic()
         new = await guests.device(cluster.nodes[elsewhere], old.client_id)
         print(f"let in after {time.monotonic() - asked_at:.1f} s")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from devtools.proxy import Proxy
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Node, command
 from tests.integration.harness.guests import Guests, unique
@@ -18,7 +19,6 @@ from tests.integration.harness.nginx import Nginx
 from tests.integration.harness.nodes import NodeProcess
 from tests.integration.harness.patience import PATIENCE_S, SLACK, eventually
 from tests.integration.harness.processes import free_port
-from tests.integration.harness.proxy import BlackHole
 from tests.integration.harness.redis_servers import needs_single_redis
 from tests.integration.harness.ufo import UfoDevice
 
@@ -214,10 +214,10 @@ async def test_a_node_without_redis_is_alive_not_ready_and_passed_over(
     own_cluster: MakeCluster, make_nginx: MakeNginx, guests: Guests, http: httpx.AsyncClient
 ) -> None:
     cluster = own_cluster(1)
-    async with BlackHole(cluster.redis.port) as hole:
+    async with Proxy(cluster.redis.port) as hole:
         # It alone gives up soon: the other is to serve whatever the machine is busy with.
         soon = {"lease_ttl_s": 3, "lease_renew_s": 0.75, "redis_timeout_s": 1}
-        cut = cluster.launch_another("node-cut", redis_url=hole.url, **soon)
+        cut = cluster.launch_another("node-cut", redis_url=hole.redis_url, **soon)
         await cluster.all_ready()
         nginx = make_nginx(*cluster.nodes)
         front = as_node(nginx, http)
@@ -226,7 +226,7 @@ async def test_a_node_without_redis_is_alive_not_ready_and_passed_over(
         pid = cut.process.pid
         await nginx_knows(front, {cluster.a, cut})
 
-        hole.open_hole()
+        hole.swallow()
         await eventually(lambda: refuses_sockets(cut, guests), "the node knows that its lease is void")
         tokens = [unique("token") for _ in range(6)]
         for token in tokens:
@@ -246,7 +246,7 @@ async def test_a_node_without_redis_is_alive_not_ready_and_passed_over(
         assert cut.process.pid == pid
         assert stays.is_open
 
-        hole.close_hole()
+        hole.stop_swallowing()
         await cluster.all_ready(within_s=20)
         await nginx_knows(front, {cluster.a, cut})
         assert cut.process.pid == pid

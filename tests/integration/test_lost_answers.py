@@ -2,11 +2,11 @@
 
 import pytest
 
+from devtools.proxy import Proxy
 from tests.integration.conftest import MakeCluster
 from tests.integration.harness.cluster import Node, command
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import eventually
-from tests.integration.harness.proxy import LossyProxy
 from tests.integration.harness.redis_servers import needs_single_redis
 
 pytestmark = [
@@ -32,8 +32,8 @@ async def test_a_dispatch_whose_answer_from_redis_was_lost_is_accepted_or_can_be
     own_cluster: MakeCluster, guests: Guests, held: bool, nth: int
 ) -> None:
     cluster = own_cluster(1)
-    async with LossyProxy(cluster.redis.port) as proxy:
-        lossy = cluster.launch_another("node-lossy", redis_url=proxy.url)
+    async with Proxy(cluster.redis.port) as proxy:
+        lossy = cluster.launch_another("node-lossy", redis_url=proxy.redis_url)
         await cluster.all_ready()
         device = await guests.device(cluster.a)
         await warm_up(lossy, device.client_id)
@@ -67,8 +67,8 @@ async def test_an_end_whose_answer_from_redis_was_lost_is_told_to_the_requester_
     own_cluster: MakeCluster, guests: Guests, state: str
 ) -> None:
     cluster = own_cluster(1)
-    async with LossyProxy(cluster.redis.port) as proxy:
-        lossy = cluster.launch_another("node-lossy", redis_url=proxy.url)
+    async with Proxy(cluster.redis.port) as proxy:
+        lossy = cluster.launch_another("node-lossy", redis_url=proxy.redis_url)
         await cluster.all_ready()
         await warm_up(lossy, (await guests.device(lossy)).client_id)
         worker = await guests.autonomous(lossy)
@@ -91,8 +91,8 @@ async def test_a_registration_whose_answer_from_redis_was_lost_is_accepted_or_ca
     own_cluster: MakeCluster, guests: Guests
 ) -> None:
     cluster = own_cluster(1)
-    async with LossyProxy(cluster.redis.port) as proxy:
-        lossy = cluster.launch_another("node-lossy", redis_url=proxy.url)
+    async with Proxy(cluster.redis.port) as proxy:
+        lossy = cluster.launch_another("node-lossy", redis_url=proxy.redis_url)
         await cluster.all_ready()
         await guests.device(lossy)
         name = unique("device")

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from mcp.server import MCPServer
 
+from devtools.model_server import ModelServer, Reply, call, say
 from devtools.topologies import free_port
 from tests.integration.conftest import MakeCluster, MakeDevice
 from tests.integration.harness.cluster import Cluster, Json, Node
@@ -21,7 +22,6 @@ from tests.integration.harness.peers import Frame
 from tests.integration.harness.ufo import Result, UfoDevice
 from tests.support.device_process import DeviceProcess
 from tests.support.event_stream import SentEvent, follow
-from tests.support.llm_server import LlmServer, Reply, call, say
 from tests.unit.aip_cluster.http_servers import serving
 
 pytestmark = pytest.mark.integration
@@ -33,12 +33,12 @@ ENDS_S = 40.0
 
 
 @pytest.fixture
-async def llm() -> AsyncIterator[LlmServer]:
-    async with LlmServer() as server:
+async def llm() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as server:
         yield server
 
 
-def planned(own_cluster: MakeCluster, llm: LlmServer, count: int, **settings: object) -> Cluster:
+def planned(own_cluster: MakeCluster, llm: ModelServer, count: int, **settings: object) -> Cluster:
     given = {"llm_base_url": llm.url, "llm_model": "scripted-1", "llm_api_key": LLM_KEY, **settings}
     return own_cluster(count, **given)
 
@@ -141,7 +141,7 @@ def assert_four_steps(steps: list[Json]) -> None:
 
 
 async def test_four_steps_over_three_servers_with_a_failure_on_the_way(
-    own_cluster: MakeCluster, llm: LlmServer, make_device: MakeDevice, http: httpx.AsyncClient
+    own_cluster: MakeCluster, llm: ModelServer, make_device: MakeDevice, http: httpx.AsyncClient
 ) -> None:
     cluster = planned(own_cluster, llm, 3)
     seen_half = asyncio.Event()
@@ -226,7 +226,7 @@ class KeyedDevice(UfoDevice):
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 async def test_a_key_of_the_devices_tools_reaches_the_device_and_nobody_else(
-    stream: bool, own_cluster: MakeCluster, llm: LlmServer, guests: Guests, http: httpx.AsyncClient
+    stream: bool, own_cluster: MakeCluster, llm: ModelServer, guests: Guests, http: httpx.AsyncClient
 ) -> None:
     secrets = {name: {"api_key": KEY} for name in ("execute_command", "get_system_info")}
     cluster = planned(
@@ -263,7 +263,7 @@ async def test_a_key_of_the_devices_tools_reaches_the_device_and_nobody_else(
 
 
 async def test_what_a_dispatch_gives_for_a_secret_is_in_no_step(
-    own_cluster: MakeCluster, llm: LlmServer, guests: Guests
+    own_cluster: MakeCluster, llm: ModelServer, guests: Guests
 ) -> None:
     cluster = planned(own_cluster, llm, 1, tool_secrets=orjson.dumps({"echo": {"api_key": KEY}}).decode())
     device = await guests.device(cluster.a)
@@ -276,7 +276,7 @@ async def test_what_a_dispatch_gives_for_a_secret_is_in_no_step(
 
 
 async def test_an_orchestrator_that_asks_for_progress_is_told_of_every_step(
-    own_cluster: MakeCluster, llm: LlmServer, guests: Guests
+    own_cluster: MakeCluster, llm: ModelServer, guests: Guests
 ) -> None:
     secrets = orjson.dumps({"execute_command": {"api_key": KEY}, "get_system_info": {"api_key": KEY}}).decode()
     cluster = planned(own_cluster, llm, 2, tool_secrets=secrets)
@@ -300,7 +300,7 @@ async def test_an_orchestrator_that_asks_for_progress_is_told_of_every_step(
 
 
 async def test_an_endpoint_that_fails_ends_the_task_and_not_the_node(
-    own_cluster: MakeCluster, llm: LlmServer, guests: Guests
+    own_cluster: MakeCluster, llm: ModelServer, guests: Guests
 ) -> None:
     cluster = planned(own_cluster, llm, 1)
     device = await guests.register(KeyedDevice(cluster.a.ws_url, unique("keyed")))
@@ -313,7 +313,7 @@ async def test_an_endpoint_that_fails_ends_the_task_and_not_the_node(
 
 
 async def test_a_session_that_waits_for_the_model_can_be_cancelled(
-    own_cluster: MakeCluster, llm: LlmServer, guests: Guests
+    own_cluster: MakeCluster, llm: ModelServer, guests: Guests
 ) -> None:
     cluster = planned(own_cluster, llm, 2)
     never = asyncio.Event()

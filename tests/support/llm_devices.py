@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 
 from aip_cluster.protocol import Command, Result, ResultStatus, ServerMessage
+from devtools.model_server import ModelServer, Scripted
 from node.app import Node
 from tests.support.asgi import Device, rest
-from tests.support.llm_server import LlmServer, Scripted
 from tests.support.wait import PATIENCE_S
 
 __all__ = ["LISTED", "Json", "Stage", "Tools", "echo", "listed", "stage"]
@@ -76,7 +76,7 @@ class _UfoDevice:
 class Stage:
     """A node, an endpoint, a device, and REST."""
 
-    def __init__(self, node: Node, llm: LlmServer, device: _UfoDevice, client: httpx.AsyncClient) -> None:
+    def __init__(self, node: Node, llm: ModelServer, device: _UfoDevice, client: httpx.AsyncClient) -> None:
         self.node = node
         self.llm = llm
         self.device = device
@@ -105,7 +105,7 @@ async def stage(
     **settings: Any,
 ) -> AsyncIterator[Stage]:
     """All of them, over a model that answers by `script`; `registered`: the tools that the device lists at once."""
-    async with LlmServer(*script) as llm:
+    async with ModelServer(*script) as llm:
         node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", **settings)
         raw = Device(node)
         raw.lists_tools = True

@@ -10,7 +10,7 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from tests.support.local_server import LocalServer
+from devtools.local_server import LocalServer
 
 # Reached only by a test that fails.
 PATIENCE_S = 20.0

@@ -12,10 +12,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from devtools.chaos.devices import LightDevice, UfoDevice
 from devtools.chaos.ledger import Deed, Ledger
-from devtools.chaos.line import Line
 from devtools.chaos.model import Model
 from devtools.chaos.plan import Plan
 from devtools.chaos.tasks import TaskMaker, body_of, commands_of
+from devtools.proxy import Proxy
 from tests.support.wait import PATIENCE_S, until
 
 Json = dict[str, Any]
@@ -67,7 +67,7 @@ async def server() -> AsyncIterator[Server]:
 @asynccontextmanager
 async def connected(server: Server, kind: type[LightDevice | UfoDevice]) -> AsyncIterator[LightDevice | UfoDevice]:
     """A device that is registered over a line of its own."""
-    line = Line(server.port)
+    line = Proxy(server.port)
     await line.open()
     device = kind("d-1", line, Ledger(), random.Random(1))
     life = asyncio.create_task(device.run())
@@ -97,7 +97,7 @@ async def test_a_light_device_does_a_command_once_and_answers_it_again(server: S
 class HeldDevice(LightDevice):
     """Works on a command only once the test lets it."""
 
-    def __init__(self, client_id: str, line: Line, ledger: Ledger, rng: random.Random) -> None:
+    def __init__(self, client_id: str, line: Proxy, ledger: Ledger, rng: random.Random) -> None:
         super().__init__(client_id, line, ledger, rng)
         self.began, self.released = asyncio.Event(), asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_a_ufo_device_repeats_the_task_without_its_session_and_does_everyt
 
 
 async def test_a_ufo_device_waits_longer_each_time_and_gives_up_after_five_attempts() -> None:
-    device = UfoDevice("d-1", Line(1), Ledger(), random.Random(1))
+    device = UfoDevice("d-1", Proxy(1), Ledger(), random.Random(1))
     delays = []
     for failures in range(1, 6):
         device._failures = failures
@@ -187,11 +187,9 @@ async def test_the_model_asks_for_one_effect_after_the_other_and_then_ends(tmp_p
     task = a_maker(ledger, tmp_path).make("light-1", "REST")
     task.planned = True
     ledger.sent(task)
-    model = Model(ledger)
-    await model.open()
     asked: list[Json] = [{"role": "user", "content": body_of(task)["request"]}]
     called = []
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with Model(ledger) as model, httpx.AsyncClient(trust_env=False) as http:
         while True:
             answer = await http.post(f"{model.url}/chat/completions", json={"messages": asked})
             message = answer.json()["choices"][0]["message"]
@@ -199,7 +197,6 @@ async def test_the_model_asks_for_one_effect_after_the_other_and_then_ends(tmp_p
                 break
             called.append(orjson.loads(message["tool_calls"][0]["function"]["arguments"])["effect"])
             asked.append({"role": "tool", "content": "done"})
-    await model.close()
     assert tuple(called) == task.effects
     assert all(effect in message["content"] for effect in task.effects)
 

@@ -4,10 +4,10 @@ import orjson
 import pytest
 
 from aip_cluster.protocol import Command, Result, ResultStatus
+from devtools.model_server import ModelServer, Reply, call, raw_call, say
 from node.sessions import tool_catalog as toolbelt_module
 from tests.support.asgi import Device, rest
 from tests.support.llm_devices import LISTED, Json, Tools, listed, stage
-from tests.support.llm_server import LlmServer, Reply, call, raw_call, say
 from tests.support.wait import PATIENCE_S
 from tests.unit.node.conftest import MakeNode
 
@@ -174,7 +174,7 @@ async def test_what_the_endpoint_says_it_cost_does_not_break_the_session(make_no
 
 
 async def test_a_device_that_ends_the_task_itself_does_not_tell_the_key(make_node: MakeNode) -> None:
-    async with LlmServer(Reply(calls=(call("execute_command", command="ls"),))) as llm:
+    async with ModelServer(Reply(calls=(call("execute_command", command="ls"),))) as llm:
         node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", tool_secrets=SECRETS)
         raw = Device(node)
         raw.metadata["tools"] = LISTED
@@ -197,7 +197,7 @@ async def test_a_device_that_ends_the_task_itself_does_not_tell_the_key(make_nod
 
 
 async def test_a_device_that_speaks_the_documents_form_can_be_planned_for(make_node: MakeNode) -> None:
-    async with LlmServer(Reply(calls=(call("execute_command", command="ls"),)), say("Listed.")) as llm:
+    async with ModelServer(Reply(calls=(call("execute_command", command="ls"),)), say("Listed.")) as llm:
         node = await make_node(llm_base_url=llm.url, llm_model="scripted-1", tool_secrets=SECRETS)
         raw = Device(node)
         raw.metadata |= {"aip_format": "payload", "tools": LISTED}

@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 
-from node.sessions.planners import Tokens
-from node.sessions.planners.llm import endpoint as endpoint_module
-from node.sessions.planners.llm.config import EndpointConfig
-from node.sessions.planners.llm.endpoint import Answer, Endpoint, LlmError, ToolCall
-from tests.support.llm_server import (
+from devtools.model_server import (
     Broken,
-    LlmServer,
+    ModelServer,
     Raw,
     Reply,
     Scripted,
@@ -23,6 +19,10 @@ from tests.support.llm_server import (
     say,
     too_many,
 )
+from node.sessions.planners import Tokens
+from node.sessions.planners.llm import endpoint as endpoint_module
+from node.sessions.planners.llm.config import EndpointConfig
+from node.sessions.planners.llm.endpoint import Answer, Endpoint, LlmError, ToolCall
 from tests.support.wait import PATIENCE_S, until
 
 KEY = "sk-of-the-endpoint"
@@ -35,8 +35,8 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stre
 @asynccontextmanager
 async def asking(
     *script: Scripted, stream: bool, timeout_s: float = PATIENCE_S
-) -> AsyncIterator[tuple[Endpoint, LlmServer]]:
-    async with LlmServer(*script) as server:
+) -> AsyncIterator[tuple[Endpoint, ModelServer]]:
+    async with ModelServer(*script) as server:
         endpoint = Endpoint(EndpointConfig(server.url, "scripted-1", KEY, 0.5, timeout_s, stream))
         try:
             yield endpoint, server
@@ -143,7 +143,7 @@ async def test_an_endpoint_that_is_not_there_is_said_to_be_out_of_reach(
     stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_module, "MAX_RETRIES", 0)
-    async with LlmServer() as server:
+    async with ModelServer() as server:
         url = server.url
     endpoint = Endpoint(EndpointConfig(url, "scripted-1", KEY, 0.0, PATIENCE_S, stream))
     with pytest.raises(LlmError, match="cannot be reached"):

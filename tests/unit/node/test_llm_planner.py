@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from aip_cluster.protocol import Command, Result, ResultStatus
+from devtools.model_server import Broken, ModelServer, Raw, Reply, Scripted, call, fails, raw_call, say, too_many
 from node.sessions.planners import Act, Call, Finish, PlannerRefused, Task, Tokens, Tool, Turn
 from node.sessions.planners.llm import LlmPlanner
 from node.sessions.planners.llm import endpoint as endpoint_module
 from node.settings import Settings
-from tests.support.llm_server import Broken, LlmServer, Raw, Reply, Scripted, call, fails, raw_call, say, too_many
 from tests.support.wait import until
 
 PLAIN = frozenset({"cli"})
@@ -25,8 +25,8 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stre
 
 
 @asynccontextmanager
-async def planning(*script: Scripted, **settings: Any) -> AsyncIterator[tuple[LlmPlanner, LlmServer]]:
-    async with LlmServer(*script) as server:
+async def planning(*script: Scripted, **settings: Any) -> AsyncIterator[tuple[LlmPlanner, ModelServer]]:
+    async with ModelServer(*script) as server:
         given = {"llm_base_url": server.url, "llm_model": "scripted-1", **settings}
         planner = LlmPlanner(Settings.model_validate(given))
         try:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from devtools.model_server import ModelServer, Reply, call, say
 from node.sessions import tool_catalog as toolbelt_module
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device, rest
 from tests.support.features import OURS
 from tests.support.llm_devices import LISTED, echo
-from tests.support.llm_server import LlmServer, Reply, call, say
 from tests.support.tasks import state_is
 from tests.unit.node.conftest import MakeNode
 
@@ -32,7 +32,7 @@ async def test_a_step_that_is_in_the_journal_is_not_planned_again(make_node: Mak
         say("Done."),
     )
     features = OURS if recognises else ("commands_without_echo",)
-    async with LlmServer(*script) as llm:
+    async with ModelServer(*script) as llm:
         settings = {"llm_base_url": llm.url, "llm_model": "scripted-1"}
         here, there = await make_node(**settings), await make_node(**settings)
         device = await Device(here, features=features, **TOOLS).__aenter__()
@@ -75,7 +75,7 @@ async def test_a_device_that_moves_while_the_model_thinks_may_be_of_any_kind(mak
         say("Nobody hears this.").after(thinking),
         say("Done."),
     )
-    async with LlmServer(*script) as llm:
+    async with ModelServer(*script) as llm:
         settings = {"llm_base_url": llm.url, "llm_model": "scripted-1"}
         here, there = await make_node(**settings), await make_node(**settings)
         features = ("commands_without_echo",)

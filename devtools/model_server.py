@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on the loopback interface that answers from a script.
+"""A scripted model: an OpenAI-compatible endpoint on the loopback interface, for tests, chaos and dashboards.
 
 One server for plain and for streamed questions: the question says which it wants. Every question is kept as it came,
 with its headers. A script that has run out answers with status 400, which no client repeats.
@@ -12,9 +12,22 @@ from typing import Any
 
 import orjson
 
-from tests.support.local_server import LocalServer
+from devtools.local_server import LocalServer
 
-__all__ = ["Broken", "LlmServer", "Question", "Raw", "Reply", "Wanted", "call", "fails", "raw_call", "say", "too_many"]
+__all__ = [
+    "Broken",
+    "ModelServer",
+    "Question",
+    "Raw",
+    "Reply",
+    "Scripted",
+    "Wanted",
+    "call",
+    "fails",
+    "raw_call",
+    "say",
+    "too_many",
+]
 
 Json = dict[str, Any]
 MODEL = "scripted-1"
@@ -126,7 +139,7 @@ def _error(text: str) -> bytes:
     return orjson.dumps({"error": {"message": text, "type": "scripted"}})
 
 
-class LlmServer(LocalServer):
+class ModelServer(LocalServer):
     """The endpoint. Use as a context; `url` is what `AIP_LLM_BASE_URL` takes."""
 
     def __init__(self, *script: Scripted) -> None:
@@ -149,6 +162,10 @@ class LlmServer(LocalServer):
         """Add answers."""
         self._script += script
 
+    def next_answer(self, question: Question) -> Scripted:  # noqa: ARG002 - for subclasses that answer without a script
+        """What the model says to this question."""
+        return self._script.pop(0) if self._script else Raw(_error("the script has run out"), 400)
+
     # -- HTTP ------------------------------------------------------------------------------------------------------
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -164,7 +181,7 @@ class LlmServer(LocalServer):
                 await writer.wait_closed()
 
     async def _answer(self, question: Question, writer: asyncio.StreamWriter) -> None:
-        scripted: Scripted = self._script.pop(0) if self._script else Raw(_error("the script has run out"), 400)
+        scripted = self.next_answer(question)
         self._number += 1
         streamed = question.body.get("stream") is True
         if isinstance(scripted, Raw):

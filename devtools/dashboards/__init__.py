@@ -2,5 +2,5 @@
 
 `model`: what a dashboard consists of, `grafana`: the JSON that Grafana takes. `boards`: one file a dashboard, where a
 panel is changed and nowhere else. `prometheus`: a real Prometheus, `lab`: a real cluster under load for it to scrape,
-`answers`: every query put to it. `pictures` and `document`: what came of that.
+`answers`: every query put to it.
 """

@@ -19,11 +19,6 @@ class Backend:
     prefix: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:12]}")
     _states: list[State] = field(default_factory=list)
 
-    @property
-    def is_real(self) -> bool:
-        """Whether a real server answers."""
-        return self.name != "fakeredis"
-
     def state(self, **settings: Any) -> State:
         """One more process' view of the cluster. Closed at the end of the test."""
         state = State(self.url, prefix=self.prefix, **settings)

@@ -5,7 +5,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import cast
 
@@ -140,20 +139,3 @@ class RedisServers:
         """Let every server forget its scripts."""
         for server in self.topology.servers:
             server.client.script_flush()
-
-    def wait_until_written(self, *, patience_s: float = 10.0) -> None:
-        """Wait until every replica has what its primary has."""
-        deadline = time.monotonic() + patience_s
-        while not all(self._is_followed(server) for server in self.topology.primaries()):
-            if time.monotonic() > deadline:
-                pytest.fail("a replica does not catch up")
-            time.sleep(0.02)
-
-    @staticmethod
-    def _is_followed(server: Server) -> bool:
-        try:
-            facts = cast("dict[str, object]", server.client.info("replication"))
-        except redis.exceptions.RedisError:
-            return False
-        followers = [value for name, value in facts.items() if name.startswith("slave") and isinstance(value, dict)]
-        return all(follower["offset"] == facts["master_repl_offset"] for follower in followers)

@@ -11,10 +11,9 @@ import yaml
 from devtools.dashboards.answers import filled_in
 from devtools.dashboards.boards import BOARDS
 from devtools.dashboards.command import DIRECTORY, files
-from devtools.dashboards.figures import most_of_them, value
 from devtools.dashboards.grafana import SOURCE, VARIABLES, grafana
-from devtools.dashboards.model import COLUMNS, Dashboard, Kind, Panel, Query, Row, Unit, lines
-from devtools.dashboards.prometheus import RULES, Series
+from devtools.dashboards.model import COLUMNS, Dashboard, Kind, Panel, Query, Row, lines
+from devtools.dashboards.prometheus import RULES
 
 ROOT = Path(__file__).resolve().parents[3]
 CATALOGUE = (ROOT / "docs" / "METRICS.md").read_text(encoding="utf-8")
@@ -138,36 +137,6 @@ def test_thresholds_are_colours_from_a_value_on() -> None:
     _, low, high = grafana(board)["panels"]
     assert [s["color"] for s in low["fieldConfig"]["defaults"]["thresholds"]["steps"]] == ["green", "orange", "red"]
     assert [s["color"] for s in high["fieldConfig"]["defaults"]["thresholds"]["steps"]] == ["red", "orange", "green"]
-
-
-@pytest.mark.parametrize(
-    ("number", "unit", "text"),
-    [
-        (0.2, Unit.SHARE, "20 %"),
-        (0.0042, Unit.SECONDS, "4.2 ms"),
-        (0.0000042, Unit.SECONDS, "4.2 µs"),
-        (3, Unit.SECONDS, "3 s"),
-        (3 * 1024**2, Unit.BYTES, "3 MiB"),
-        (512, Unit.BYTES_PER_S, "512 B/s"),
-        (27.108, Unit.PER_S, "27.1/s"),
-        (12345.6, Unit.COUNT, "12,346"),
-        (2, Unit.COUNT, "2"),
-        (float("nan"), Unit.SECONDS, "-"),
-    ],
-)
-def test_values_are_written_with_their_unit(number: float, unit: Unit, text: str) -> None:
-    assert value(number, unit) == text
-
-
-def test_the_largest_series_are_shown_and_those_that_are_nothing_are_not() -> None:
-    def series(*values: float) -> Series:
-        return Series({}, [(float(i), v) for i, v in enumerate(values)])
-
-    small, large, nothing, unknown = series(0, 1), series(5, 0), series(0, 0), series(float("nan"))
-    assert most_of_them([nothing, small, unknown, large], 6) == [large, small]
-    assert most_of_them([nothing, small, large], 1) == [large]
-    assert most_of_them([nothing, nothing], 6) == [nothing]
-    assert most_of_them([], 6) == []
 
 
 def test_a_table_is_one_row_a_node() -> None:

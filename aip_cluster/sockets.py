@@ -18,7 +18,7 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "MOVE_SPREAD_S",
     "MOVE_TO_ANOTHER_NODE",
-    "RESUME",
+    "REGISTRATION_S",
     "TAKEN_OVER",
     "TRY_LATER",
     "http_base",
@@ -30,6 +30,8 @@ __all__ = [
 
 MAX_FRAME_BYTES = 100 * 1024 * 1024
 OPEN_TIMEOUT_S = 10.0
+# How long a node may take to answer a registration.
+REGISTRATION_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 20.0
@@ -44,8 +46,6 @@ TRY_LATER = 1013
 TAKEN_OVER = 4102
 LEFT_TO_ANOTHER_S = 30.0
 
-# The feature of a client that keeps the token of its registration and shows it at the next.
-RESUME = "resume"
 # A server that asks for more is not believed: whoever waits for a device has given up by then.
 MAX_RETRY_AFTER_S = 120.0
 

@@ -12,11 +12,13 @@ from enum import StrEnum
 from shared_state.keys import Keys
 from shared_state.redis.connection import Connection
 
-__all__ = ["CLAIM_AT_MOST", "DelayQueue", "DueItem", "DueKind"]
+__all__ = ["CLAIM_AT_MOST", "DUE_MARGIN_S", "DelayQueue", "DueItem", "DueKind"]
 
 CLAIM_MS = 10_000
 CLAIM_AT_MOST = 100
 SLACK_MS = 86_400_000
+# Looked at a moment after it is due, so that it is not found to be early by a hair.
+DUE_MARGIN_S = 0.2
 
 
 class DueKind(StrEnum):

@@ -10,6 +10,7 @@ import orjson
 
 from aip_cluster.protocol import new_id
 from aip_cluster.protocol.ids import made_ms
+from aip_cluster.protocol.session_states import TERMINAL, SessionState
 from shared_state.keys import NEVER_MS
 
 __all__ = [
@@ -43,19 +44,6 @@ WORTH_CUTTING = 100
 PLACE_DIGITS = 15
 
 
-class SessionState(StrEnum):
-    """Where a session stands."""
-
-    CREATED = "created"
-    DISPATCHED = "dispatched"
-    RUNNING = "running"
-    SUSPENDED = "suspended"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-
-
 class EndIf(StrEnum):
     """When an end may take place, judged by Redis in the moment of the end."""
 
@@ -67,7 +55,6 @@ class EndIf(StrEnum):
     UNTAKEN = "untaken"
 
 
-TERMINAL = frozenset({SessionState.COMPLETED, SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT})
 # Ends are told apart by them: random digits of this process, and a number.
 _PROCESS = new_id().rpartition("-")[2]
 _numbers = count(1)

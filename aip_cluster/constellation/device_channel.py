@@ -26,6 +26,7 @@ from aip_cluster.constellation.errors import (
     TaskTimeout,
 )
 from aip_cluster.protocol import ClientMessageType, ServerMessage, ServerMessageType, TaskStatus, new_id
+from aip_cluster.protocol.session_states import TERMINAL
 from aip_cluster.sockets import MOVE_SPREAD_S, MOVE_TO_ANOTHER_NODE, TAKEN_OVER, retry_after_s
 
 __all__ = ["DeviceChannel"]
@@ -40,8 +41,6 @@ LOOK_S = 1.0
 LOOKS_AT_ONCE = 8
 # An acknowledged task may be missing for a moment where Redis has just failed over; then it is lost.
 UNKNOWN_LOOKS = 3
-
-_ENDED = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 
 @dataclass(slots=True)
@@ -256,7 +255,7 @@ class DeviceChannel:
                 logger.debug("session %r cannot be read now", run.session_id)
             else:
                 _resolve(run.acknowledged, None)
-                if session.get("state") in _ENDED:
+                if session.get("state") in TERMINAL:
                     _resolve(run.ended, _end_of(session))
                 return
             await asyncio.sleep(LOOK_S)

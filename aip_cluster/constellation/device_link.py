@@ -26,13 +26,12 @@ from aip_cluster.protocol import (
     encode,
     utc_now,
 )
-from aip_cluster.sockets import RESUME, open_socket, resume_token_of
+from aip_cluster.protocol.features import RESUME
+from aip_cluster.sockets import REGISTRATION_S, open_socket, resume_token_of
 
 __all__ = ["DeviceLink"]
 
 logger = logging.getLogger(__name__)
-
-REGISTRATION_S = 15.0
 
 
 class DeviceLink:

@@ -16,10 +16,10 @@ from aip_cluster.constellation.graph import shape_problems, task_label
 from aip_cluster.constellation.template import TemplateError, mistakes, references, render_text
 from aip_cluster.protocol import ProtocolError
 from aip_cluster.protocol.ids import check_client_id
+from aip_cluster.protocol.messages import COMMANDS_BOUND
 
 __all__ = ["Needs", "Plan", "PlanCommand", "RetryOn", "Task", "check", "load_plan", "parse_plan"]
 
-COMMANDS_BOUND = 256
 TASKS_BOUND = 10_000
 # What the SDK itself puts into a task's metadata.
 RESERVED_METADATA = {"commands", "planner", "timeout_s"}

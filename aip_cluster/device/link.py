@@ -39,6 +39,7 @@ from aip_cluster.sockets import (
     LEFT_TO_ANOTHER_S,
     MOVE_SPREAD_S,
     MOVE_TO_ANOTHER_NODE,
+    REGISTRATION_S,
     TAKEN_OVER,
     TRY_LATER,
     open_socket,
@@ -50,7 +51,6 @@ __all__ = ["Handler", "Link", "Profiles"]
 
 logger = logging.getLogger(__name__)
 
-REGISTRATION_S = 15.0
 SHOWN_CHARS = 300
 MAX_BESIDE = 64
 CLOSE_TOO_BIG = 1009

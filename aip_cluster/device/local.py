@@ -18,6 +18,7 @@ import httpx
 
 from aip_cluster.device.agent import Agent, running
 from aip_cluster.device.config import ConfigError, load
+from aip_cluster.protocol.session_states import TERMINAL
 from aip_cluster.sockets import http_base
 
 __all__ = ["LocalTask", "read_commands", "run_local"]
@@ -28,7 +29,6 @@ READY_S = 30.0
 POLL_S = 0.1
 REST_S = 30.0
 SHOWN_CHARS = 200
-ENDED = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 Cluster = Callable[[], AbstractAsyncContextManager[str]]
 
@@ -102,7 +102,7 @@ class LocalTask:
             for step in steps[seen:]:
                 self._say(f"  {_step(step)}")
             seen = len(steps)
-            if session["state"] in ENDED:
+            if session["state"] in TERMINAL:
                 return session
             await asyncio.sleep(POLL_S)
 

@@ -20,7 +20,7 @@ from aip_cluster.device.checks.hardware import cpu, disk, gpu, memory
 from aip_cluster.device.checks.network import network
 from aip_cluster.device.checks.software import features, installed_apps, operating_system
 from aip_cluster.protocol import utc_now
-from aip_cluster.sockets import RESUME
+from aip_cluster.protocol.features import DEDUPLICATES, FILES, NO_ECHO, QUALIFIED_TOOLS, RESUME
 
 __all__ = ["Identity", "Inventory", "Profiler", "standard_checks"]
 
@@ -32,7 +32,7 @@ MAX_TOOLS_BYTES = 64 * 1024
 # Ours, not UFO's: a node may send commands right after the task, may send one again without it running twice, may send
 # and be sent files, may call tools as `namespace.tool`, and may give a token with which a new socket takes the place of
 # a broken one.
-MARKERS = ("commands_without_echo", "deduplicates", "files", "qualified_tools", RESUME)
+MARKERS = (NO_ECHO, DEDUPLICATES, FILES, QUALIFIED_TOOLS, RESUME)
 
 # These start programs or read long files: only at the start and on a refresh, not for everyone who asks.
 _SLOW = frozenset({"gpu", "installed_apps"})

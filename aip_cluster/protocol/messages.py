@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
+    "COMMANDS_BOUND",
     "ClientMessage",
     "ClientMessageType",
     "ClientType",
@@ -22,7 +23,9 @@ __all__ = [
 ]
 
 
-# Each is checked and copied by itself. A dispatch may have 256 commands.
+# Commands of one task.
+COMMANDS_BOUND = 256
+# Each is checked and copied by itself.
 RESULTS_BOUND = 1024
 LINES_BOUND = 10_000
 

@@ -19,7 +19,7 @@ from node.sessions.batches import BatchTask, TooManyBatches
 from node.sessions.globs import Globs, is_pattern
 from shared_state.batches import Batch, BatchItem
 from shared_state.clients import Registration
-from shared_state.sessions import SessionState
+from shared_state.sessions import TERMINAL, SessionState
 
 __all__ = ["dispatch_batch", "get_batch"]
 
@@ -27,7 +27,7 @@ __all__ = ["dispatch_batch", "get_batch"]
 PATTERNS_BOUND = 64
 # How long the choice of devices may hold the event loop at a time.
 SLICE_S = 0.005
-_FAILED = {SessionState.FAILED, SessionState.CANCELLED, SessionState.TIMED_OUT}
+_FAILED = TERMINAL - {SessionState.COMPLETED}
 
 
 async def dispatch_batch(context: Context, request: Request) -> Response:

@@ -11,21 +11,20 @@ from aip_cluster.protocol.files import check_file_name
 from aip_cluster.protocol.ids import now_ms
 from node.api.context import Context, answer
 from node.api.schemas import FileAnswer, FilesAnswer
-from node.serving.http_errors import ApiError
+from node.serving.http_errors import UNKNOWN_SESSION, ApiError
 from shared_state.errors import NotRegistered, SessionNotFound
 from shared_state.files import FileInfo, FileMismatch, Upload
 from shared_state.sessions import TERMINAL, Session
 
 __all__ = ["get_file", "list_files", "put_file"]
 
-UNKNOWN = "Unknown session: there is none with this id, or it has expired"
 _MIME_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}")
 
 
 async def _session(context: Context, request: Request) -> Session:
     session = await context.service.current(await context.state.sessions.find(request.path_params["session_id"]))
     if session is None:
-        raise ApiError(404, UNKNOWN)
+        raise ApiError(404, UNKNOWN_SESSION)
     return session
 
 
@@ -87,7 +86,7 @@ async def put_file(context: Context, request: Request) -> Response:
     except NotRegistered:
         raise ApiError(404, "Client not online") from None
     except SessionNotFound:
-        raise ApiError(404, UNKNOWN) from None
+        raise ApiError(404, UNKNOWN_SESSION) from None
     return answer(FileAnswer.of(info), 202)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aip_cluster.protocol import Command
+from aip_cluster.protocol.messages import COMMANDS_BOUND
 from shared_state.clients import Registration
 from shared_state.files import FileInfo
 from shared_state.sessions import Session, SessionState
@@ -28,7 +29,6 @@ __all__ = [
     "TaskUnknown",
 ]
 
-COMMANDS_BOUND = 256
 ATTEMPTS_BOUND = 10
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from node.api.context import Context, answer
 from node.api.requests import integer
 from node.api.schemas import CancelAnswer, SessionDetail, SessionsAnswer, SessionSummary, summary_fields
-from node.serving.http_errors import ApiError
+from node.serving.http_errors import UNKNOWN_SESSION, ApiError
 from shared_state.errors import SessionNotFound
 from shared_state.sessions import Ended, Session, SessionState
 
@@ -17,7 +17,6 @@ __all__ = ["cancel_session", "get_session", "list_sessions"]
 
 PAGE = 100
 SCAN_BOUND = 20
-UNKNOWN = "Unknown session: there is none with this id, or it has expired"
 
 
 async def list_sessions(context: Context, request: Request) -> Response:
@@ -59,7 +58,7 @@ async def get_session(context: Context, request: Request) -> Response:
     session_id = request.path_params["session_id"]
     session = await context.service.current(await context.state.sessions.find(session_id))
     if session is None:
-        raise ApiError(404, UNKNOWN)
+        raise ApiError(404, UNKNOWN_SESSION)
     events = await context.state.sessions.events(session_id)
     return answer(SessionDetail.of(session, [{"at_ms": e.at_ms, **e.facts} for e in events]))
 
@@ -70,7 +69,7 @@ async def cancel_session(context: Context, request: Request) -> Response:
     try:
         outcome = await context.service.cancel(session_id)
     except SessionNotFound:
-        raise ApiError(404, UNKNOWN) from None
+        raise ApiError(404, UNKNOWN_SESSION) from None
     if isinstance(outcome, Ended):
         return answer(CancelAnswer(session_id=session_id, state=SessionState.CANCELLED, cancelled=True))
     return answer(CancelAnswer(session_id=session_id, state=outcome, cancelled=False))

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aip_cluster.protocol.features import DEDUPLICATES, RESUME
 from aip_cluster.protocol.ids import now_ms
 from node.connections.connection import Connection
 from node.connections.hub import Hub
 from node.serving.close_codes import Close
-from node.sessions.features import DEDUPLICATES, RESUME
 from node.sessions.runner import Runner
 from node.telemetry.metrics import Metrics
 

@@ -8,11 +8,10 @@ a reaper that dies is found by the next one, since the dead node's list of clien
 import asyncio
 import logging
 
-from node.gateway.disconnect import DUE_MARGIN_S
 from node.sessions.suspension import Suspensions
 from node.telemetry.metrics import Metrics
 from shared_state import State
-from shared_state.delay_queue import DueKind
+from shared_state.delay_queue import DUE_MARGIN_S, DueKind
 
 __all__ = ["Reaper"]
 

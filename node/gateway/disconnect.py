@@ -17,17 +17,15 @@ from node.sessions.runner import Runner
 from node.sessions.suspension import Suspensions
 from shared_state import State
 from shared_state.clients import Left
-from shared_state.delay_queue import DueKind
+from shared_state.delay_queue import DUE_MARGIN_S, DueKind
 from shared_state.errors import StateUnavailable
 
-__all__ = ["DUE_MARGIN_S", "Disconnect"]
+__all__ = ["Disconnect"]
 
 log = logging.getLogger(__name__)
 
 RETRY_BASE_S = 0.2
 RETRY_CAP_S = 2.0
-# Looked at a moment after it is due, so that it is not found to be early by a hair.
-DUE_MARGIN_S = 0.2
 
 
 class Disconnect:

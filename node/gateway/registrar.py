@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from aip_cluster.protocol import ClientMessage, ClientType, ProtocolError, ServerMessage, ServerMessageType
+from aip_cluster.protocol.features import DEDUPLICATES, RESUME
 from aip_cluster.protocol.ids import check_client_id
 from node.connections.connection import Connection
 from node.connections.hub import Hub
@@ -22,7 +23,6 @@ from node.gateway.disconnect import Disconnect
 from node.gateway.profile import features_of, platform_of, profile_of
 from node.gateway.takeover import Probes
 from node.serving.close_codes import Close
-from node.sessions.features import DEDUPLICATES, RESUME
 from node.sessions.resumption import Resumption
 from node.telemetry.metrics import Metrics
 from shared_state import State

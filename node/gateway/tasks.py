@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aip_cluster.protocol import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
 from aip_cluster.protocol.ids import check_client_id, check_session_id, check_task_path
+from aip_cluster.protocol.messages import COMMANDS_BOUND
 from node.connections.connection import Connection
 from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused, Planners
@@ -41,7 +42,6 @@ __all__ = ["TaskIntake", "target_of"]
 log = logging.getLogger(__name__)
 
 _COMMANDS = TypeAdapter(list[Command])
-COMMANDS_BOUND = 256
 REQUEST_ID_CHARS = 128
 FINGERPRINT_CHARS = 32
 # A client that asks over one socket needs one; more would be two of them that take the id from each other.

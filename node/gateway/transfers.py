@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from aip_cluster.protocol import ProtocolError, ServerMessage, ServerMessageType, encode, new_id, utc_now
+from aip_cluster.protocol.features import FILES
 from aip_cluster.protocol.files import BinaryData, FileComplete, FileFrame, FileStart, check_file_name
 from aip_cluster.protocol.ids import now_ms
 from node.connections.connection import Connection
@@ -20,12 +21,10 @@ from shared_state import State
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.files import FileInfo, FileMismatch, Upload
 
-__all__ = ["FILES", "Transfers"]
+__all__ = ["Transfers"]
 
 log = logging.getLogger(__name__)
 
-# A device that lists this feature takes files.
-FILES = "files"
 # Of a frame, so much is hashed at a time.
 WRITTEN_BYTES = 1024 * 1024
 

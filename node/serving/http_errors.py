@@ -18,7 +18,9 @@ from shared_state.errors import (
 )
 from shared_state.files import TooManyFiles
 
-__all__ = ["ApiError", "failure", "from_state"]
+__all__ = ["UNKNOWN_SESSION", "ApiError", "failure", "from_state"]
+
+UNKNOWN_SESSION = "Unknown session: there is none with this id, or it has expired"
 
 
 class ApiError(Exception):

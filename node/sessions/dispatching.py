@@ -25,7 +25,7 @@ from node.telemetry.metrics import Limit, Metrics
 from node.telemetry.trace import current_traceparent
 from shared_state import State
 from shared_state.clients import Registration
-from shared_state.delay_queue import DueKind
+from shared_state.delay_queue import DUE_MARGIN_S, DueKind
 from shared_state.errors import InboxFull, NameHeld, NotRegistered, StateError, StateUnavailable, TooManySessions
 from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
@@ -37,8 +37,6 @@ __all__ = ["IMPATIENT", "Attempt", "Dispatcher", "QueuePolicy"]
 log = logging.getLogger(__name__)
 
 REPEAT_AFTER_S = 0.2
-# Looked at a moment after it is due, so that it is not found to be early by a hair.
-DUE_MARGIN_S = 0.2
 
 
 class _Unknown(Exception):

@@ -25,8 +25,8 @@ from aip_cluster.protocol import (
     utc_now,
 )
 from aip_cluster.protocol.codec import encode_payload_command
+from aip_cluster.protocol.features import DEDUPLICATES
 from aip_cluster.protocol.ids import now_ms
-from node.sessions.features import DEDUPLICATES
 from node.sessions.journal import act_entry, results_entry
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.planners import Act, Call, Finish, Planner, Task, Tokens, Turn

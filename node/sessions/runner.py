@@ -22,13 +22,13 @@ from types import MappingProxyType
 from typing import Any
 
 from aip_cluster.protocol import ClientMessage, TaskStatus
+from aip_cluster.protocol.features import NO_ECHO
 from aip_cluster.protocol.ids import now_ms
 from node.concurrency.background import Background
 from node.connections.connection import Connection
 from node.sessions.deadlines import Deadlines
 from node.sessions.device_reports import outcome_of, progress_of
 from node.sessions.driver import Driver, response_ids
-from node.sessions.features import NO_ECHO
 from node.sessions.finishing import Finisher
 from node.sessions.local_session import LocalSession, Restored
 from node.sessions.planners import Planners

@@ -14,7 +14,7 @@ from aip_cluster.protocol.ids import now_ms
 from node.sessions.planners import Planners
 from node.sessions.service import DEVICE_GONE, SessionService
 from shared_state import State
-from shared_state.delay_queue import DueKind
+from shared_state.delay_queue import DUE_MARGIN_S, DueKind
 from shared_state.errors import Fenced, InboxFull, NotRegistered, SessionNotFound, StateUnavailable
 from shared_state.inbox import task_message
 from shared_state.keys import live_together
@@ -24,7 +24,6 @@ __all__ = ["ORPHANED", "ORPHAN_POLICY", "Suspensions"]
 
 log = logging.getLogger(__name__)
 
-DUE_MARGIN_S = 0.2
 ORPHANED = "Task was cancelled because the client that asked for it left"
 # In a session's metadata.
 ORPHAN_POLICY = "orphaned_sessions"

@@ -28,8 +28,8 @@ from aip_cluster.protocol import (
     TaskStatus,
     new_id,
 )
+from aip_cluster.protocol.features import NO_ECHO, QUALIFIED_TOOLS
 from node.connections.connection import Connection
-from node.sessions.features import NO_ECHO, QUALIFIED_TOOLS
 from node.sessions.local_session import LocalSession
 from node.sessions.planners import Call, Tool
 from node.sessions.platforms import TOOL_TYPES, AgentNames

@@ -23,6 +23,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aip_cluster.protocol import ClientMessageType, ClientType, ServerMessageType
 from aip_cluster.protocol.files import FILE_FRAMES
+from aip_cluster.protocol.session_states import TERMINAL
 from node.telemetry.tally import Count, Counter, Histogram, Timing
 
 __all__ = ["Limit", "Metrics", "package_version"]
@@ -33,7 +34,7 @@ _TASKS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _MODELS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120)
 
-_ENDS = ("completed", "failed", "cancelled", "timed_out")
+_ENDS = sorted(state.value for state in TERMINAL)
 _REGISTRATIONS = ("accepted", "duplicate", "invalid", "no_target", "timeout", "unavailable")
 _DISPATCHES = (
     *("accepted", "replayed", "invalid", "no_planner", "not_online", "name_taken", "session_exists", "inbox_full"),

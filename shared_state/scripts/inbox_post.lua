@@ -8,6 +8,7 @@
 -- reply {1, node id ('' = nobody holds the client now), entry id ('' = it was posted before), receivers};
 --       {-5} not registered; {-1} the inbox is full; {-2} too many active sessions
 -- uses: _bounds
+-- uses: _memory
 local there = redis.call('HMGET', KEYS[1], 'node_id', 'generation')
 local node = there[1] or ''
 if not there[2] and ARGV[11] ~= '1' then return {-5} end
@@ -18,7 +19,7 @@ if ARGV[6] ~= '' and redis.call('ZCOUNT', KEYS[3], ARGV[13], '+inf') > tonumber(
 if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then return {-1} end
 -- What starts nothing is news of what is under way. It removes nothing, and takes no memory: after it the rest is written
 -- although memory is short (docs/REDIS.md).
-if ARGV[6] == '' and #ARGV[2] <= 65536 then redis.call('HDEL', KEYS[1], '') end
+if ARGV[6] == '' and #ARGV[2] <= SMALL_BYTES then redis.call('HDEL', KEYS[1], '') end
 if ARGV[10] ~= '' and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[10]) then return {1, node, '', 1} end
 local id = redis.call('XADD', KEYS[2], '*', 'm', ARGV[2])
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end

@@ -10,13 +10,15 @@
 -- reply {1, state, node ids of the followers, each in line breaks} moved; {0, state} it has ended; {-1} no such session;
 --       {-2, state} a newer connection drives it, or another session has its id
 -- uses: _events
+-- uses: _terminal
+-- uses: _wakeup
+-- uses: _memory
 local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'followers', 'generation', 'events', 'dispatched_ms',
   'started_ms', 'created_ms')
 local state = there[2] or 'created'
-local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
 if not there[1] then return {-1} end
 if ARGV[9] ~= '' and there[8] and there[8] ~= ARGV[9] then return {-2, state} end
-if ended then return {0, state} end
+if is_terminal(state) then return {0, state} end
 if ARGV[4] ~= '' and there[4] and tonumber(there[4]) > tonumber(ARGV[4]) then return {-2, state} end
 local fields = {'more', '1'}
 local function set(name, value)
@@ -32,7 +34,7 @@ end
 -- removes nothing, Redis lets a script go on.
 local bytes = 0
 for i = 10, #ARGV do bytes = bytes + #ARGV[i] end
-if bytes <= 65536 then redis.call('HDEL', KEYS[1], '') end
+if bytes <= SMALL_BYTES then redis.call('HDEL', KEYS[1], '') end
 local at = 10
 local stamped = {dispatched_ms = there[6], started_ms = there[7]}
 for _ = 1, tonumber(ARGV[6]) do
@@ -51,9 +53,5 @@ if entries > 0 then
 end
 for i = at, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', KEYS[1], unpack(fields))
-if events > 0 and there[3] and ARGV[2] ~= '' then
-  for node in string.gmatch(there[3], '[^\n]+') do
-    redis.call('PUBLISH', ARGV[2] .. node, 'event\n' .. ARGV[3])
-  end
-end
+if events > 0 and there[3] then wake(there[3], ARGV[2], 'event\n' .. ARGV[3]) end
 return {1, state, there[3] or ''}

@@ -4,12 +4,12 @@
 -- ARGV  1 owner   2 life, ms   3 created at, ms   4 id of the request ('' = none)   5 what is asked for, as a hash
 --       6.. field, value, ...
 -- reply {1}, or {0, owner, state} of the session that has the id, or {2} it is of this very request, and has ended
+-- uses: _terminal
 local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', 'owner', 'created_ms', 'request_id', 'fingerprint')
 if there[1] then
   local state, owner = there[2] or 'created', there[3] or ''
   if owner == ARGV[1] and there[4] == ARGV[3] then return {1} end
-  local ended = state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out'
-  if not ended or owner ~= ARGV[1] or ARGV[1] == '' then return {0, owner, state} end
+  if not is_terminal(state) or owner ~= ARGV[1] or ARGV[1] == '' then return {0, owner, state} end
   if ARGV[4] ~= '' and there[5] == ARGV[4] and (there[6] or '') == ARGV[5] then return {2} end
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 end

@@ -12,7 +12,9 @@
 --       followers, each in line breaks} ended; {0, state} it had ended before, or the condition does not hold;
 --       -1 no such session; -2 a newer connection drives it, or another session has its id
 -- A larger end is refused while Redis has no memory left.
-local SMALL_END_BYTES = 65536
+-- uses: _terminal
+-- uses: _wakeup
+-- uses: _memory
 local function settle()
   if KEYS[4] then redis.call('ZREM', KEYS[4], ARGV[6]) end
 end
@@ -31,7 +33,7 @@ end
 if ARGV[9] and more[9] and more[9] ~= ARGV[9] then return -2 end
 local order = ''
 if more[1] or not KEYS[4] then order = redis.call('HGET', KEYS[1], 'order') end
-if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then
+if is_terminal(state) then
   local mine = string.match(ARGV[2], '^[^\n]*\n')
   if string.sub(redis.call('HGET', KEYS[1], 'end'), 1, #mine) == mine then return {1, order, '', ''} end
   settle()
@@ -48,7 +50,7 @@ if ARGV[8] and ARGV[8] ~= '' then
 end
 -- A write that takes no memory comes first: after it Redis lets a script go on to its end although memory is short (see
 -- docs/REDIS.md). What is large stays subject to its bound.
-if #ARGV[2] <= SMALL_END_BYTES then
+if #ARGV[2] <= SMALL_BYTES then
   if KEYS[4] then settle() else redis.call('HDEL', KEYS[1], 'watchers', 'followers', 'commands') end
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'end', ARGV[2])
@@ -57,16 +59,8 @@ if more[2] or more[3] or more[4] then redis.call('HDEL', KEYS[1], 'watchers', 'f
 if tonumber(there[1]) > tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 if more[6] then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 if more[5] then redis.call('DEL', KEYS[3]) end
-if #ARGV[2] > SMALL_END_BYTES then settle() end
-if more[2] and ARGV[5] ~= '' then
-  for node in string.gmatch(more[2], '[^\n]+') do
-    redis.call('PUBLISH', ARGV[5] .. node, 'ended\n' .. ARGV[6])
-  end
-end
-if more[3] and ARGV[5] ~= '' then
-  for node in string.gmatch(more[3], '[^\n]+') do
-    redis.call('PUBLISH', ARGV[5] .. node, 'event\n' .. ARGV[6])
-  end
-end
+if #ARGV[2] > SMALL_BYTES then settle() end
+if more[2] then wake(more[2], ARGV[5], 'ended\n' .. ARGV[6]) end
+if more[3] then wake(more[3], ARGV[5], 'event\n' .. ARGV[6]) end
 if order == '' and not more[2] and not more[3] then return 1 end
 return {1, order, more[2] or '', more[3] or ''}

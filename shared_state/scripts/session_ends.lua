@@ -5,6 +5,7 @@
 -- ARGV  1 retention, ms   2 of how many, the first ones, the life is cut to the retention
 --       3.. session id, state, end: id, line break, what came with it (JSON), ...
 -- reply the numbers, from 1 on, of those that are left
+-- uses: _memory
 local left, number, at = {}, 0, 3
 local cut = tonumber(ARGV[2])
 for i = 1, #KEYS, 2 do
@@ -12,7 +13,7 @@ for i = 1, #KEYS, 2 do
   -- Its order and its deadline.
   if redis.call('HLEN', KEYS[i]) == 2 then
     -- First where it is small, since it takes no memory: after it the rest is written although memory is short (docs/REDIS.md).
-    local small = #ARGV[at + 2] <= 65536
+    local small = #ARGV[at + 2] <= SMALL_BYTES
     if small then redis.call('ZREM', KEYS[i + 1], ARGV[at]) end
     redis.call('HSET', KEYS[i], 'state', ARGV[at + 1], 'end', ARGV[at + 2])
     if number <= cut then redis.call('PEXPIRE', KEYS[i], ARGV[1]) end

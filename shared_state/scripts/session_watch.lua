@@ -2,10 +2,11 @@
 -- KEYS  1 session
 -- ARGV  1 node id   2 field of those to be told: 'watchers' (the end) or 'followers' (every event)
 -- reply its state ('' = no such session); the node is noted unless it has ended
+-- uses: _terminal
 local there = redis.call('HMGET', KEYS[1], 'deadline_ms', 'state', ARGV[2])
 if not there[1] then return '' end
 local state = there[2] or 'created'
-if state == 'completed' or state == 'failed' or state == 'cancelled' or state == 'timed_out' then return state end
+if is_terminal(state) then return state end
 local told = there[3] or '\n'
 if not string.find(told, '\n' .. ARGV[1] .. '\n', 1, true) then
   told = told .. ARGV[1] .. '\n'

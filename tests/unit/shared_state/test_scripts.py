@@ -15,7 +15,7 @@ from shared_state.idempotency import Answered
 from shared_state.keys import new_session_id
 from shared_state.redis.connection import Connection
 from shared_state.redis.lua import script_names, script_source
-from shared_state.sessions import Behind, Ending, SessionState
+from shared_state.sessions import TERMINAL, Behind, Ending, SessionState
 from tests.support.backends import Backend
 from tests.support.records import a_registration, a_session, end_session, ref_of
 
@@ -71,6 +71,16 @@ def test_no_key_is_built_inside_a_script(name: str) -> None:
         if command == "PUBLISH":
             continue
         assert re.fullmatch(r"KEYS\[(\d+|i( \+ \d+)?)\]", first.strip()), f"{command} {first}"
+
+
+def test_scripts_and_clients_know_the_same_terminal_states() -> None:
+    """A new terminal state is written in two places; this finds the one that was forgotten."""
+    assert set(re.findall(r"'(\w+)'", _text("_terminal"))) == TERMINAL
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_terminal_states_are_listed_in_one_file_only(name: str) -> None:
+    assert "'timed_out'" not in _text(name)
 
 
 async def _every_operation(state: State) -> None:

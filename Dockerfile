@@ -5,8 +5,6 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-# What a node can use beside its own packages: a model as planner, a single node without any Redis, traces.
-ARG EXTRAS=llm,embedded,otel
 # A package index of your own: pip reads these, in this stage alone. Without a value they are not set.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -14,16 +12,20 @@ ARG PIP_TRUSTED_HOST
 ARG PIP_CERT
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements/build.lock requirements/node.lock ./requirements/
+# What a node can use (a model as planner, one node without any Redis, traces), at the versions and with the hashes of
+# the lock. The environment has no pip and is never written to again: it is compiled here, once. Every dependency comes
+# as a wheel, so no compiler is needed in this stage either.
+RUN python -m venv --without-pip /opt/aip \
+    && pip --python /opt/aip/bin/python install --require-hashes --only-binary=:all: --compile -r requirements/node.lock \
+    && pip install --require-hashes --only-binary=:all: -r requirements/build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY aip_cluster ./aip_cluster
 COPY shared_state ./shared_state
 COPY node ./node
 COPY loadbalancer ./loadbalancer
-# The environment has no pip and is never written to again: it is compiled here, once. Every dependency comes as a
-# wheel, so no compiler is needed in this stage either.
-RUN python -m venv --without-pip /opt/aip \
-    && pip wheel --no-deps --wheel-dir /dist . \
-    && pip --python /opt/aip/bin/python install --only-binary=:all: --compile "$(echo /dist/*.whl)[${EXTRAS}]"
+RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /dist ./aip_cluster . \
+    && pip --python /opt/aip/bin/python install --no-index --no-deps --compile /dist/*.whl
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

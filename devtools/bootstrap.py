@@ -1,6 +1,8 @@
-"""The project's own virtual environment: made on the first run, brought up to date when pyproject.toml changes.
+"""The project's own virtual environment: made on the first run, brought up to date when what it is made of changes.
 
-Two scripts that start at once take turns. Output of pip is shown only if it fails.
+Packages come from `requirements/*.lock`, with their hashes; both distributions are installed editable on top. Two
+scripts that start at once take turns. Output of pip is shown only if it fails. Nothing here needs a package: it runs
+before any is there.
 """
 
 import fcntl
@@ -17,22 +19,36 @@ from typing import NamedTuple
 
 from devtools.outcome import Exit, ScriptError, report, say
 
-__all__ = ["ROOT", "VENV", "ensure_venv", "enter_venv", "one_at_a_time", "pip_install"]
+__all__ = [
+    "BUILD",
+    "DEV",
+    "DEVICE",
+    "NODE",
+    "ROOT",
+    "VENV",
+    "ensure_venv",
+    "enter_venv",
+    "one_at_a_time",
+    "pip_install",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 # In the environment, so that it goes when the environment goes.
 STAMP = VENV / "aip-cluster.json"
-# pyproject.toml: `test` asks for these itself.
-INCLUDED = {"test": {"device", "embedded", "llm", "otel"}}
+# The locks, by who needs what they hold: a build, a node with all that it can use, a device, and whoever works here.
+BUILD, NODE, DEVICE, DEV = (ROOT / "requirements" / f"{name}.lock" for name in ("build", "node", "device", "dev"))
+CLUSTER = (NODE, DEVICE, BUILD)
+# Both distributions; the server requires the light one.
+PROJECTS = (ROOT / "aip_cluster", ROOT)
 
 
 class _Stamp(NamedTuple):
-    """What was installed from which pyproject.toml."""
+    """What was installed, and from which locks."""
 
     fingerprint: str
-    extras: tuple[str, ...]
+    tools: bool
 
 
 @contextmanager
@@ -49,33 +65,39 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def ensure_venv(extras: set[str]) -> None:
-    """Makes `.venv` hold the project, editable, with at least `extras`. Raises ScriptError."""
+def ensure_venv(*, tools: bool) -> None:
+    """Makes `.venv` hold the project, editable, and what nodes and devices need; `tools` adds those of developers.
+
+    Raises ScriptError.
+    """
     fingerprint = _fingerprint()
     stamp = _read_stamp()
-    present = set(stamp.extras).union(*(INCLUDED.get(name, set()) for name in stamp.extras))
     usable = PYTHON.exists() and subprocess.run([PYTHON, "-c", ""], check=False, capture_output=True).returncode == 0
     commands = all((VENV / "bin" / name).exists() for name in ("aip-node", "aip-device"))
-    if usable and commands and stamp.fingerprint == fingerprint and extras <= present:
+    if usable and commands and stamp.fingerprint == fingerprint and stamp.tools >= tools:
         return
     if not usable:
         _create()
     # What was installed before stays: a developer's environment does not lose its tools to a demo.
-    wanted = sorted(extras | set(stamp.extras))
-    say(f"Installing the project into {VENV.name} (extras: {', '.join(wanted)}) ...")
-    pip_install("-e", f"{ROOT}[{','.join(wanted)}]")
-    STAMP.write_text(json.dumps(_Stamp(fingerprint, tuple(wanted))._asdict()) + "\n", encoding="utf-8")
+    tools |= stamp.tools
+    say(f"Installing the project into {VENV.name} ...")
+    locks = [part for lock in ((DEV,) if tools else CLUSTER) for part in ("-r", str(lock))]
+    pip_install("--require-hashes", *locks)
+    editable = [part for folder in PROJECTS for part in ("-e", str(folder))]
+    pip_install("--no-deps", "--no-build-isolation", *editable)
+    STAMP.write_text(json.dumps(_Stamp(fingerprint, tools)._asdict()) + "\n", encoding="utf-8")
 
 
-def enter_venv(script: str, extras: set[str]) -> None:
-    """Returns inside the virtual environment, with the project importable; outside of it, starts `script` again there.
+def enter_venv(script: str) -> None:
+    """Returns inside the virtual environment, with the project and the tools of developers importable.
 
-    For scripts that need the project's packages themselves. Ends the process with a message if that cannot be had.
+    Outside of it, starts `script` again there: for scripts that need the project's packages themselves. Ends the
+    process with a message if that cannot be had.
     """
     if Path(sys.prefix).resolve() != VENV.resolve():
         try:
             with one_at_a_time():
-                ensure_venv(extras)
+                ensure_venv(tools=True)
         except ScriptError as exc:
             raise SystemExit(report(Path(script).name, exc)) from None
         os.execv(PYTHON, [str(PYTHON), script, *sys.argv[1:]])  # noqa: S606 - no shell is wanted
@@ -94,7 +116,9 @@ def pip_install(*arguments: str) -> None:
 
 
 def _fingerprint() -> str:
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    digest = hashlib.sha256()
+    for path in (*(folder / "pyproject.toml" for folder in PROJECTS), *CLUSTER, DEV):
+        digest.update(path.read_bytes())
     # The commands in .venv/bin begin with its path: a checkout that was moved is installed again.
     digest.update(str(ROOT).encode())
     return digest.hexdigest()
@@ -102,10 +126,9 @@ def _fingerprint() -> str:
 
 def _read_stamp() -> _Stamp:
     try:
-        content = json.loads(STAMP.read_text(encoding="utf-8"))
-        return _Stamp(content["fingerprint"], tuple(content["extras"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return _Stamp("", ())
+        return _Stamp(**json.loads(STAMP.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return _Stamp("", tools=False)
 
 
 def _create() -> None:

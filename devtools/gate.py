@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, arguments = parser.parse_known_args(argv)
     try:
         with one_at_a_time():
-            ensure_venv({"test", "bench"})
+            ensure_venv(tools=True)
             servers = ensure_servers(promtool=True)
     except ScriptError as exc:
         return report("test", exc)

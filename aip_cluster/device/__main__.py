@@ -17,7 +17,7 @@ from aip_cluster.device.environment import OWN_VARIABLES, restart_without_secret
 __all__ = ["main"]
 
 # Packages of the `device` extra that the agent imports, by import name.
-_EXTRA_PACKAGES = {"mcp", "mcp_types", "httpx", "anyio", "psutil", "yaml", "jsonschema", "referencing"}
+_EXTRA_PACKAGES = {"mcp", "mcp_types", "psutil", "jsonschema", "referencing"}
 
 
 def _parser() -> argparse.ArgumentParser:

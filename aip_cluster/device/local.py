@@ -55,7 +55,7 @@ def find_cluster() -> Cluster:
     """The cluster that is installed here. Raises ConfigError if there is none."""
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
-        raise ConfigError("there is no node installed here: pip install 'aip-cluster[device,embedded]'")
+        raise ConfigError("there is no node installed here: pip install 'aip-cluster-server[embedded]'")
     try:
         cluster: Cluster = found.load()
     except ImportError as exc:

@@ -52,9 +52,9 @@ _leave_out_created()  # type: ignore[no-untyped-call]
 
 @cache
 def package_version() -> str:
-    """The installed version of the distribution."""
+    """The installed version of the server."""
     try:
-        return version("aip-cluster")
+        return version("aip-cluster-server")
     except PackageNotFoundError:
         return "0.0.0"
 

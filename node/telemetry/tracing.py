@@ -31,7 +31,7 @@ Kind = Literal["SERVER", "PRODUCER", "CONSUMER", "INTERNAL"]
 Value = str | int | float | bool
 
 PATH = "/v1/traces"
-EXTRA = "tracing needs the extra 'otel': pip install 'aip-cluster[otel]'"
+EXTRA = "tracing needs the extra 'otel': pip install 'aip-cluster-server[otel]'"
 CLOSE_S = 2.0
 _EXPORTERS = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 

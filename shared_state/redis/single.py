@@ -69,7 +69,7 @@ def _embedded(name: str) -> Server:
         import fakeredis  # noqa: PLC0415 - an optional extra, needed for this URL only
     except ImportError:
         raise ValueError(
-            "redis_url: embedded:// needs the extra 'embedded': pip install 'aip-cluster[embedded]'"
+            "redis_url: embedded:// needs the extra 'embedded': pip install 'aip-cluster-server[embedded]'"
         ) from None
     server = _embedded_servers.setdefault(name, fakeredis.FakeServer())
     return _EmbeddedServer(fakeredis.FakeAsyncRedis(server=server, protocol=2))

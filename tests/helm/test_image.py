@@ -1,6 +1,6 @@
-"""The image: small, without root, without a compiler, and made of what the wheel holds.
+"""The image: small, without root, without a compiler, and made of what the wheels and the lock of nodes hold.
 
-Where there is no daemon to build it with, its own commands are run: the wheel is built as the Dockerfile builds it.
+Where there is no daemon to build it with, its own commands are run: the wheels are built as the Dockerfile builds them.
 """
 
 import json
@@ -10,13 +10,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from devtools.bootstrap import BUILD as BUILD_LOCK
+from devtools.bootstrap import NODE
 from devtools.chart.rendering import CHART, rendered
+from devtools.lock import LIGHT, pins, project
 from node.settings import Settings
 from tests.integration.harness.processes import free_port
 
@@ -100,9 +103,14 @@ def test_whoever_stops_a_container_is_told_to_wait_as_long_as_a_drain_takes() ->
 
 
 def test_it_has_what_a_node_can_use_and_nothing_of_a_device() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (extras,) = [rest.removeprefix("EXTRAS=") for name, rest in BUILD if name == "ARG" and rest.startswith("EXTRAS=")]
-    assert set(extras.split(",")) == set(project["optional-dependencies"]) - {"device", "test", "bench"}
+    """What is in the lock of nodes is what tests/unit/test_lock.py says; here, that nothing but it is installed."""
+    commands = " ".join(rest for name, rest in BUILD if name == "RUN")
+    installs = [part for part in re.split(r"&&", commands) if " install " in part]
+    assert ["--require-hashes" in part or "--no-index" in part for part in installs] == [True] * 3
+    assert re.findall(r"-r (\S+)", commands) == [f"requirements/{lock.name}" for lock in (NODE, BUILD_LOCK)]
+    assert "--no-build-isolation" in commands
+    extras = project(LIGHT)["project"]["optional-dependencies"]["device"]
+    assert not {Requirement(extra).name for extra in extras} & {pin.name for pin in pins(NODE)}
 
 
 def test_what_is_copied_is_what_the_builder_is_sent() -> None:
@@ -116,7 +124,7 @@ def test_what_is_copied_is_what_the_builder_is_sent() -> None:
 # -- what it is made of ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the files that the Dockerfile copies, unpacked, with the commands that it declares."""
+    """The wheels, built from the files that the Dockerfile copies, by its own command, unpacked into one folder."""
     directory = tmp_path_factory.mktemp("image")
     source, dist, site = directory / "src", directory / "dist", directory / "site"
     source.mkdir()
@@ -124,33 +132,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / item).is_dir():
             shutil.copytree(ROOT / item, source / item, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(ROOT / item, source)
-    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", dist, source], check=True, capture_output=True)
-    (wheel,) = dist.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+            (source / item).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / item, source / item)
+    (command,) = [part for name, rest in BUILD if name == "RUN" for part in rest.split("&&") if " wheel " in part]
+    words = shlex.split(command.replace("/dist", str(dist)))
+    assert words[0] == "pip"
+    subprocess.run([sys.executable, "-m", *words], cwd=source, check=True, capture_output=True)
+    for wheel in dist.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
     return site
 
 
-def test_the_wheel_holds_every_file_that_a_node_reads(site: Path) -> None:
-    for room in ("aip", "shared_state", "node", "clients", "loadbalancer"):
-        expected = {
-            path.relative_to(ROOT)
-            for path in (ROOT / room).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-        assert {path for path in expected if not (site / path).is_file()} == set()
-
-
 def test_the_commands_of_the_image_and_the_chart_are_the_wheels(site: Path) -> None:
-    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    declared = set(re.findall(r"(?m)^(\S+) = ", entry_points.read_text(encoding="utf-8")))
+    texts = [path.read_text(encoding="utf-8") for path in site.glob("*.dist-info/entry_points.txt")]
+    declared = set(re.findall(r"(?m)^(\S+) = ", "\n".join(texts)))
     assert {"aip-node", "aipctl", "aip-device"} <= declared
 
 
-def test_a_node_of_the_wheel_runs_a_task_and_is_drained(site: Path) -> None:
-    """The dependencies are those of the tests; of the project itself there is nothing but the wheel."""
+def test_a_node_of_the_wheels_runs_a_task_and_is_drained(site: Path) -> None:
+    """The dependencies are those of the tests; of the project itself there is nothing but the wheels."""
     port = free_port()
     dependencies = next(path for path in sys.path if path.endswith("site-packages"))
     env = {

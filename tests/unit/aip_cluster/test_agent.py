@@ -143,7 +143,7 @@ def test_a_command_line_without_a_command_ends_with_2(capsys: pytest.CaptureFixt
     assert "COMMAND" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["mcp", "psutil", "yaml", "jsonschema"])
+@pytest.mark.parametrize("package", ["mcp", "psutil", "jsonschema"])
 async def test_a_missing_package_is_explained(package: str, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None; from aip_cluster.device.__main__ import main; "

@@ -126,7 +126,7 @@ def test_without_a_node_the_command_line_says_what_to_install(
     monkeypatch.setattr(command_line, "_configure_logging", lambda level: None)
     monkeypatch.setattr(local, "entry_points", lambda group: ())
     assert command_line.main(["local", "--request", "x"]) == 2
-    assert "there is no node installed here: pip install" in capsys.readouterr().err
+    assert "there is no node installed here: pip install 'aip-cluster-server[embedded]'" in capsys.readouterr().err
 
 
 def test_the_node_is_found_by_its_entry_point(

@@ -161,7 +161,7 @@ def test_a_missing_package_is_named_only_where_it_is_needed(monkeypatch: pytest.
 
     monkeypatch.setattr(importlib.util, "find_spec", find_none)
     LlmPlanner(Settings())
-    with pytest.raises(ValueError, match=r"aip-cluster\[llm\]"):
+    with pytest.raises(ValueError, match=r"aip-cluster-server\[llm\]"):
         LlmPlanner(Settings(llm_base_url=URL, llm_model="m"))
 
 

@@ -332,7 +332,7 @@ async def test_without_the_extra_a_setting_is_refused_and_a_variable_is_not_heed
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracing, "_installed", lambda name: False)
-    with pytest.raises(ValueError, match=r"trace_endpoint: .*aip-cluster\[otel\]"):
+    with pytest.raises(ValueError, match=r"trace_endpoint: .*aip-cluster-server\[otel\]"):
         tracing_for(Settings(trace_endpoint="http://127.0.0.1:9"), "node-1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     assert tracing_for(Settings(), "node-1") is None

@@ -24,7 +24,7 @@ class LlmPlanner:
         self._config = LlmConfig(settings)
         self._endpoints: dict[EndpointConfig, Endpoint] = {}
         if self._config.configured and importlib.util.find_spec("openai") is None:
-            raise ValueError("llm_base_url needs the extra 'llm': pip install 'aip-cluster[llm]'")
+            raise ValueError("llm_base_url needs the extra 'llm': pip install 'aip-cluster-server[llm]'")
 
     def check(self, *, commands: Sequence[Command], features: frozenset[str]) -> None:  # noqa: ARG002
         """Needs an endpoint, and a task in words."""

@@ -83,7 +83,6 @@ def test_the_document_keeps_what_people_wrote(tmp_path: Path) -> None:
 
 
 def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the extra bench is not installed")
     sample = {"per_s": 900.0, "p50_us": 400.0, "p99_us": 9000.0, "server_us": 300.0, "redis_us": 90.0}
     curves = {"cluster": {"1": [sample], "256": [sample, {**sample, "per_s": 1100.0}]}, "reference": {"1": [sample]}}
     pictures = []

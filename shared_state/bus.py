@@ -14,10 +14,10 @@ nothing about hearing.
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from aip_cluster.protocol.backoff import Backoff
 from shared_state.errors import StateError, StateUnavailable
 from shared_state.keys import Keys
 from shared_state.publisher import Publisher
@@ -125,14 +125,14 @@ class Bus:
 
     # -- the subscription ----------------------------------------------------------------------------------------------
     async def _run(self) -> None:
-        delay_s = RETRY_BASE_S
+        backoff = Backoff(RETRY_BASE_S, RETRY_CAP_S)
         while True:
             try:
                 subscription = await self._redis.subscribe(self._channel)
             except StateError as exc:
                 log.debug("not subscribed", extra={"reason": str(exc)})
             else:
-                delay_s = RETRY_BASE_S
+                backoff.reset()
                 reason = "it broke"
                 try:
                     reason = await self._attend(subscription)
@@ -142,8 +142,7 @@ class Bus:
                     self._subscribed.clear()
                     await subscription.close()
                 log.warning("the bus lost its subscription", extra={"reason": reason})
-            await asyncio.sleep(random.uniform(0, delay_s))  # noqa: S311 - jitter, not a secret
-            delay_s = min(delay_s * 2, RETRY_CAP_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _attend(self, subscription: Subscription) -> str:
         """Listen until the subscription breaks or turns out to be deaf; returns which."""

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.constellation.device_link import DeviceLink
 from aip_cluster.constellation.errors import (
     ConnectionLost,
@@ -26,6 +25,7 @@ from aip_cluster.constellation.errors import (
     TaskTimeout,
 )
 from aip_cluster.protocol import ClientMessageType, ServerMessage, ServerMessageType, TaskStatus, new_id
+from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.session_states import TERMINAL
 from aip_cluster.sockets import MOVE_SPREAD_S, MOVE_TO_ANOTHER_NODE, TAKEN_OVER, retry_after_s
 

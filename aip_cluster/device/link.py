@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device.files.frames import file_frame
 from aip_cluster.device.files.receiver import FileReceiver
 from aip_cluster.device.files.sender import FileSender
@@ -34,6 +33,7 @@ from aip_cluster.protocol import (
     encode,
     utc_now,
 )
+from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.codec import loads
 from aip_cluster.sockets import (
     LEFT_TO_ANOTHER_S,

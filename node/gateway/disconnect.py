@@ -9,6 +9,7 @@ repeated until it is stored; the node's lease bounds how long anyone could belie
 import asyncio
 import logging
 
+from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.ids import now_ms
 from node.connections.connection import Connection, Delivery
 from node.connections.hub import Hub
@@ -80,7 +81,7 @@ class Disconnect:
             log.warning("looked at again when it is due", extra={"client_id": client_id, "reason": str(exc)})
 
     async def _store(self, connection: Connection, away_s: float) -> Left | None:
-        delay_s = RETRY_BASE_S
+        backoff = Backoff(RETRY_BASE_S, RETRY_CAP_S)
         while True:
             try:
                 if away_s > 0 or connection.awaits_ends:
@@ -95,8 +96,7 @@ class Disconnect:
                     return None
             else:
                 return left
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_CAP_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def drop_ghost(self, client_id: str) -> None:
         """The registry believes in a socket of this node that is not there: a goodbye was lost, with a failover.

@@ -15,11 +15,11 @@ from typing import Any
 import mcp_types
 from mcp import MCPError
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device.arguments import Arguments
 from aip_cluster.device.errors import ToolFailed, leaf
 from aip_cluster.device.servers.opening import Opened, Opener
 from aip_cluster.device.servers.spec import ServerSpec, ToolType
+from aip_cluster.protocol.backoff import Backoff
 
 __all__ = ["ServerTool", "ToolServer"]
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device.files.receiver import FileReceiver
 from aip_cluster.device.files.sender import FileSender
 from aip_cluster.device.link import Link
@@ -17,6 +16,7 @@ from aip_cluster.device.servers.spec import LOCAL_NAMESPACE
 from aip_cluster.device.toolbox import Toolbox
 from aip_cluster.device.workspace import Workspace
 from aip_cluster.protocol import Command
+from aip_cluster.protocol.backoff import Backoff
 from tests.unit.aip_cluster.linked import Handler, Profiles, running
 from tests.unit.aip_cluster.toolboxes import inside, local_server
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device.files.receiver import FileReceiver
 from aip_cluster.device.files.sender import FileSender
 from aip_cluster.device.link import Link
 from aip_cluster.device.outbox import Outbox
 from aip_cluster.device.workspace import Workspace
+from aip_cluster.protocol.backoff import Backoff
 from tests.unit.aip_cluster.linked import Handler, Profiles, running
 from tests.unit.aip_cluster.scripted import PATIENCE_S, ScriptedServer
 

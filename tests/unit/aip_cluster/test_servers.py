@@ -14,7 +14,6 @@ import pytest
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device import toolbox as toolbox_module
 from aip_cluster.device.errors import InvalidParameters, ToolFailed, ToolNotFound
 from aip_cluster.device.origin import Origin
@@ -25,6 +24,7 @@ from aip_cluster.device.servers.server import ToolServer
 from aip_cluster.device.servers.spec import Spec, SpecError, parse_servers
 from aip_cluster.device.toolbox import Toolbox
 from aip_cluster.protocol import Command
+from aip_cluster.protocol.backoff import Backoff
 from devtools.topologies import free_port
 from tests.support.memory import memory_held
 from tests.unit.aip_cluster.http_servers import serving

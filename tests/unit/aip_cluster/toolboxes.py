@@ -5,7 +5,6 @@ from typing import Any
 
 from mcp.server import MCPServer
 
-from aip_cluster.backoff import Backoff
 from aip_cluster.device.files.sender import FileSender
 from aip_cluster.device.servers.opening import in_process, opener_for
 from aip_cluster.device.servers.server import ToolServer
@@ -13,6 +12,7 @@ from aip_cluster.device.servers.spec import LOCAL_NAMESPACE, ServerSpec, Spec
 from aip_cluster.device.toolbox import Toolbox
 from aip_cluster.device.tools import build_server
 from aip_cluster.device.workspace import Workspace
+from aip_cluster.protocol.backoff import Backoff
 
 NOTHING: MCPServer[Any] = MCPServer("nothing")
 

@@ -1,4 +1,7 @@
-"""How long to wait before trying again."""
+"""How long to wait before trying again: one rule for clients and nodes.
+
+It stands here since this is the one package that all of them import.
+"""
 
 import random
 from collections.abc import Callable

@@ -169,7 +169,7 @@ def _runner(core: NodeCore, service: SessionService, planners: Planners, secrets
         echo_wait_s=settings.echo_wait_s,
         command_timeout_s=settings.command_timeout_s,
         platform=settings.platform,
-        stages=partial(TaskTiming, core.metrics, core.tracing),
+        timing=partial(TaskTiming, core.metrics, core.tracing),
     )
 
 

@@ -1,15 +1,12 @@
 """When the sessions of this node have had their time: one timer for all of them, where each would have one of its own.
 
-Nearly every session ends long before its deadline. Here that costs two entries in dictionaries; the loop wakes up
-every `TICK_S` as long as there is any session. A deadline is met at most that much late.
+Nearly every session ends long before its deadline. Here that costs two entries in dictionaries. A deadline is met at
+most `TICK_S` late, as long as `due` is called that often while there is any session.
 """
 
-import asyncio
 import math
-import time
-from collections.abc import Callable
 
-from node.sessions.local_session import LocalSession
+from node.sessions.live_session import LiveSession
 
 __all__ = ["TICK_S", "Deadlines"]
 
@@ -17,38 +14,40 @@ TICK_S = 0.02
 
 
 class Deadlines:
-    """The sessions by the tick at which they are due; `on_due` is called once for each that is still here then."""
+    """The sessions by the tick at which they are due. Pure: times come in, seconds by a monotonic clock."""
 
-    def __init__(self, on_due: Callable[[LocalSession], None]) -> None:
-        self._on_due = on_due
-        self._due: dict[int, dict[str, LocalSession]] = {}
-        # Up to this tick nobody is here any more.
+    def __init__(self) -> None:
+        self._due: dict[int, dict[str, LiveSession]] = {}
+        # Up to this tick no session is left.
         self._past = 0
-        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, session: LocalSession, left_s: float) -> None:
+    def __bool__(self) -> bool:
+        return bool(self._due)
+
+    def add(self, session: LiveSession, now_s: float, left_s: float) -> None:
         """A session that has so much time left."""
-        now = time.monotonic()
-        if self._timer is None:
-            self._past = int(now / TICK_S)
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look)
-        tick = session.due_tick = max(math.ceil((now + left_s) / TICK_S), self._past + 1)
+        if not self._due:
+            self._past = int(now_s / TICK_S)
+        tick = session.due_tick = max(math.ceil((now_s + left_s) / TICK_S), self._past + 1)
         due = self._due.get(tick)
         if due is None:
             due = self._due[tick] = {}
         due[session.session_id] = session
 
-    def remove(self, session: LocalSession) -> None:
+    def remove(self, session: LiveSession) -> None:
         """A session that is over. Safe to repeat."""
         due = self._due.get(session.due_tick)
-        if due is not None:
-            due.pop(session.session_id, None)
+        if due is not None and due.get(session.session_id) is session:
+            del due[session.session_id]
             if not due:
                 del self._due[session.due_tick]
 
-    def _look(self) -> None:
-        past, self._past = self._past, int(time.monotonic() / TICK_S)
-        for tick in range(past + 1, self._past + 1):
-            for session in self._due.pop(tick, {}).values():
-                self._on_due(session)
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._look) if self._due else None
+    def due(self, now_s: float) -> list[LiveSession]:
+        """The sessions whose time has passed since the last call; they are here no more."""
+        past, self._past = self._past, int(now_s / TICK_S)
+        if self._past - past > len(self._due):
+            # The loop was held up for long: look at what there is, not at every tick that has passed.
+            ticks = sorted(tick for tick in self._due if tick <= self._past)
+        else:
+            ticks = [tick for tick in range(past + 1, self._past + 1) if tick in self._due]
+        return [session for tick in ticks for session in self._due.pop(tick).values()]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from aip_cluster.protocol import ClientMessage, TaskStatus
-from node.sessions.driver import shortened
+from node.sessions.step import shortened
 from shared_state.sessions import SessionState
 
 __all__ = ["outcome_of", "progress_of"]

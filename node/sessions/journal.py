@@ -8,17 +8,30 @@ at again is kept as its beginning: the journal stays small, whatever the device 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from aip_cluster.protocol import Command, Result
-from node.sessions.local_session import Restored
 from node.sessions.planners import Act, Call, Tokens, Turn
 
-__all__ = ["act_entry", "restore", "results_entry"]
+__all__ = ["Restored", "act_entry", "restore", "results_entry"]
 
 RESULT_BYTES = 262_144
+
+
+@dataclass(slots=True)
+class Restored:
+    """How far a session got over earlier connections of its device.
+
+    `act` is the step whose results are not known, sent under `response_id`.
+    """
+
+    turns: list[Turn] = field(default_factory=list)
+    act: Act | None = None
+    response_id: str = ""
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 def act_entry(act: Act, response_id: str) -> dict[str, Any]:

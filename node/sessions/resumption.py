@@ -12,8 +12,7 @@ from weakref import WeakKeyDictionary
 
 from node.concurrency.background import Background
 from node.connections.connection import Connection
-from node.sessions.journal import restore
-from node.sessions.local_session import Restored
+from node.sessions.journal import Restored, restore
 from node.sessions.planners import Planner, Planners, Tokens
 from node.sessions.runner import Runner
 from node.sessions.service import DEVICE_GONE, SessionService

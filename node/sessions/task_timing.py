@@ -65,8 +65,7 @@ class TaskTiming:
             self._began_at = time.monotonic()
 
     def ended(self, state: str) -> None:
-        """It is over. Called once; of a session in a trace, by the asyncio task that stores the end, which belongs to
-        the session now."""
+        """It is over. Called once, before `left`."""
         metrics, exemplar = self._metrics, self._exemplar
         whole_s = (now_ms() - self._created_ms) / 1000
         metrics.session_seconds[state].observe(whole_s if whole_s > 0.0 else 0.0, exemplar)
@@ -74,7 +73,6 @@ class TaskTiming:
         if began_at:
             metrics.task_run[state].observe(time.monotonic() - began_at, exemplar)
         if self._whole is not None:
-            self.enter()
             self._whole.note(aip__state=state)
             if state != "completed":
                 self._whole.fail(state)

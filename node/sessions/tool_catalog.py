@@ -30,10 +30,10 @@ from aip_cluster.protocol import (
 )
 from aip_cluster.protocol.features import NO_ECHO, QUALIFIED_TOOLS
 from node.connections.connection import Connection
-from node.sessions.local_session import LocalSession
 from node.sessions.planners import Call, Tool
 from node.sessions.platforms import TOOL_TYPES, AgentNames
 from node.sessions.secrets import ToolSecrets
+from node.sessions.session import SessionMachine
 
 __all__ = ["ToolCatalog"]
 
@@ -70,39 +70,50 @@ class ToolCatalog:
         self._timeout_s = timeout_s
         self._devices: WeakKeyDictionary[Connection, _Device] = WeakKeyDictionary()
         self._lists: OrderedDict[bytes, list[Tool]] = OrderedDict()
+        # Questions that are not answered yet, by their response id, with the connection that may answer.
+        self._asked: dict[str, tuple[Connection, asyncio.Future[ClientMessage]]] = {}
 
-    async def tools(self, session: LocalSession, agents: Sequence[AgentNames]) -> list[Tool]:
+    def answer(self, connection: Connection, message: ClientMessage) -> bool:
+        """Take the answer to a question of ours. False if it is none."""
+        asked = self._asked.get(message.prev_response_id or "")
+        if asked is None or asked[0] is not connection or asked[1].done():
+            return False
+        asked[1].set_result(message)
+        return True
+
+    async def tools(self, session: SessionMachine, connection: Connection, agents: Sequence[AgentNames]) -> list[Tool]:
         """The tools that these agents of the session's device have; empty if the device does not say.
 
         Cancelling is safe.
         """
-        registered = self._registered(session)
+        registered = self._registered(connection)
         if registered:
             return registered
         kinds = [(names, kind) for names in agents for kind in session.platform.tool_types(names.agent_name)]
-        listed = await self._listed(session, kinds, again=UNSAID)
+        listed = await self._listed(session, connection, kinds, again=UNSAID)
         return [tool for tools in listed.values() for tool in tools or ()]
 
-    async def refusal(self, session: LocalSession, calls: Sequence[Call], names: AgentNames) -> str | None:
+    async def refusal(
+        self, session: SessionMachine, connection: Connection, calls: Sequence[Call], names: AgentNames
+    ) -> str | None:
         """Why the device cannot make these calls: it has not such a tool. None if it can, or does not say.
 
         A device that lists its tools when it registers, or `commands_without_echo`, answers every command: it is not
         asked. Cancelling is safe.
         """
-        connection = session.connection
         wanted = [(c.command.tool_type, c.command.tool_name) for c in calls if c.command.tool_name != LIST_TOOLS]
         if not wanted or connection.payload_format or NO_ECHO in connection.features or names.agent_name is None:
             return None
-        if self._registered(session):
+        if self._registered(connection):
             return None
         types = dict.fromkeys([*(kind for kind, _ in wanted), *session.platform.tool_types(names.agent_name)])
         kinds = [(names, kind) for kind in types]
         known = self._known(connection, kinds)
-        listed = await self._listed(session, kinds)
+        listed = await self._listed(session, connection, kinds)
         missing = _missing(wanted, listed, names)
         if missing is not None and known:
             # It may have got the tool since it was asked.
-            listed = await self._listed(session, kinds, again=None)
+            listed = await self._listed(session, connection, kinds, again=None)
             missing = _missing(wanted, listed, names)
         return missing
 
@@ -111,15 +122,20 @@ class ToolCatalog:
         return device is not None and all(kind in device.lists for kind in kinds)
 
     async def _listed(
-        self, session: LocalSession, kinds: Sequence[_Kind], *, again: bytes | None = b"nothing"
+        self,
+        session: SessionMachine,
+        connection: Connection,
+        kinds: Sequence[_Kind],
+        *,
+        again: bytes | None = b"nothing",
     ) -> dict[_Kind, list[Tool] | None]:
         """The tools of each kind; None where the device does not say.
 
         It is asked for what is not known, and for what is known as `again` (None: for everything).
         """
-        device = self._devices.get(session.connection)
+        device = self._devices.get(connection)
         if device is None:
-            device = self._devices[session.connection] = _Device()
+            device = self._devices[connection] = _Device()
         async with device.asking:
             unknown = [
                 kind
@@ -127,7 +143,7 @@ class ToolCatalog:
                 if again is None or device.lists.get(kind, again) == again or not self._is_kept(device.lists.get(kind))
             ]
             if unknown:
-                answers = await self._ask(session, unknown)
+                answers = await self._ask(session, connection, unknown)
                 # To UFO's client, a type that its agent has no servers for is an error of ours: it is silent.
                 says = any(tools is not None for tools in answers.values())
                 for kind, tools in answers.items():
@@ -151,58 +167,38 @@ class ToolCatalog:
         self._lists.move_to_end(digest)
         return self._lists[digest]
 
-    def _registered(self, session: LocalSession) -> list[Tool]:
-        listed = orjson.loads(session.connection.profile).get("tools")
-        return self._parse(listed, None, session.connection) if isinstance(listed, list) else []
+    def _registered(self, connection: Connection) -> list[Tool]:
+        listed = orjson.loads(connection.profile).get("tools")
+        return self._parse(listed, None, connection) if isinstance(listed, list) else []
 
-    async def _ask(self, session: LocalSession, kinds: Sequence[_Kind]) -> dict[_Kind, list[Tool] | None]:
+    async def _ask(
+        self, session: SessionMachine, connection: Connection, kinds: Sequence[_Kind]
+    ) -> dict[_Kind, list[Tool] | None]:
         """Ask for the tools of each kind; None for what is not answered in time."""
-        asked = {self._send(session, names, tool_type): (names, tool_type) for names, tool_type in kinds}
-        done, pending = await asyncio.wait(asked, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if done and pending:
-            done_late, pending = await asyncio.wait(pending, timeout=SECOND_ANSWER_S)
-            done |= done_late
-        for future in pending:
-            future.cancel()
-        found: dict[_Kind, list[Tool] | None] = dict.fromkeys(asked.values())
+        ids = {new_id(): kind for kind in kinds}
+        loop = asyncio.get_running_loop()
+        asked = {loop.create_future(): response_id for response_id in ids}
+        self._asked |= {response_id: (connection, future) for future, response_id in asked.items()}
+        try:
+            for response_id, (names, tool_type) in ids.items():
+                _send(session, connection, response_id, names, tool_type)
+            done, pending = await asyncio.wait(asked, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if done and pending:
+                done_late, _ = await asyncio.wait(pending, timeout=SECOND_ANSWER_S)
+                done |= done_late
+        finally:
+            for response_id in ids:
+                del self._asked[response_id]
+        found: dict[_Kind, list[Tool] | None] = dict.fromkeys(kinds)
         for future in done:
-            if not future.cancelled():
-                kind = asked[future]
-                for result in future.result().action_results or []:
-                    if result.status is ResultStatus.SUCCESS and isinstance(result.result, list):
-                        found[kind] = [
-                            *(found[kind] or ()),
-                            *self._parse(result.result, kind[0].agent_name, session.connection),
-                        ]
+            kind = ids[asked[future]]
+            for result in future.result().action_results or []:
+                if result.status is ResultStatus.SUCCESS and isinstance(result.result, list):
+                    tools = self._parse(result.result, kind[0].agent_name, connection)
+                    found[kind] = [*(found[kind] or ()), *tools]
         if all(tools is None for tools in found.values()):
-            log.warning("the device lists no tools", extra={"client_id": session.connection.client_id})
+            log.warning("the device lists no tools", extra={"client_id": connection.client_id})
         return found
-
-    @staticmethod
-    def _send(session: LocalSession, names: AgentNames, tool_type: str) -> "asyncio.Future[ClientMessage]":
-        response_id = new_id()
-        answer = session.expect(response_id)
-        command = Command.model_validate(
-            {
-                "tool_name": LIST_TOOLS,
-                "tool_type": tool_type,
-                "parameters": {"tool_type": tool_type},
-                "call_id": "tools",
-            }
-        )
-        session.connection.send(
-            ServerMessage(
-                type=ServerMessageType.COMMAND,
-                status=TaskStatus.CONTINUE,
-                session_id=session.session_id,
-                response_id=response_id,
-                actions=[command],
-                agent_name=names.agent_name,
-                process_name=names.process_name,
-                root_name=names.root_name,
-            )
-        )
-        return answer
 
     def _parse(self, listed: list[Any], agent_name: str | None, connection: Connection) -> list[Tool]:
         qualified = QUALIFIED_TOOLS in connection.features
@@ -224,6 +220,22 @@ class ToolCatalog:
             # Of the same tool listed twice the first counts: that is the one which UFO's client runs.
             tools.setdefault((tool.namespace, tool.name, tool.tool_type), tool)
         return list(tools.values())
+
+
+def _send(session: SessionMachine, connection: Connection, response_id: str, names: AgentNames, tool_type: str) -> None:
+    command = Command(tool_name=LIST_TOOLS, tool_type=tool_type, parameters={"tool_type": tool_type}, call_id="tools")
+    connection.send(
+        ServerMessage(
+            type=ServerMessageType.COMMAND,
+            status=TaskStatus.CONTINUE,
+            session_id=session.spec.session_id,
+            response_id=response_id,
+            actions=[command],
+            agent_name=names.agent_name,
+            process_name=names.process_name,
+            root_name=names.root_name,
+        )
+    )
 
 
 def _bounded(schema: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aip_cluster.protocol import ClientMessage, ClientMessageType, TaskStatus
 from node.app import Node
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import Ended, Ending, SessionState
@@ -141,8 +142,10 @@ async def test_an_end_that_redis_did_not_take_is_stored_before_a_node_is_gone(
 
     monkeypatch.setattr(here.state.connection, "script", script)
     # What the device says in the last moment.
-    session = next(iter(here.sessions.runner._sessions))
-    here.sessions.runner._finisher.finish_soon(session, SessionState.COMPLETED, 1, None)
+    runner = here.sessions.runner
+    session = next(iter(runner._sessions))
+    said = ClientMessage(type=ClientMessageType.TASK_END, status=TaskStatus.COMPLETED, session_id=sid, result=1)
+    runner.on_task_end(session.connection, said)
     await here.stop()
     assert refused == ["session_ends", "session_end"]
     found = await there.state.sessions.find(sid)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from node.app import Node
-from node.sessions import steps
+from node.sessions import runner, writer
 from shared_state.errors import StateUnavailable
 from shared_state.sessions import SessionState
 from tests.support.asgi import Device
@@ -46,14 +46,16 @@ async def test_what_was_handed_over_just_now_does_not_go_with_what_is_late(
 ) -> None:
     """Most tasks end in a moment, and what is behind of them travels with their end."""
     now_s = [0.0]
-    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    for module in (writer, runner):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     stored = _stored(node, monkeypatch)
     async with Device(node, features=AUTONOMOUS) as device:
         slow = await dispatch(node, commands=None)
         await next_of(device, "task")
-        now_s[0] = steps.BEHIND_S * 0.8
+        now_s[0] = writer.LATE_S * 0.8
         quick = await dispatch(node, commands=None)
         await next_of(device, "task")
+        now_s[0] = writer.LATE_S * 1.1
         await until(lambda: slow in stored, "the first is late")
         device.send(type="task_end", session_id=quick, status="completed", result=1)
         await state_is(node, quick, SessionState.COMPLETED)
@@ -69,7 +71,7 @@ class Away:
         self.waiting = self.most_waiting = 0
         self._genuine = node.state.sessions.advance
         monkeypatch.setattr(node.state.sessions, "advance", self._advance)
-        monkeypatch.setattr(steps, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep}))
+        monkeypatch.setattr(writer, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep}))
 
     async def _advance(self, session_id: str, *args: Any, **options: Any) -> SessionState:
         if self.back.is_set():

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from enum import Enum, auto
 from typing import Any
 
 import orjson
@@ -19,11 +18,12 @@ from aip_cluster.protocol import ClientType, ServerMessage, ServerMessageType, T
 from aip_cluster.protocol.ids import now_ms
 from node.concurrency.eager import Eager, begin
 from node.connections.asked_sessions import AskedSessions
+from node.connections.connection_state import ConnectionState
 from node.connections.keepalive import Keepalive
 from node.serving.close_codes import Close
 from node.telemetry.metrics import Metrics
 
-__all__ = ["Connection", "Delivery", "Message", "Receive", "Send"]
+__all__ = ["Connection", "Message", "Receive", "Send"]
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +33,6 @@ Receive = Callable[[], Awaitable[Message]]
 
 ENDED_TASKS_BOUND = 64
 CLOSE_GRACE_S = 5.0
-
-
-class Delivery(Enum):
-    """How messages from the inbox reach this socket."""
-
-    NOT_YET = auto()  # not registered: what comes is read from the inbox later
-    DRAINING = auto()  # the inbox is being read: wake-ups only say that there is more
-    LIVE = auto()  # wake-ups carry the messages
-    STALLED = auto()  # the inbox could not be read: to be drained again
 
 
 class Connection:
@@ -64,21 +55,18 @@ class Connection:
         "confirming",
         "connection_id",
         "credential",
-        "delivery",
         "ended_tasks",
         "features",
         "generation",
         "handed",
-        "inbox_grew",
         "keepalive",
         "last_seen_ms",
-        "left_in_order",
-        "may_be_stored",
         "payload_format",
         "platform",
         "profile",
         "recognises_repeats",
         "since_ms",
+        "state",
         "taken",
         "target_id",
         "task_sent",
@@ -104,10 +92,6 @@ class Connection:
         self.token_hash = ""
         # Of the registration: steps of its sessions carry it, and those of a newer one win.
         self.generation = 0
-        # The registry may say that this connection holds the client: to be taken back when it goes.
-        self.may_be_stored = False
-        # The peer said goodbye; it did not just break off.
-        self.left_in_order = False
         # A command that was sent before may be sent again under its id: this very process answers from memory.
         self.recognises_repeats = False
         self.client_id = ""
@@ -120,8 +104,7 @@ class Connection:
         self.profile = b"{}"
         self.since_ms = self.last_seen_ms = now_ms()
         self.closing: Close | None = None
-        self.delivery = Delivery.NOT_YET
-        self.inbox_grew = False
+        self.state = ConnectionState.NEW
         # Set once the newest task for this socket was sent, or turned out to be over.
         self.task_sent: asyncio.Event | None = None
         # Inbox entries handed over whose removal is not confirmed yet, and sessions begun whose end is not stored yet.

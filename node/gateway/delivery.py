@@ -9,7 +9,8 @@ once it has stored that it was begun; until Redis confirms that, the connection 
 import logging
 
 from node.concurrency.background import Background
-from node.connections.connection import Connection, Delivery
+from node.connections.connection import Connection
+from node.connections.connection_state import ConnectionState
 from node.connections.hub import Hub
 from node.gateway.transfers import Transfers
 from node.sessions.resumption import Resumption
@@ -64,10 +65,10 @@ class Deliverer:
         if not entry_id:
             self._background.spawn(self._look(connection), "inbox-look")
             return
-        if connection.delivery is Delivery.LIVE:
+        if connection.state is ConnectionState.LIVE:
             self._hand_over(connection, Entry(entry_id.decode(), message), verify=False)
         else:
-            connection.inbox_grew = True
+            connection.state = connection.state.woken()
 
     def on_order(self, order_json: bytes) -> None:
         """The order of a session of a device that is here, or was a moment ago."""
@@ -75,24 +76,23 @@ class Deliverer:
         connection = self._hub.get(order.client_id) if order is not None else None
         if order is None or connection is None:
             return  # gone: the session waits
-        if connection.delivery is Delivery.LIVE:
+        if connection.state is ConnectionState.LIVE:
             self._begin(connection, order, verify=False)
         else:
-            connection.inbox_grew = True
+            connection.state = connection.state.woken()
 
     async def drain(self, connection: Connection) -> None:
         """Hand over all that waits for the client, then go live.
 
         Raises StateUnavailable; the connection is then stalled until `resume`.
         """
-        if connection.delivery is Delivery.DRAINING:
-            connection.inbox_grew = True
+        if connection.state.reads:
+            connection.state = connection.state.woken()
             return
-        connection.delivery = Delivery.DRAINING
         try:
             after = ""
             while connection.closing is None:
-                connection.inbox_grew = False
+                connection.state = connection.state.reading()
                 begun = []
                 for waiting in await self._starts.waiting(connection.client_id, but=connection.taken):
                     if (order := _read(waiting)) is not None:
@@ -108,11 +108,12 @@ class Deliverer:
                         self._take_off(connection, entry)
                     elif connection.closing is None:
                         self._hand_over(connection, entry, verify=True)
-                if not entries and not connection.inbox_grew:
-                    break
-            connection.delivery = Delivery.LIVE
+                if not entries:
+                    connection.state = connection.state.read()
+                    if not connection.state.reads:
+                        break
         except StateError:
-            connection.delivery = Delivery.STALLED
+            connection.state = connection.state.failed()
             raise
 
     async def _no_longer_wait(self, client_id: str, session_ids: list[str]) -> None:
@@ -125,10 +126,7 @@ class Deliverer:
         """The bus was away: look for what waits for every client here."""
         for connection in self._hub:
             # Marked before the first is read: should a reading fail, `resume` finds all the others.
-            if connection.delivery is Delivery.LIVE:
-                connection.delivery = Delivery.STALLED
-            elif connection.delivery is Delivery.DRAINING:
-                connection.inbox_grew = True
+            connection.state = connection.state.missed()
         try:
             await self.resume()
         except StateUnavailable as exc:
@@ -137,7 +135,7 @@ class Deliverer:
     async def resume(self) -> None:
         """Drain those whose last drain failed. Raises StateUnavailable."""
         for connection in self._hub:
-            if connection.delivery is Delivery.STALLED:
+            if connection.state is ConnectionState.STALLED:
                 await self.drain(connection)
 
     async def _look(self, connection: Connection) -> None:
@@ -221,8 +219,7 @@ class Deliverer:
                     await self._inbox.take(connection.client_id, *batch)
                 except StateUnavailable:
                     # Still in the stream: the next drain finds it, skips it, and removes it.
-                    if connection.delivery is Delivery.LIVE:
-                        connection.delivery = Delivery.STALLED
+                    connection.state = connection.state.missed()
                     return
                 connection.taken.difference_update(batch)
         finally:

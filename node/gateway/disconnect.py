@@ -11,7 +11,7 @@ import logging
 
 from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.ids import now_ms
-from node.connections.connection import Connection, Delivery
+from node.connections.connection import Connection
 from node.connections.hub import Hub
 from node.serving.close_codes import Close
 from node.sessions.runner import Runner
@@ -46,20 +46,23 @@ class Disconnect:
         self._under_way: set[str] = set()
         self._failed = False
 
-    async def leave(self, connection: Connection) -> None:
-        """The socket is gone: end what it held, or have it wait. Returns once that is stored."""
+    async def leave(self, connection: Connection, *, in_order: bool) -> None:
+        """The socket is gone: end what it held, or have it wait. Returns once that is stored.
+
+        `in_order`: the client said goodbye; its socket did not just break.
+        """
         if not connection.client_id:
             return
         left_ms = now_ms()
         async with self._hub.lock(connection.client_id):
-            if not connection.may_be_stored:
+            if not connection.state.may_be_stored:
                 return  # it was never stored, or another has taken its place
             self._hub.remove(connection)
-            connection.delivery = Delivery.NOT_YET
+            connection.state = connection.state.gone()
             self._under_way.add(connection.connection_id)
             await self._runner.catch_up(connection)
             mine = self._runner.let_go(connection)
-            away_s = 0.0 if connection.left_in_order else self._grace_s
+            away_s = 0.0 if in_order else self._grace_s
             left = await self._store(connection, away_s)
         if left is None:
             return  # the node is stopping without Redis: what cannot be settled now is the reaper's
@@ -122,8 +125,7 @@ class Disconnect:
         """Another socket holds the client by now: this one has nothing left but to be closed."""
         log.info("socket gave way", extra={"client_id": connection.client_id})
         self._hub.remove(connection)
-        connection.may_be_stored = False
-        connection.delivery = Delivery.NOT_YET
+        connection.state = connection.state.gone()
         self._runner.let_go(connection)
         connection.close(why)
 

@@ -152,12 +152,12 @@ class Endpoint:
             log.debug("the peer is gone", extra={"client_id": connection.client_id})
         finally:
             # A socket that this node closes, or that broke, leaves its client away for a while.
-            connection.left_in_order = left_with == GOODBYE and not connection.closed_here
+            in_order = left_with == GOODBYE and not connection.closed_here
             connection.closing = connection.closing or Close.UNAVAILABLE
             connection.abandon()
             await self._transfers.abort(connection)
             # Not cut short with the socket's task: the node waits for it, bounded, when it stops.
-            leave = self._background.spawn(self._disconnect.leave(connection), "client-leave")
+            leave = self._background.spawn(self._disconnect.leave(connection, in_order=in_order), "client-leave")
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(leave)
 

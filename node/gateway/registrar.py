@@ -124,7 +124,7 @@ class Registrar:
         """Store the registration; where a socket holds the client, it is asked after first."""
         registration = registration_of(connection, self._node_id)
         # Should a call fail without an answer, it may be stored all the same: `leave` takes it back.
-        connection.may_be_stored = True
+        connection.state = connection.state.registering()
         replace = ""
         for _ in range(TAKEOVER_TRIES):
             try:
@@ -138,7 +138,7 @@ class Registrar:
                     how = "token" if admitted.proven else "silence"
                     self._metrics.takeovers.labels(how).inc()
                 return admitted
-        connection.may_be_stored = False
+        connection.state = connection.state.refused()
         raise RegistrationRefused(
             f"Client ID '{connection.client_id}' is already registered by a connection that is alive: "
             "use an id of your own, or close the other one",

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 
 from aip_cluster.protocol.ids import now_ms
-from node.connections.connection import Connection, Delivery
+from node.connections.connection import Connection
 from node.connections.hub import Hub
 from node.gateway.disconnect import Disconnect
 from node.gateway.registrar import registration_of
@@ -63,18 +63,14 @@ class RegistrationUpkeep:
         asked_ms = now_ms()
         # A clock that was set back says nothing about who was heard since.
         since_ms = self._noted_ms if self._noted_ms <= asked_ms else 0
-        seen = {
-            c.client_id: c.last_seen_ms
-            for c in self._hub
-            if c.last_seen_ms >= since_ms and c.delivery is not Delivery.NOT_YET
-        }
+        seen = {c.client_id: c.last_seen_ms for c in self._hub if c.last_seen_ms >= since_ms and c.state.is_registered}
         if len(self._hub):
             await self._state.clients.note_seen(self._node_id, seen)
         self._noted_ms = asked_ms
 
     def _registered(self) -> Iterator[list[Connection]]:
         """The registered sockets, in parts that travel together; those still registering do that by themselves."""
-        registered = [c for c in self._hub if c.delivery is not Delivery.NOT_YET]
+        registered = [c for c in self._hub if c.state.is_registered]
         for start in range(0, len(registered), CHUNK):
             yield registered[start : start + CHUNK]
 
@@ -100,7 +96,4 @@ class RegistrationUpkeep:
             else:
                 connection.generation = admitted.generation
                 # While nobody held the client, messages came for it without a word to this node.
-                if connection.delivery is Delivery.LIVE:
-                    connection.delivery = Delivery.STALLED
-                else:
-                    connection.inbox_grew = True
+                connection.state = connection.state.missed()

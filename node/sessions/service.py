@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from aip_cluster.protocol import ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
+from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.ids import now_ms
 from node.sessions.task_spec import TaskSpec
 from node.sessions.waiters import Waiters
@@ -147,7 +148,7 @@ class SessionService:
 
         Raises Fenced as `end` does.
         """
-        delay_s, waited_s = RETRY_BASE_S, 0.0
+        backoff, waited_s = Backoff(RETRY_BASE_S, RETRY_CAP_S), 0.0
         while True:
             try:
                 return await self.end(ending, stop_device=stop_device, owned=owned)
@@ -160,9 +161,9 @@ class SessionService:
                     facts = {"session_id": ending.session_id, "reason": str(exc)}
                     log.error("an end could not be stored", extra=facts)
                     return None
+            delay_s = backoff.next_s()
             await asyncio.sleep(delay_s)
             waited_s += delay_s
-            delay_s = min(delay_s * 2, RETRY_CAP_S)
 
     async def _forget_if_told(self, session_id: str) -> None:
         """A late end asked for a second telling; of an end of long ago that would be news for nobody."""

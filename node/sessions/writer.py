@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import Any
 
+from aip_cluster.protocol.backoff import Backoff
 from aip_cluster.protocol.ids import now_ms
 from node.sessions.session import Store
 from node.sessions.task_spec import TaskSpec
@@ -103,7 +104,7 @@ class Writer:
         at_ms = now_ms()
         # Where they belong among what is behind, however often the call is repeated.
         session.behind.events += [(at_ms, event_json(event)) for event in step.events]
-        delay_s = RETRY_BASE_S
+        backoff = Backoff(RETRY_BASE_S, RETRY_CAP_S)
         while True:
             await session.settled()
             if session.over:
@@ -116,8 +117,7 @@ class Writer:
                 log.log(level, "step not stored", extra={"session_id": session.spec.session_id, "reason": str(exc)})
                 if not needed:
                     return SessionState.RUNNING
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_CAP_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _advance(self, session: Unstored, step: Store) -> SessionState:
         behind = session.take()
@@ -147,7 +147,7 @@ class Writer:
 
         Returns the state that stands, or None if there was nothing (more) to store. Raises as `store` does.
         """
-        delay_s = RETRY_BASE_S
+        backoff = Backoff(RETRY_BASE_S, LATE_RETRY_CAP_S)
         try:
             while True:
                 await session.settled()
@@ -157,8 +157,7 @@ class Writer:
                     return await self._advance(session, _of_behind(session.behind))
                 except StateUnavailable as exc:
                     log.debug("events not stored", extra={"session_id": session.spec.session_id, "reason": str(exc)})
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, LATE_RETRY_CAP_S)
+                await asyncio.sleep(backoff.next_s())
         finally:
             self.look_again_at(session)
 

@@ -158,8 +158,8 @@ class Deliverer:
     def _begin(self, connection: Connection, order: TaskSpec, *, verify: bool) -> None:
         if not connection.is_device:
             log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
-        elif order.mark not in connection.taken and self._runner.accept(connection, order, verify=verify):
-            connection.taken.add(order.mark)
+        elif (mark := order.mark) not in connection.taken and self._runner.accept(connection, order, verify=verify):
+            connection.taken.add(mark)
 
     def _hand_over(self, connection: Connection, entry: Entry, *, verify: bool) -> None:
         fresh = entry.entry_id not in connection.taken

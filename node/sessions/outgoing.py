@@ -6,12 +6,13 @@ from aip_cluster.protocol import ServerMessage, ServerMessageType, TaskStatus, u
 from aip_cluster.protocol.codec import encode_payload_command
 from node.sessions.live_session import LiveSession
 from node.sessions.secrets import ToolSecrets
+from node.sessions.session import SendTask
 from node.sessions.step import Message
 
 __all__ = ["send_commands", "send_task"]
 
 
-def send_task(session: LiveSession) -> None:
+def send_task(session: LiveSession, _: SendTask) -> None:
     """Send the TASK message, under the same id however often."""
     spec, names, timing = session.spec, session.machine.names, session.timing
     timing.delivered()

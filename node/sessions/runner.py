@@ -108,7 +108,7 @@ class Runner:
         self._late_timer: asyncio.TimerHandle | None = None
         self.counts = self._sessions.counts
         self._perform_as: dict[type, Callable[[LiveSession, Any], None]] = {
-            SendTask: lambda session, _: send_task(session),
+            SendTask: send_task,
             Send: self._send,
             AwaitEcho: self._await_echo,
             NoteDispatched: self._note_dispatched,
@@ -218,7 +218,7 @@ class Runner:
 
     def on_results(self, connection: Connection, message: ClientMessage) -> None:
         """`command_results` from a device."""
-        if self._tools.answer(connection, message):
+        if self._tools.asked and self._tools.answer(connection, message):
             return
         session = self._sessions.meant_by(connection, message)
         effects = None
@@ -313,7 +313,7 @@ class Runner:
     def _noted(self, session: LiveSession, event: dict[str, Any]) -> None:
         if self._late_timer is None:
             self._look_for_late_soon()
-        if session.wants_progress:
+        if session.spec.owner and session.wants_progress:
             self._background.spawn(self._service.tell_progress(session.spec, event), "progress")
 
     def _store(self, session: LiveSession, effect: Store) -> None:

@@ -71,7 +71,6 @@ class Stage(Enum):
     OVER = auto()
 
 
-_NOT_RUNNING = frozenset({Stage.NEW, Stage.HANDED_OVER, Stage.OVER})
 _IN_STEP = frozenset({Stage.STORING_STEP, Stage.ON_DEVICE, Stage.STORING_RESULTS})
 
 
@@ -145,7 +144,7 @@ class SessionMachine:
     """One session over one connection of its device."""
 
     __slots__ = (
-        *("spec", "platform", "stage", "echoed", "names", "step", "_task"),
+        *("spec", "platform", "stage", "running", "echoed", "names", "step", "_task"),
         *("_acting_since_s", "_device", "_device_driven", "_finish", "_unstored", "_wants_tools"),
     )
 
@@ -162,6 +161,8 @@ class SessionMachine:
         self.spec = spec
         self.platform = platform
         self.stage = Stage.NEW
+        # Whether the work has begun: the planner was asked, or the device reports.
+        self.running = False
         self.echoed = False
         # The step under way, in the states from STORING_STEP to STORING_RESULTS.
         self.step: Step | None = None
@@ -182,11 +183,6 @@ class SessionMachine:
     def over(self) -> bool:
         """Whether nothing happens here any more."""
         return self.stage is Stage.OVER
-
-    @property
-    def running(self) -> bool:
-        """Whether the work has begun."""
-        return self.stage not in _NOT_RUNNING
 
     @property
     def in_step(self) -> bool:
@@ -230,13 +226,14 @@ class SessionMachine:
         """
         self._remember(restored)
         if self._device_driven:
-            self.stage = Stage.DEVICE_WORKS if started else Stage.HANDED_OVER
+            self.stage, self.running = (Stage.DEVICE_WORKS if started else Stage.HANDED_OVER), started
             return (SendTask(),) if not started and self._device.recognises_repeats else _NOTHING
         if not started:
             self.stage = Stage.HANDED_OVER
             return (SendTask(), *self._await_echo())
         if restored.act is None:
             return self._plan()
+        self.running = True
         return self._act(self._make_step(restored.act, restored.response_id), now_s)
 
     def echo(self) -> Effects:
@@ -292,7 +289,7 @@ class SessionMachine:
         return _NOTHING
 
     def _plan(self) -> Effects:
-        self.stage = Stage.PLANNING
+        self.stage, self.running = Stage.PLANNING, True
         return (Plan(),)
 
     def _finished(self, finish: Finish) -> Effects:
@@ -363,7 +360,7 @@ class SessionMachine:
         if self.stage is Stage.OVER:
             return None
         # In NEW, too: a device that is back may have got the task over its last connection.
-        self.stage = Stage.DEVICE_WORKS
+        self.stage, self.running = Stage.DEVICE_WORKS, True
         # Stored at once: it shows that the device took the task.
         return (Store(SessionState.RUNNING, (progress_of(message),)),)
 

@@ -70,12 +70,12 @@ class ToolCatalog:
         self._timeout_s = timeout_s
         self._devices: WeakKeyDictionary[Connection, _Device] = WeakKeyDictionary()
         self._lists: OrderedDict[bytes, list[Tool]] = OrderedDict()
-        # Questions that are not answered yet, by their response id, with the connection that may answer.
-        self._asked: dict[str, tuple[Connection, asyncio.Future[ClientMessage]]] = {}
+        # Questions that are not answered yet, by their response id, with the connection that may answer. Read only.
+        self.asked: dict[str, tuple[Connection, asyncio.Future[ClientMessage]]] = {}
 
     def answer(self, connection: Connection, message: ClientMessage) -> bool:
         """Take the answer to a question of ours. False if it is none."""
-        asked = self._asked.get(message.prev_response_id or "")
+        asked = self.asked.get(message.prev_response_id or "")
         if asked is None or asked[0] is not connection or asked[1].done():
             return False
         asked[1].set_result(message)
@@ -178,7 +178,7 @@ class ToolCatalog:
         ids = {new_id(): kind for kind in kinds}
         loop = asyncio.get_running_loop()
         asked = {loop.create_future(): response_id for response_id in ids}
-        self._asked |= {response_id: (connection, future) for future, response_id in asked.items()}
+        self.asked |= {response_id: (connection, future) for future, response_id in asked.items()}
         try:
             for response_id, (names, tool_type) in ids.items():
                 _send(session, connection, response_id, names, tool_type)
@@ -188,7 +188,7 @@ class ToolCatalog:
                 done |= done_late
         finally:
             for response_id in ids:
-                del self._asked[response_id]
+                del self.asked[response_id]
         found: dict[_Kind, list[Tool] | None] = dict.fromkeys(kinds)
         for future in done:
             kind = ids[asked[future]]

@@ -24,7 +24,7 @@ from tests.support.attacks import ATTACKS
 from tests.support.connections import Transport, open_socket
 from tests.support.loop_watch import MOST_GAP_S, LoopWatch
 from tests.support.wait import until
-from tests.unit.node.test_websocket_frames import frame
+from tests.unit.node.serving.test_websocket_frames import frame
 
 KIB = 1024
 LARGE = 300 * KIB

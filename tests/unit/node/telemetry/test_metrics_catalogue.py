@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "METRICS.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[4] / "docs" / "METRICS.md").read_text(encoding="utf-8")
 LABEL = re.compile(r"`([a-z_]+)`(?=:|, `|$)")
 # Told by the library of every process, and listed without a table.
 OF_EVERY_PROCESS = ("process_", "python_gc_")

@@ -91,6 +91,9 @@ def _groups(arguments: list[str]) -> list[list[Stage]]:
         ],
     ]
     if not arguments:
+        # What others released since is no fault of a change.
+        newest = [str(program / "python"), "-m", "devtools.newest"]
+        groups[-1].append(Stage("newest releases", newest, only_warns=True))
         # Whether it measures at all; how fast anything is depends on the machine.
         command = [str(program / "python"), "scripts/bench", "all", "plots", "--quick"]
         groups.append([Stage("benchmark, quick", command)])

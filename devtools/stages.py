@@ -27,11 +27,12 @@ INTERRUPT_PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, and which of its exit codes are a success."""
+    """A command, and which of its exit codes are a success. With `only_warns` the others stop nothing."""
 
     name: str
     command: list[str]
     accepted: tuple[int, ...] = (0,)
+    only_warns: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,17 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return self.code in self.stage.accepted
+        return self.code in self.stage.accepted or (self.stage.only_warns and self.code is not None)
 
     def __str__(self) -> str:
-        outcome = (
-            "stopped" if self.code is None else "passed" if self.passed else f"FAILED ({describe_exit(self.code)})"
-        )
-        return f"{outcome} in {self.took_s:.1f} s"
+        return f"{self._outcome()} in {self.took_s:.1f} s"
+
+    def _outcome(self) -> str:
+        if self.code is None:
+            return "stopped"
+        if self.code in self.stage.accepted:
+            return "passed"
+        return f"{'WARNING' if self.stage.only_warns else 'FAILED'} ({describe_exit(self.code)})"
 
 
 def run_stages(

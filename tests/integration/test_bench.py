@@ -28,7 +28,6 @@ def bench(*arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def needed() -> None:
     require_redis()
-    pytest.importorskip("socketio", reason="the extra bench is not installed")
 
 
 def rows_of(directory: Path) -> dict[str, Any]:

@@ -90,6 +90,14 @@ def test_an_exit_code_that_is_accepted_passes(runs: Runs) -> None:
     assert not runs([stage("nothing to do", "sys.exit(5)")])[0].passed
 
 
+def test_a_stage_that_only_warns_stops_nothing(runs: Runs) -> None:
+    warns = Stage("warns", [sys.executable, "-c", "raise SystemExit(3)"], only_warns=True)
+    results = runs([warns], [stage("next", "print('goes on')")])
+    assert [(r.stage.name, r.passed) for r in results] == [("warns", True), ("next", True)]
+    assert "WARNING (" in str(results[0])
+    assert "passed" in str(results[1])
+
+
 def test_the_first_failure_stops_those_beside_it_with_time_to_clean_up_and_what_would_follow(runs: Runs) -> None:
     slow = stage(
         "slow", "try: touch('began'); time.sleep(60)\nexcept KeyboardInterrupt: print('cleaned up'); sys.exit(2)"

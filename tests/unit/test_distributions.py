@@ -1,19 +1,22 @@
 """Two distributions: `aip-cluster` for users, `aip-cluster-server` where nodes run; each holds exactly its files."""
 
+import ast
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from devtools.bootstrap import ROOT
-from devtools.lock import LIGHT, SERVER, project
+from devtools.bootstrap import DEVICE, NODE, ROOT
+from devtools.lock import LIGHT, SERVER, project, requested
 
 # What describes a distribution, beside its packages.
 ABOUT = {"pyproject.toml", "README.md", "LICENSE"}
@@ -104,6 +107,38 @@ def test_users_install_at_most_six_packages_and_none_of_a_server() -> None:
     names = {Requirement(line).name.replace("-", "_") for line in project(LIGHT)["project"]["dependencies"]}
     assert len(names) <= 6
     assert not names & (SERVER_ONLY | EXTRA_ONLY)
+
+
+# What comes with mcp, jsonschema and httpx, and is part of what they offer.
+OFFERED_BY_OTHERS = {"mcp-types", "referencing", "anyio"}
+
+
+@pytest.mark.parametrize(("pyproject", "lock"), [(LIGHT, DEVICE), (SERVER, NODE)])
+def test_what_is_imported_is_required(pyproject: Path, lock: Path) -> None:
+    """Otherwise it is there only as long as another package happens to require it."""
+    content = project(pyproject)["project"]
+    by_import = packages_distributions()
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for folder in FOLDERS[content["name"]]
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    names = {
+        name.partition(".")[0]
+        for tree in trees
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    foreign = names - sys.stdlib_module_names - set().union(*FOLDERS.values()) - {"opentelemetry"}
+    needed = {canonicalize_name(by_import[name][0]) for name in foreign}
+    declared = {canonicalize_name(wanted.name) for wanted in requested(lock)}
+    assert needed - OFFERED_BY_OTHERS <= declared, "a dependency in pyproject.toml is missing"
 
 
 # -- installed ---------------------------------------------------------------------------------------------------------

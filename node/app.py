@@ -432,8 +432,7 @@ class Node:
         """The server that serves this node; with `signals` it stops at SIGTERM and SIGINT."""
         connections = bearable(self.settings.max_tcp_connections)
         bounds = ConnectionBounds.of(self.settings, self.metrics, self.proxies, max_tcp_connections=connections)
-        needs_no_task = self.api.rest.needs_no_task
-        server = Server(self.app, self, self.settings, bounds, needs_no_task=needs_no_task, signals=signals)
+        server = Server(self.app, self, self.settings, bounds, signals=signals)
         self.api.overview.tcp, self.api.overview.tcp_limit = server.connections, connections
         return server
 

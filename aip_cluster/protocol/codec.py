@@ -55,9 +55,7 @@ def loads(raw: Text, *, checked: bool = False) -> Any:
 
 def _validate(model: type[_M], data: dict[str, Any]) -> _M:
     try:
-        # As `model_validate` does it, which asks for a dozen options on the way.
-        valid: _M = model.__pydantic_validator__.validate_python(data)
-        return valid
+        return model.model_validate(data)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         path = ""

@@ -55,7 +55,6 @@ class RequestMiddleware:
     ) -> None:
         self._exact = app.exact
         self._rest = app.rest
-        self._taskless = app.taskless
         self._auth = auth
         self._web_guard = web_guard
         self._limits = limits
@@ -63,10 +62,6 @@ class RequestMiddleware:
         self._tracing = tracing
         # While this says so, no connection is kept: one that is closed here while a request is on its way loses it.
         self._draining = draining
-
-    def needs_no_task(self, method: str, path: str) -> bool:
-        """Whether such a request may be answered without a task of its own (see `node.concurrency.eager_task`)."""
-        return (method, path) in self._taskless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -90,16 +85,13 @@ class RequestMiddleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = self._refusal(scope)
+        send = self._signing(scope, send)
         try:
             endpoint = self._exact.get((scope["method"], scope["path"]))
             if response is None and endpoint is not None:
                 scope[ROUTE] = scope["path"]
                 response = await endpoint(Request(scope, receive))
-            if response is None:
-                await self._rest(scope, receive, self._signing(scope, send))
-            else:
-                response.raw_headers += self._signature(scope, response.status_code)
-                await response(scope, receive, send)
+            await (response or self._rest)(scope, receive, send)
         finally:
             self._limits.end(scope)
 

@@ -13,7 +13,6 @@ from aip_cluster.protocol.codec import loads
 from node.concurrency.parsing import LARGE_BYTES, Parsing
 from node.serving.headers import headers_of
 from node.serving.http_errors import ApiError
-from node.serving.request_cycle import exchange_of
 
 __all__ = ["dump", "flag", "integer", "read_json", "seconds", "validate"]
 
@@ -34,19 +33,14 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float, parsing:
     too_large = f"The body is larger than {max_bytes} bytes"
     if declared.isdigit() and int(declared) > max_bytes:
         raise ApiError(413, too_large)
-    # Usually it came with the head.
-    exchange = exchange_of(request.receive)
-    body = None if exchange is None else exchange.take_body()
-    if body is None:
-        body = await _receive(request, max_bytes, timeout_s)
+    body = await _receive(request, max_bytes, timeout_s)
     if len(body) > max_bytes:
         raise ApiError(413, too_large)
     try:
         if len(body) <= LARGE_BYTES:
             data = loads(body)
         else:
-            # It waits for a lock, which takes a task.
-            data = await asyncio.create_task(parsing.parse(body, partial(loads, checked=True)), name="parse")
+            data = await parsing.parse(body, partial(loads, checked=True))
     except ProtocolError as exc:
         raise ApiError(400, str(exc).replace("frame", "body")) from None
     if not isinstance(data, dict):
@@ -55,7 +49,7 @@ async def read_json(request: Request, max_bytes: int, timeout_s: float, parsing:
 
 
 async def _receive(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """A body of which not all is there yet; of one that is too large, only as much as tells that."""
+    """The body; of one that is too large, only as much as tells that."""
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
@@ -77,9 +71,7 @@ def validate(model: type[_M], data: dict[str, object]) -> _M:
     if len(data) > FIELDS_BOUND:
         raise ApiError(400, f"The body has {len(data)} fields; at most {FIELDS_BOUND} could be known")
     try:
-        # As `model_validate` does it, which asks for a dozen options on the way.
-        valid: _M = model.__pydantic_validator__.validate_python(data)
-        return valid
+        return model.model_validate(data)
     except ValidationError as exc:
         faults = []
         for error in exc.errors(include_url=False, include_input=False, include_context=False)[:10]:

@@ -46,8 +46,6 @@ class Operation:
     # The body is the file itself.
     takes_file: bool = False
     status: int = 200
-    # Its handler may ask for the task that it runs in, as every time limit does (see `node.concurrency.eager_task`).
-    needs_task: bool = True
 
 
 _WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
@@ -65,7 +63,6 @@ ROUTES: tuple[Operation, ...] = (
         gives=schemas.DispatchAnswer,
         takes=schemas.DispatchRequest,
         headers=(_IDEMPOTENCY_KEY,),
-        needs_task=False,
         fails={
             400: "a field is missing or wrong; the text names it",
             404: "Client not online",

@@ -1,6 +1,5 @@
 """Tasks over REST, in UFO's shapes: dispatch one, once if it carries an `Idempotency-Key`; read its result."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -72,8 +71,7 @@ async def dispatch(context: Context, request: Request) -> Response:
             once = IdempotentDispatch(
                 context, key, data, client_id=task.client_id, timeout_s=timeout_s, send=send, say=_dispatched
             )
-            # It bounds its time, and for that it needs a task.
-            answered, replayed = await asyncio.create_task(once.run(), name="once")
+            answered, replayed = await once.run()
             response = JsonAnswer(answered.body, answered.status, {REPLAYED_HEADER: "true"} if replayed else None)
             outcome = "replayed" if replayed else "accepted"
     except PlannerRefused as exc:

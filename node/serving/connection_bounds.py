@@ -3,7 +3,6 @@
 One `ConnectionBounds` is shared by all connections of a server. uvicorn hands it to each with its configuration.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -98,16 +97,9 @@ class ConnectionBounds:
         )
 
 
-# Whether the application answers requests of this method and path without asking which task it runs in.
-NeedsNoTask = Callable[[str, str], bool]
-
-
 class Config(uvicorn.Config):
-    """uvicorn's configuration, our bounds, and what the application says of itself."""
+    """uvicorn's configuration, and our bounds: uvicorn gives it to every connection."""
 
-    def __init__(
-        self, app: Any, bounds: ConnectionBounds, *, needs_no_task: NeedsNoTask = lambda *_: False, **options: Any
-    ) -> None:
+    def __init__(self, app: Any, bounds: ConnectionBounds, **options: Any) -> None:
         super().__init__(app, **options)
         self.bounds = bounds
-        self.needs_no_task = needs_no_task

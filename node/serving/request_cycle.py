@@ -1,21 +1,22 @@
-"""A request and its answer, on the server's side of ASGI.
+"""One request over HTTP and its answer, as ASGI has them: `receive` and `send` of one call of the application.
 
-ASGI hands bodies over in messages, as they come. Most requests and answers here are whole: the body came with the head,
-and the answer is made before its first byte is sent. Whoever finds an exchange behind its `receive` or `send`
-(`exchange_of`) takes the one and gives the other with one call each. There is none behind them where somebody wrapped
-them, or where another server or a test without a network made them: ASGI's own way is always open.
+The connection (`node.serving.http_protocol`) parses what arrives and passes it in with the methods `on_...`; the
+application takes the body and gives the answer message by message. The head of an answer whose length is known waits
+for the body, so that both travel in one write.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Protocol
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from starlette.types import ASGIApp, Message, Scope
 
-__all__ = ["Headers", "HttpConnection", "RequestCycle", "exchange_of"]
+from node.serving.flow_control import FlowControl
+
+__all__ = ["Headers", "HttpConnection", "RequestCycle", "status_line"]
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +34,25 @@ _BROKEN_HEADERS = [
     (b"connection", b"close"),
 ]
 
-Headers = list[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class HttpConnection(Protocol):
-    """What an exchange wants of the connection that it came over."""
+    """What a request needs of the connection that it came over."""
 
     transport: asyncio.Transport
     flow: FlowControl
 
     @property
     def default_headers(self) -> Headers:
-        """What every answer says besides: headers of the server's own making."""
+        """The headers that the server adds to every answer."""
 
     def on_response_complete(self) -> None:
         """The answer is written."""
 
 
 class RequestCycle:
-    """One of them. Not kept alive, the connection is closed behind the answer."""
+    """One request and its answer. Without `keep_alive` the connection is closed after the answer."""
 
     __slots__ = (
         "_body",
@@ -129,13 +130,6 @@ class RequestCycle:
         """Whether nothing of the request is yet to come."""
         return not self._more_body
 
-    def take_body(self) -> bytes | None:
-        """The body, if all of it is there; else None, and it is to be received."""
-        if self._more_body:
-            return None
-        body, self._body, self._news = bytes(self._body), b"", False
-        return body
-
     async def receive(self) -> Message:
         """The next message of the request, as ASGI has it."""
         if self._owes_continue and not self._transport.is_closing():
@@ -171,18 +165,8 @@ class RequestCycle:
         if self.response_started:
             self._transport.close()
         else:
-            await self.answer(500, _BROKEN_HEADERS, _BROKEN)
-
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer. `headers` say how long it is. Raises RuntimeError as `send` does."""
-        if self._flow.write_paused and not self.disconnected:
-            await self._flow.drain()
-        if self.disconnected:
-            return
-        if self.response_started:
-            raise RuntimeError("a second answer to one request")
-        self._begin(status, headers)
-        self._go_on(body, last=True)
+            await self.send({"type": "http.response.start", "status": 500, "headers": _BROKEN_HEADERS})
+            await self.send({"type": "http.response.body", "body": _BROKEN})
 
     async def send(self, message: Message) -> None:
         """Take a message of the answer, as ASGI has it. Raises RuntimeError if it is none, or comes out of turn."""
@@ -203,7 +187,7 @@ class RequestCycle:
         values = b"".join([value for _, value in headers])
         if len(values.translate(None, _NOT_IN_VALUES)) != len(values):
             raise RuntimeError("Invalid HTTP header value.")
-        lines = [STATUS_LINE[status]]
+        lines = [status_line(status)]
         for name, value in self._connection.default_headers:
             lines += (name, b": ", value, b"\r\n")
         left, chunked, says_close = 0, None, False
@@ -265,13 +249,13 @@ class RequestCycle:
             self._transport.write(head + body)
 
 
-def exchange_of(call: Receive | Send) -> RequestCycle | None:
-    """The exchange whose `receive` or `send` this is."""
-    owner = getattr(call, "__self__", None)
-    return owner if isinstance(owner, RequestCycle) else None
+@lru_cache(maxsize=128)
+def status_line(status: int) -> bytes:
+    """The first line of an answer. Raises ValueError if HTTP knows no such status."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
 
 
-# An application knows a few dozen.
+# An application has a few dozen of them.
 @lru_cache(maxsize=256)
 def _line(given: bytes) -> tuple[bytes, bytes]:
     """The name of a header in lower case, and how its line begins."""

@@ -13,12 +13,11 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from node.serving.connection_bounds import Config, ConnectionBounds
 from node.serving.http_protocol import HttpProtocol
@@ -64,13 +63,11 @@ class Server(uvicorn.Server):
         settings: Settings,
         bounds: ConnectionBounds,
         *,
-        needs_no_task: Callable[[str, str], bool],
         signals: bool,
     ) -> None:
         config = Config(
             app,
             bounds,
-            needs_no_task=needs_no_task,
             http=HttpProtocol,
             ws=WebSocketProtocol,
             host=settings.bind_host,
@@ -141,7 +138,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(LOOK_S)
 
     def _keeps_connections(self) -> bool:
-        return any(isinstance(c, HttpToolsProtocol) for c in self.server_state.connections)
+        return any(isinstance(c, HttpProtocol) for c in self.server_state.connections)
 
     def connections(self) -> int:
         """TCP connections, of requests and of sockets."""

@@ -1,10 +1,8 @@
 """Around every request: its id, the key, plain answers to what is not routed, and nothing of our insides."""
 
-import asyncio
 import re
 
 import httpx
-import orjson
 import pytest
 
 from node.api.docs import DOCS_PATHS
@@ -12,9 +10,7 @@ from node.api.middleware import OPEN_PATHS
 from node.api.routes import ROUTES
 from node.app import Node
 from shared_state.errors import StateError, StateUnavailable
-from tests.support.asgi import Device, Socket, rest
-from tests.support.connections import connect
-from tests.support.wait import until
+from tests.support.asgi import Socket, rest
 from tests.unit.node.conftest import MakeNode
 
 KEY = "s3cret-ключ"
@@ -185,37 +181,3 @@ async def test_a_node_that_leaves_keeps_no_connection(make_node: MakeNode, path:
         assert "Connection" not in (await api.get(path)).headers
         node.drainer.begin()
         assert (await api.get(path)).headers["Connection"] == "close"
-
-
-@pytest.mark.parametrize(
-    ("header", "task", "status"),
-    [
-        (b"", {}, 200),
-        (b"Idempotency-Key: once\r\n", {}, 200),
-        (b"", {"task_name": "held"}, 409),
-        (b"", {"client_id": "nobody"}, 404),
-        (b"", {"client_id": "nobody", "queue_if_offline": True}, 200),
-        (b"", {"commands": None}, 422),
-    ],
-)
-async def test_a_dispatch_never_asks_which_task_it_runs_in(
-    node: Node, header: bytes, task: dict[str, object], status: int
-) -> None:
-    """The server gives it none (`node.concurrency.eager_task`); a time limit in it would be a 500."""
-    assert node.api.rest.needs_no_task("POST", "/api/dispatch")
-    given: dict[str, object] = {"client_id": "device-1", "request": "do it", "commands": [{"tool_name": "t"}]}
-    protocol, transport = connect(node.app, needs_no_task=node.api.rest.needs_no_task)
-
-    async def answered(fields: dict[str, object], header: bytes = b"") -> int:
-        body, before = orjson.dumps(fields), len(transport.writes)
-        head = b"POST /api/dispatch HTTP/1.1\r\nHost: localhost\r\n%b"
-        head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-        # From the loop itself: here a task is running.
-        asyncio.get_running_loop().call_soon(protocol.data_received, head % (header, len(body)) + body)
-        await until(lambda: len(transport.writes) > before, "answered")
-        return int(transport.writes[-1].split()[1])
-
-    async with Device(node):
-        assert await answered(given | {"task_name": "held"}) == 200
-        assert await answered(given | task, header) == status
-    protocol.connection_lost(None)

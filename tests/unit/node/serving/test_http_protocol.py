@@ -4,12 +4,12 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from node.serving.http_protocol import HttpProtocol
-from node.serving.request_cycle import exchange_of
 from tests.support.connections import connect
 from tests.support.wait import until
 
@@ -129,55 +129,61 @@ def echo(tasks: list[asyncio.Task[None] | None]) -> Application:
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         tasks.append(asyncio.current_task())
-        exchange = exchange_of(receive)
-        assert exchange is not None
-        body = exchange.take_body()
-        if body is None:
-            body = (await receive())["body"]
-        await exchange.answer(200, [(b"content-length", b"%d" % len(body))], body)
+        message = await receive()
+        body = message["body"]
+        while message["more_body"]:
+            message = await receive()
+            body += message["body"]
+        await sized(body)(scope, receive, send)
 
     return application
 
 
-async def test_a_request_that_is_whole_and_needs_no_task_is_answered_at_once() -> None:
+async def test_each_request_is_answered_by_a_task_that_the_server_knows() -> None:
     tasks: list[asyncio.Task[None] | None] = []
-    protocol, transport = connect(echo(tasks), needs_no_task=lambda method, path: (method, path) == ("POST", "/here"))
-    protocol.data_received(POST)
-    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
-    assert tasks == [asyncio.current_task()], "the one that called"
-    protocol.data_received(POST.replace(b"/here", b"/there"))
-    assert len(transport.writes) == 1
-    await until(lambda: len(transport.writes) == 2, "answered")
-    assert tasks[1] is not asyncio.current_task()
-
-
-async def test_a_request_that_is_not_whole_gets_a_task() -> None:
-    tasks: list[asyncio.Task[None] | None] = []
-    protocol, transport = connect(echo(tasks), needs_no_task=lambda *_: True)
+    protocol, transport = connect(echo(tasks))
     protocol.data_received(POST[:-2])
     await until(lambda: len(tasks) == 1, "begun")
-    assert tasks[0] is not asyncio.current_task()
-    assert len(protocol.tasks) == 1
+    assert protocol.tasks == set(tasks)
     protocol.data_received(POST[-2:])
     await until(lambda: transport.writes, "answered")
-    assert transport.writes[0].endswith(b"ok")
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
     await until(lambda: not protocol.tasks, "forgotten")
+    protocol.data_received(POST)
+    await until(lambda: len(transport.writes) == 2, "answered")
+    assert tasks[0] is not tasks[1]
 
 
-async def test_a_stop_waits_for_requests_without_a_task_and_may_end_them() -> None:
+async def test_no_request_inherits_the_context_of_the_one_before_it() -> None:
+    asked = ContextVar[str]("asked", default="nothing")
+    seen: list[str] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(asked.get())
+        asked.set(scope["path"])
+        await sized(b"")(scope, receive, send)
+
+    protocol, transport = connect(application)
+    protocol.data_received(GET * 2)
+    await until(lambda: len(transport.writes) == 2, "answered")
+    assert seen == ["nothing", "nothing"]
+
+
+async def test_a_stop_may_end_a_request_that_takes_too_long() -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.Event().wait()
 
-    protocol, transport = connect(application, needs_no_task=lambda *_: True)
+    protocol, transport = connect(application)
     protocol.data_received(POST)
     (under_way,) = protocol.tasks
+    await asyncio.sleep(0)
     under_way.cancel(msg="it takes too long")
     await until(lambda: not protocol.tasks, "ended")
     assert transport.writes[0].startswith(b"HTTP/1.1 500 ")
 
 
 async def test_many_requests_that_come_at_once_are_not_answered_one_inside_the_other() -> None:
-    protocol, transport = connect(echo([]), needs_no_task=lambda *_: True)
+    protocol, transport = connect(echo([]))
     protocol.data_received(POST * 2_000)
     await until(lambda: len(transport.writes) == 2_000, "answered")
     assert transport.reading
@@ -198,9 +204,8 @@ async def test_what_is_asked_behind_another_request_is_not_read_without_bound() 
     assert transport.reading
 
 
-@pytest.mark.parametrize("needs_no_task", [True, False])
-async def test_a_connection_that_is_gone_waits_for_no_collector(needs_no_task: bool) -> None:
-    protocol, transport = connect(echo([]), needs_no_task=lambda *_: needs_no_task)
+async def test_a_connection_that_is_gone_waits_for_no_collector() -> None:
+    protocol, transport = connect(echo([]))
     under_way = protocol.tasks
     protocol.data_received(POST)
     await until(lambda: transport.writes and not under_way, "answered")
@@ -261,21 +266,6 @@ async def test_an_answer_waits_until_the_peer_has_read_what_came_before() -> Non
     assert transport.writes == []
     protocol.resume_writing()
     await until(lambda: transport.writes, "answered")
-
-
-async def test_nobody_finds_the_exchange_behind_what_was_wrapped() -> None:
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        async def wrapped(message: Message) -> None:
-            await send(message)
-
-        assert exchange_of(receive) is exchange_of(send) is not None
-        assert exchange_of(wrapped) is None
-        await sized(b"as ASGI has it")(scope, receive, wrapped)
-
-    protocol, transport = connect(application)
-    protocol.data_received(GET)
-    await until(lambda: transport.writes, "answered")
-    assert transport.writes[0].endswith(b"as ASGI has it")
 
 
 async def test_a_connection_that_is_kept_for_nothing_is_closed_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

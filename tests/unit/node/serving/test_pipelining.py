@@ -37,7 +37,7 @@ class Site:
 
 async def test_nothing_more_is_read_as_long_as_requests_wait_for_their_turn() -> None:
     site = Site(at_once=True)
-    protocol, transport = connect(site, needs_no_task=lambda *_: True)
+    protocol, transport = connect(site)
     protocol.data_received(b"".join(POST % n for n in range(100)))
     while len(transport.writes) < 100:
         assert not transport.reading, "the first is answered in the turn in which it came"
@@ -45,11 +45,10 @@ async def test_nothing_more_is_read_as_long_as_requests_wait_for_their_turn() ->
     assert transport.reading
 
 
-@pytest.mark.parametrize("needs_no_task", [True, False])
-async def test_a_handshake_behind_a_request_is_not_taken(needs_no_task: bool) -> None:
+async def test_a_handshake_behind_a_request_is_not_taken() -> None:
     """Its answer would be written into the socket."""
     site = Site()
-    protocol, transport = connect(site, needs_no_task=lambda *_: needs_no_task)
+    protocol, transport = connect(site)
     protocol.data_received(POST % 1 + UPGRADE)
     site.may_answer.set()
     await until(lambda: transport.closed, "the connection ends")
@@ -58,6 +57,37 @@ async def test_a_handshake_behind_a_request_is_not_taken(needs_no_task: bool) ->
     assert transport.protocol is None
     protocol.connection_lost(None)
     assert protocol not in protocol._bounds.owing
+
+
+@pytest.mark.parametrize("later", [True, False])
+async def test_a_request_that_breaks_off_takes_no_answer_from_the_one_ahead_of_it(later: bool) -> None:
+    site = Site()
+    protocol, transport = connect(site)
+    if later:
+        protocol.data_received(POST % 1)
+        await until(lambda: site.asked, "asked")
+    protocol.data_received((b"" if later else POST % 1) + CHUNKED + b"no length\r\n")
+    site.may_answer.set()
+    await until(lambda: transport.closed, "the connection ends")
+    assert transport.written.startswith(b"HTTP/1.1 200 ")
+    assert transport.written.endswith(b"/1")
+    assert site.asked == ["/1"]
+
+
+async def test_a_body_that_breaks_off_under_its_answer_ends_the_connection_without_a_second_answer() -> None:
+    async def early(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    protocol, transport = connect(early)
+    protocol.data_received(CHUNKED + b"1\r\nx\r\n")
+    await until(lambda: transport.writes, "begun")
+    protocol.data_received(b"no length\r\n")
+    assert transport.closed
+    assert transport.written.count(b"HTTP/1.1") == 1
+    protocol.connection_lost(None)
+    await until(lambda: not protocol.tasks, "over")
 
 
 @pytest.mark.parametrize("later", [True, False])

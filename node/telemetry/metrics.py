@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Gauge, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client import disable_created_metrics as _leave_out_created
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
@@ -24,7 +24,6 @@ from prometheus_client.process_collector import ProcessCollector
 from aip_cluster.protocol import ClientMessageType, ClientType, ServerMessageType
 from aip_cluster.protocol.files import FILE_FRAMES
 from aip_cluster.protocol.session_states import TERMINAL
-from node.telemetry.tally import Count, Counter, Histogram, Timing
 
 __all__ = ["Limit", "Metrics", "package_version"]
 
@@ -97,7 +96,7 @@ class Metrics:
             registry=r,
         )
         # By method, route and status, which are as many as the table of routes allows.
-        self._requests: dict[tuple[str, str, int], Timing] = {}
+        self._requests: dict[tuple[str, str, int], Histogram] = {}
         ProcessCollector(registry=r)
         GCCollector(registry=r)
 
@@ -129,7 +128,7 @@ class Metrics:
 
     def _of_tasks(self, r: CollectorRegistry) -> None:
         dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
-        self.dispatched: Mapping[str, Count] = _bind(dispatches, _DISPATCHES)
+        self.dispatched: Mapping[str, Counter] = _bind(dispatches, _DISPATCHES)
         self.task_delivery = Histogram(
             "aip_task_delivery_seconds", "From dispatch to the device's socket", buckets=_STAGES, registry=r
         )
@@ -146,7 +145,7 @@ class Metrics:
         self.task_run = {state: run.labels(state) for state in _ENDS}
         self.session_seconds = {state: whole.labels(state) for state in _ENDS}
         ended = Counter("aip_sessions_ended", "Sessions whose end this node stored", ["state"], registry=r)
-        self.sessions_ended: Mapping[str, Count] = _bind(ended, _ENDS)
+        self.sessions_ended: Mapping[str, Counter] = _bind(ended, _ENDS)
         self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
         self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)
         self.llm_calls = Counter("aip_llm_calls", "Answers of a model that a planner used", ["outcome"], registry=r)
@@ -163,7 +162,7 @@ class Metrics:
         )
         self.redis_errors = Counter("aip_redis_errors", "Round trips to Redis that failed", registry=r)
         heard = Counter("aip_bus_frames", "Frames heard on the bus", ["kind"], registry=r)
-        self.frames_heard: Mapping[str, Count] = _bind(heard, (*_SAID, "unknown"))
+        self.frames_heard: Mapping[str, Counter] = _bind(heard, (*_SAID, "unknown"))
         said = Counter("aip_bus_frames_sent", "Frames said to a node over the bus", ["kind"], registry=r)
         self._frames_said = _bind(said, _SAID)
         unheard = Counter("aip_bus_frames_unheard", "Frames said that nobody heard", ["kind"], registry=r)
@@ -177,7 +176,7 @@ class Metrics:
 
     def _of_the_node(self, r: CollectorRegistry) -> None:
         renewals = Counter("aip_lease_renewals", "Attempts to renew the lease", ["outcome"], registry=r)
-        self.lease_renewals: Mapping[str, Count] = _bind(renewals, ("renewed", "failed"))
+        self.lease_renewals: Mapping[str, Counter] = _bind(renewals, ("renewed", "failed"))
         self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
         self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
         self.draining = Gauge("aip_draining", "1 while this node is being emptied, and after that", registry=r)
@@ -235,6 +234,6 @@ class Metrics:
         return encode(self.registry), content_type
 
 
-def _bind(metric: Counter, values: Iterable[str]) -> dict[str, Count]:
+def _bind(metric: Counter, values: Iterable[str]) -> dict[str, Counter]:
     """The metric's children, made now."""
     return {str(value): metric.labels(value) for value in values}

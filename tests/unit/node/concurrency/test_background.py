@@ -1,7 +1,6 @@
 """Background tasks: kept until they end, their failures told, none left after the close."""
 
 import asyncio
-import contextvars
 import logging
 
 import pytest
@@ -62,76 +61,3 @@ async def test_closing_with_nothing_to_do_is_fine() -> None:
     background = Background()
     await background.close(grace_s=600)
     await background.close()
-
-
-async def test_what_is_begun_runs_at_once_and_goes_on_when_what_it_waits_for_is_done() -> None:
-    background, steps = Background(), []
-    future = asyncio.get_running_loop().create_future()
-
-    async def errand() -> None:
-        steps.append("begun")
-        steps.append(await future)
-        await asyncio.sleep(0)
-        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0.001))
-        steps.append("done")
-
-    background.begin(errand(), "x")
-    assert (steps, len(background)) == (["begun"], 1)
-    future.set_result("gone on")
-    await until(lambda: len(background) == 0, "it is forgotten")
-    assert steps == ["begun", "gone on", "done"]
-
-
-async def test_what_is_begun_has_a_context_of_its_own() -> None:
-    background, seen = Background(), []
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
-
-    async def errand() -> None:
-        variable.set("inside")
-        await asyncio.sleep(0)
-        seen.append(variable.get())
-
-    background.begin(errand(), "x")
-    await until(lambda: len(background) == 0, "it is over")
-    assert (seen, variable.get()) == (["inside"], "outside")
-
-
-async def test_failures_of_what_is_begun_are_logged_and_raised_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    background = Background()
-    future = asyncio.get_running_loop().create_future()
-
-    async def later() -> None:
-        await future
-
-    background.begin(_fail(), "at once")
-    background.begin(later(), "later")
-    future.set_exception(ValueError("broken"))
-    await until(lambda: len(background) == 0, "all are forgotten")
-    gone = asyncio.get_running_loop().create_future()
-    background.begin(asyncio.wait_for(gone, None), "cancelled")
-    gone.cancel()
-    await until(lambda: len(background) == 0, "it is forgotten")
-    failed = [getattr(r, "task", "") for r in caplog.records if r.levelno == logging.ERROR]
-    assert failed == ["at once", "later"]
-
-
-async def test_closing_waits_for_what_was_begun_and_then_ends_it() -> None:
-    background, seen = Background(), []
-    event = asyncio.Event()
-
-    async def errand(waits_for: asyncio.Event) -> None:
-        try:
-            await waits_for.wait()
-            seen.append("done")
-        except asyncio.CancelledError:
-            await asyncio.sleep(0)
-            seen.append("cancelled")
-            raise
-
-    background.begin(errand(event), "nearly done")
-    background.begin(errand(asyncio.Event()), "never done")
-    asyncio.get_running_loop().call_soon(event.set)
-    async with asyncio.timeout(PATIENCE_S):
-        await background.close(grace_s=0.05)
-    assert sorted(seen) == ["cancelled", "done"]
-    assert len(background) == 0

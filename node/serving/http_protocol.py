@@ -12,8 +12,8 @@ of `ConnectionBounds`:
 
 uvicorn's own protocol has no hook for any of this: a subclass replaced ten of its undocumented methods. What is left of
 uvicorn here is how it constructs a protocol, `shutdown`, and the `ServerState` that every connection and request counts
-itself in (tests/unit/test_library_contract.py lists it). Its request cycle also costs 5 to 13 % of the tasks per second
-(docs/PERFORMANCE.md), so there is one cycle, ours; a task answers each request (`node.serving.request_cycle`).
+itself in (tests/unit/test_library_contract.py lists it). Speed is not the reason: uvicorn's cycle makes 0.87 to 1.05 of
+the tasks per second (docs/PERFORMANCE.md). Each request is answered by a task: `node.serving.request_cycle`.
 
 What becomes a WebSocket goes on in the class given to uvicorn as `ws=`. Nothing here waits for Redis. A connection has
 one timer, which looks now and then at what is due: one for every request and every pause between two would cost more

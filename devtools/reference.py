@@ -101,7 +101,7 @@ def _fields(holder: dict[str, Any] | None, schemas: dict[str, Any]) -> str:
     ((media_type, content),) = holder["content"].items()
     reference = content.get("schema", {}).get("$ref", "")
     if not reference:
-        return media_type
+        return str(media_type)
     schema = schemas[reference.rpartition("/")[2]]
     required = schema.get("required", ())
     return "`{" + ", ".join(n if n in required else f"{n}?" for n in schema["properties"]) + "}`"

@@ -1,52 +1,29 @@
-"""One HTTP request and one Redis PING, without any library and past any proxy that the environment names."""
+"""One HTTP request and one Redis PING by the standard library: `scripts/up` asks before anything is installed."""
 
-import json
 import socket
-from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any
-from urllib.parse import urlsplit
+import time
+from contextlib import suppress
 
-__all__ = ["Answer", "Unreachable", "ask", "ping_redis"]
+from aip_cluster.ctl.rest import Answer, Unreachable, ask
+from devtools.outcome import Exit, ScriptError, tail
+from devtools.processes import Child, describe_exit
 
-
-class Unreachable(Exception):
-    """Nobody answered, or not in time, or with something that is not HTTP."""
+__all__ = ["Answer", "Unreachable", "ask", "ping_redis", "wait_until_ready"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A status and the body, decoded if it is JSON and as text otherwise."""
-
-    status: int
-    body: Any
-
-    def __str__(self) -> str:
-        text = self.body if isinstance(self.body, str) else json.dumps(self.body)
-        return f"{self.status} {text.strip()[:300]}"
-
-
-def ask(method: str, url: str, body: object = None, *, api_key: str | None = None, timeout_s: float = 5.0) -> Answer:
-    """Sends a request, with `body` as JSON. Raises Unreachable; any status is an answer."""
-    parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
-    headers = {"Content-Type": "application/json", "X-API-Key": api_key or ""}
-    if not api_key:
-        del headers["X-API-Key"]
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        text = response.read().decode("utf-8", errors="replace")
-    except (OSError, HTTPException) as exc:
-        raise Unreachable(f"{method} {url}: {exc or type(exc).__name__}") from None
-    finally:
-        connection.close()
-    try:
-        return Answer(response.status, json.loads(text))
-    except ValueError:
-        return Answer(response.status, text)
+def wait_until_ready(child: Child, url: str, *, within_s: float) -> None:
+    """Returns once `url` is answered with 200. Raises ScriptError, with the end of its log, if the child ends first
+    or takes longer."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with suppress(Unreachable):
+            if ask("GET", url).status == 200:
+                return
+        code = child.handle.poll()
+        if code is not None or time.monotonic() > deadline:
+            how = describe_exit(code) if code is not None else f"was not ready after {within_s:g} s"
+            raise ScriptError(Exit.NOT_READY, f"{child.process.name} {how}:\n{tail(child.log)}")
+        time.sleep(0.05)
 
 
 def ping_redis(host: str, port: int, timeout_s: float = 2.0) -> None:

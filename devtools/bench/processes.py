@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "parse_cpus", "pin", "resident_bytes", "usage"]
+import psutil
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+__all__ = ["Usage", "parse_cpus", "pin", "usage"]
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,8 @@ class Usage:
 
 def usage(pid: int) -> Usage:
     """What the process has used so far, in steps of a clock tick (10 ms)."""
-    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    fields = text[text.rindex(")") + 2 :].split()
-    return Usage(int(fields[11]) / TICKS_PER_S, int(fields[12]) / TICKS_PER_S)
-
-
-def resident_bytes(pid: int) -> int:
-    """Its resident memory."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    times = psutil.Process(pid).cpu_times()
+    return Usage(times.user, times.system)
 
 
 def pin(pid: int, cpus: Iterable[int]) -> None:

@@ -9,22 +9,23 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from devtools.bootstrap import ROOT
 from devtools.chaos.plan import LEASE_TTL_S, Plan
 from devtools.front import write_config
 from devtools.outcome import Exit, ScriptError
-from devtools.processes import Child, describe_exit, spawn, wait_for_end
+from devtools.processes import describe_exit, spawn
 from devtools.servers import search_path
+from devtools.service import Service, clean_environment, node_environment
 from devtools.topologies import Single, Topology, free_port, open_topology
 from devtools.web import Unreachable, ask
-from node.settings import Settings
 
-__all__ = ["ClusterUnderTest", "Service"]
+__all__ = ["ClusterUnderTest", "WatchedService"]
 
 HOST = "127.0.0.1"
 READY_S = 40.0
@@ -35,88 +36,71 @@ DRAIN_PATIENCE_S = 40.0
 PROGRAMS = Path(sys.executable).parent
 
 
-@dataclass
-class Service:
-    """One process that may be started many times."""
+class WatchedService(Service):
+    """A service with a log for each of its lives, which dies with this process. What ends untold is `deserted`."""
 
-    name: str
-    command: list[str]
-    env: dict[str, str]
-    logs: Path
-    # What a child gets when this process dies; nginx's master must clean up after itself.
-    on_parent_death: signal.Signals = signal.SIGKILL
-    # When each of its lives began, seconds since the epoch.
-    starts: list[float] = field(default_factory=list)
-    child: Child | None = None
-    frozen: bool = False
-    deserted: list[str] = field(default_factory=list)
-
-    @property
-    def lives(self) -> int:
-        """How often it was started."""
-        return len(self.starts)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; frozen counts."""
-        return self.child is not None and self.child.handle.poll() is None
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs now."""
-        return self.child.process.pid if self.child is not None and self.alive else None
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        logs: Path,
+        # What it gets when this process dies; nginx's master must clean up after itself.
+        on_parent_death: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        super().__init__(name, command, logs / f"{name}.0.log", environment)
+        self._on_parent_death = on_parent_death
+        # When each of its lives began, seconds since the epoch.
+        self.starts: list[float] = []
+        self.deserted: list[str] = []
 
     def log_paths(self) -> list[Path]:
         """The logs of all its lives, in order."""
-        return [self.logs / f"{self.name}.{life}.log" for life in range(1, self.lives + 1)]
+        return [self.log_path.with_name(f"{self.name}.{life}.log") for life in range(1, len(self.starts) + 1)]
 
-    def start(self) -> None:
+    def launch(self) -> None:
         """Run it; returns at once."""
         self.starts.append(time.time())
-        log = self.logs / f"{self.name}.{self.lives}.log"
-        self.child = spawn(
-            self.name, self.command, log=log, env=self.env, cwd=ROOT, die_with_parent=self.on_parent_death
-        )
-
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the process; one that is gone gets nothing."""
-        if self.child is not None:
-            self.child.process.signal(number)
-        if number in {signal.SIGSTOP, signal.SIGCONT}:
-            self.frozen = number is signal.SIGSTOP
+        self.log_path = self.log_paths()[-1]
+        self._running = spawn(
+            self.name,
+            self._command,
+            log=self.log_path,
+            env=self._environment or {},
+            cwd=ROOT,
+            die_with_parent=self._on_parent_death,
+        ).handle
 
     def kill(self) -> None:
         """SIGKILL for it and for what it started; returns once it is gone."""
         self.note_if_deserted()
-        if self.child is None:
-            return
-        if self.alive:
-            os.killpg(self.child.process.pid, signal.SIGKILL)
-        self.child.handle.wait()
-        self.child, self.frozen = None, False
+        if self._running is not None:
+            os.killpg(self._running.pid, signal.SIGKILL)
+            self._running.wait()
+            self._running = None
 
     async def terminate(self, within_s: float) -> int:
         """SIGTERM; returns the exit code. One that does not end in time is killed, and counted as deserted."""
         self.note_if_deserted()
-        if self.child is None:
+        if self._running is None:
             return 0
-        self.signal(signal.SIGTERM)
-        await asyncio.to_thread(wait_for_end, self.child.process, within_s)
-        if self.alive:
+        try:
+            code = await asyncio.to_thread(self.stop, within_s)
+        except subprocess.TimeoutExpired:
             self.deserted.append(f"{self.name} had not ended {within_s:.0f} s after SIGTERM")
-            os.killpg(self.child.process.pid, signal.SIGKILL)
-        code = self.child.handle.wait()
+            os.killpg(self._running.pid, signal.SIGKILL)
+            code = self._running.wait()
         if code != 0 and not self.deserted:
             self.deserted.append(f"{self.name} {describe_exit(code)} after SIGTERM")
-        self.child, self.frozen = None, False
+        self._running = None
         return code
 
     def note_if_deserted(self) -> None:
         """Remember it if the process ended by itself."""
-        if self.child is not None and not self.alive:
-            how = describe_exit(self.child.handle.returncode)
+        if self._running is not None and not self.alive:
+            how = describe_exit(self._running.returncode)
             self.deserted.append(f"{self.name} {how}, which nobody told it to")
-            self.child = None
+            self._running = None
 
 
 class ClusterUnderTest:
@@ -134,7 +118,7 @@ class ClusterUnderTest:
         self.node_ports = dict(zip(plan.node_names(), ports, strict=True))
         self.nodes = {name: self._node(name) for name in plan.node_names()}
         self.front = self._front()
-        self.devices: dict[str, Service] = {}
+        self.devices: dict[str, WatchedService] = {}
 
     @property
     def front_url(self) -> str:
@@ -145,7 +129,7 @@ class ClusterUnderTest:
         """Where a node is reached past nginx."""
         return f"http://{HOST}:{self.node_ports[name]}"
 
-    def services(self) -> list[Service]:
+    def services(self) -> list[WatchedService]:
         """Every process of ours but Redis."""
         return [*self.nodes.values(), self.front, *self.devices.values()]
 
@@ -154,9 +138,9 @@ class ClusterUnderTest:
         """Run Redis, nodes and nginx; returns when all are ready."""
         await asyncio.to_thread(self.redis.start)
         for node in self.nodes.values():
-            node.start()
+            node.launch()
         await self.await_ready(list(self.nodes))
-        self.front.start()
+        self.front.launch()
         await self._await(f"{self.front_url}/api/health", self.front)
 
     async def await_ready(self, names: list[str]) -> None:
@@ -164,7 +148,7 @@ class ClusterUnderTest:
         for name in names:
             await self._await(f"{self.node_url(name)}/readyz", self.nodes[name])
 
-    async def _await(self, url: str, service: Service) -> None:
+    async def _await(self, url: str, service: WatchedService) -> None:
         deadline = time.monotonic() + READY_S
         while True:
             try:
@@ -175,17 +159,18 @@ class ClusterUnderTest:
             except Unreachable as exc:
                 why = str(exc)
             service.note_if_deserted()
-            if time.monotonic() > deadline or service.child is None:
-                log = service.log_paths()[-1] if service.lives else None
-                raise ScriptError(Exit.NOT_READY, f"{service.name} was not ready after {READY_S:.0f} s: {why}", log)
+            if time.monotonic() > deadline or not service.alive:
+                raise ScriptError(
+                    Exit.NOT_READY, f"{service.name} was not ready after {READY_S:.0f} s: {why}", service.log_path
+                )
             await asyncio.sleep(0.05)
 
-    def add_device(self, name: str, port: int) -> Service:
+    def add_device(self, name: str, port: int) -> WatchedService:
         """An `aip-device` that connects to `port`, not started yet."""
         workdir = self.plan.run_dir / "devices" / name
         workdir.mkdir(parents=True)
         command = [str(PROGRAMS / "aip-device"), "start", "--server", f"ws://{HOST}:{port}/ws", "--id", name]
-        service = Service(name, [*command, "--workdir", str(workdir)], _clean_environment(), self.logs)
+        service = WatchedService(name, [*command, "--workdir", str(workdir)], clean_environment(), self.logs)
         self.devices[name] = service
         return service
 
@@ -196,7 +181,7 @@ class ClusterUnderTest:
     async def stop(self) -> None:
         """End devices and nodes in order, as an operator would, so that how they end is seen too."""
         for service in [*self.devices.values(), *self.nodes.values()]:
-            service.signal(signal.SIGCONT)
+            service.thaw()
         await asyncio.gather(*(device.terminate(20.0) for device in self.devices.values()))
         await asyncio.gather(*(node.terminate(DRAIN_PATIENCE_S) for node in self.nodes.values()))
 
@@ -207,7 +192,7 @@ class ClusterUnderTest:
         self.redis.dispose()
 
     # -- parts -----------------------------------------------------------------------------------------------------
-    def _node(self, name: str) -> Service:
+    def _node(self, name: str) -> WatchedService:
         wanted = {
             "node_id": name,
             "host": HOST,
@@ -224,11 +209,9 @@ class ClusterUnderTest:
             "llm_base_url": self._llm_base_url,
             "llm_model": "scripted",
         }
-        env = _clean_environment()
-        env |= {f"AIP_{key.upper()}": str(value) for key, value in wanted.items() if key in Settings.model_fields}
-        return Service(name, [str(PROGRAMS / "aip-node")], env, self.logs)
+        return WatchedService(name, [str(PROGRAMS / "aip-node")], node_environment(**wanted), self.logs)
 
-    def _front(self) -> Service:
+    def _front(self) -> WatchedService:
         program = shutil.which("nginx", path=search_path())
         if program is None:
             raise ScriptError(Exit.MISSING, "there is no nginx here: chaos needs it")
@@ -237,7 +220,7 @@ class ClusterUnderTest:
             self.plan.run_dir, self.logs, nodes, f"{HOST}:{self.front_port}", drain_seconds=FRONT_DRAIN_S
         )
         command = [program, "-p", str(config.parent), "-c", str(config), "-e", "stderr", "-g", "daemon off;"]
-        return Service("nginx", command, dict(os.environ), self.logs, on_parent_death=signal.SIGTERM)
+        return WatchedService("nginx", command, dict(os.environ), self.logs, on_parent_death=signal.SIGTERM)
 
 
 def _redis_of(plan: Plan) -> Topology:
@@ -246,8 +229,3 @@ def _redis_of(plan: Plan) -> Topology:
         # Written down before it is answered: a process that is killed loses nothing.
         return Single(directory, arguments=["--appendonly", "yes"])
     return open_topology(plan.redis, directory)
-
-
-def _clean_environment() -> dict[str, str]:
-    """This environment without what a node or a device would read, and without proxies."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("AIP_") and not k.lower().endswith("_proxy")}

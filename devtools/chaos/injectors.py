@@ -100,13 +100,13 @@ class Injectors:
     async def heal(self) -> None:
         """Everything runs again; returns when nodes are ready and Redis is healthy."""
         for service in self.cluster.services():
-            service.signal(signal.SIGCONT)
+            service.thaw()
         async with self.cluster.redis_lock:
             await asyncio.to_thread(self._heal_redis)
         for service in [*self.cluster.nodes.values(), self.cluster.front, *self.cluster.devices.values()]:
             service.note_if_deserted()
             if not service.alive:
-                service.start()
+                service.launch()
         await self.cluster.await_ready(list(self.cluster.nodes))
 
     def _heal_redis(self) -> None:
@@ -122,7 +122,7 @@ class Injectors:
         node = self.cluster.nodes[fault.target]
         node.kill()
         await asyncio.sleep(fault.for_s)
-        node.start()
+        node.launch()
         return "started again"
 
     async def _drain_node(self, fault: Fault) -> str:
@@ -131,25 +131,25 @@ class Injectors:
         code = await node.terminate(DRAIN_PATIENCE_S)
         took_s = self.ledger.now_s - began_s
         await asyncio.sleep(fault.for_s)
-        node.start()
+        node.launch()
         return f"ended with {code} after {took_s:.1f} s, started again"
 
     async def _freeze_node(self, fault: Fault) -> str:
         node = self.cluster.nodes[fault.target]
-        node.signal(signal.SIGSTOP)
+        node.freeze()
         await asyncio.sleep(fault.for_s)
-        node.signal(signal.SIGCONT)
+        node.thaw()
         return "goes on"
 
     # -- nginx -----------------------------------------------------------------------------------------------------
     async def _reload_front(self, fault: Fault) -> str:  # noqa: ARG002
-        self.cluster.front.signal(signal.SIGHUP)
+        self.cluster.front.send_signal(signal.SIGHUP)
         return "asked for"
 
     async def _restart_front(self, fault: Fault) -> str:
         self.cluster.front.kill()
         await asyncio.sleep(fault.for_s)
-        self.cluster.front.start()
+        self.cluster.front.launch()
         return "started again"
 
     # -- Redis -----------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Injectors:
             else:
                 process.kill()
             await asyncio.sleep(fault.for_s)
-            process.start()
+            process.launch()
         else:
             await device.restart(fault.for_s, in_order=in_order)
         return "came back"

@@ -1,11 +1,11 @@
 """Who watches a run from outside: a user who reads through nginx all the time, and the memory of the nodes."""
 
 import asyncio
-import os
+import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
+import psutil
 
 from devtools.chaos.cluster import ClusterUnderTest
 from devtools.chaos.ledger import Ledger
@@ -45,14 +45,7 @@ class MemoryWatch:
         """Look until `until` is set."""
         while not until.is_set():
             for name, node in self.cluster.nodes.items():
-                self.largest[name] = max(self.largest.get(name, 0), _resident(node.pid))
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    resident = psutil.Process(node.pid).memory_info().rss if node.alive else 0
+                    self.largest[name] = max(self.largest.get(name, 0), resident)
             await asyncio.sleep(MEMORY_EVERY_S)
-
-
-def _resident(pid: int | None) -> int:
-    """Resident memory of a process in bytes, 0 if it is gone."""
-    try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

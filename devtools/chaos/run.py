@@ -129,7 +129,7 @@ class _Run:
         for name in self.plan.device_names():
             if name.startswith("real-"):
                 self.devices[name] = RealDevice(name, self.lines[name])
-                self.cluster.add_device(name, self.lines[name].port).start()
+                self.cluster.add_device(name, self.lines[name].port).launch()
 
     async def _await_everybody(self, raw: Orchestrator) -> None:
         """Returns when all devices and the raw constellation are registered."""

@@ -7,7 +7,6 @@ import contextlib
 import math
 import shutil
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ import yaml
 
 from devtools.bootstrap import ROOT
 from devtools.outcome import Exit, ScriptError
-from devtools.processes import describe_exit, spawn, stop
+from devtools.processes import spawn, stop
 from devtools.servers import search_path
 from devtools.topologies import free_port
-from devtools.web import Answer, Unreachable, ask
+from devtools.web import Answer, ask, wait_until_ready
 
 __all__ = ["RULES", "Prometheus", "QueryFailed", "Series", "prometheus_program"]
 
@@ -87,26 +86,12 @@ class Prometheus:
             cwd=directory,
             die_with_parent=signal.SIGKILL,
         )
-        prometheus = cls(f"http://{HOST}:{port}")
         try:
-            deadline = time.monotonic() + READY_S
-            while not prometheus.ready:
-                if child.handle.poll() is not None or time.monotonic() > deadline:
-                    code = child.handle.poll()
-                    how = describe_exit(code) if code is not None else f"was not ready after {READY_S:g} s"
-                    raise ScriptError(Exit.NOT_READY, f"prometheus {how}", child.log)
-                time.sleep(0.05)
-            yield prometheus
+            wait_until_ready(child, f"http://{HOST}:{port}/-/ready", within_s=READY_S)
+            yield cls(f"http://{HOST}:{port}")
         finally:
             stop([child.process], hurry=lambda: True)
             child.handle.wait()
-
-    @property
-    def ready(self) -> bool:
-        """Whether it answers queries."""
-        with contextlib.suppress(Unreachable):
-            return ask("GET", f"{self._url}/-/ready").status == 200
-        return False
 
     def query(self, promql: str, at: float) -> list[Series]:
         """The query at a time, seconds since the epoch. Raises QueryFailed."""

@@ -7,8 +7,6 @@ nothing but a temporary directory.
 
 import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +16,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from devtools.service import STOP_S, Service
 from devtools.topologies.ports import free_port
 
 __all__ = ["Server", "TopologyError", "redis_program", "start_together"]
 
 SEARCH_BEHIND_PATH = ("/usr/sbin", "/usr/local/sbin")
 START_S = 20.0
-STOP_S = 20.0
 LOG_TAIL_CHARS = 2_000
 
 
@@ -38,7 +36,7 @@ def redis_program() -> str | None:
     return shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
 
 
-class Server:
+class Server(Service):
     """One process. `name` tells it apart within its topology; `arguments` go behind what every server gets."""
 
     def __init__(
@@ -52,18 +50,16 @@ class Server:
         socket_path: Path | None = None,
         tls: bool = False,
     ) -> None:
-        self.name = name
+        super().__init__(name, (), directory / "log")
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = 0 if socket_path else free_port()
         self.socket_path = socket_path
-        self.log_path = directory / "log"
         self.config_path = directory / "server.conf" if config or sentinel else None
         self._arguments = list(arguments)
         self._config = list(config)
         self._sentinel = sentinel
         self._tls = tls
-        self._running: subprocess.Popen[bytes] | None = None
         self._client: redis.Redis | None = None
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -93,18 +89,6 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     @property
-    def alive(self) -> bool:
-        """Whether the process runs; frozen counts."""
-        return self._running is not None and self._running.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """Of the process that runs. Raises TopologyError if none does."""
-        if self._running is None:
-            raise TopologyError(f"{self.name} does not run")
-        return self._running.pid
-
-    @property
     def answers(self) -> bool:
         """Whether it answers a PING now; a wish for credentials is an answer."""
         try:
@@ -114,17 +98,11 @@ class Server:
         except redis.exceptions.RedisError:
             return False
 
-    def log(self) -> str:
-        """The end of its log."""
-        return self.log_path.read_text(errors="replace")[-LOG_TAIL_CHARS:] if self.log_path.exists() else ""
-
     # -- life --------------------------------------------------------------------------------------------------------
     def launch(self) -> None:
         """Run it; returns at once."""
-        if self.alive:
-            raise TopologyError(f"{self.name} runs already")
-        with self.log_path.open("ab") as log:
-            self._running = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._command = self._written_command()
+        super().launch()
 
     def start(self) -> None:
         """Run it; returns once it answers."""
@@ -136,33 +114,27 @@ class Server:
         deadline = time.monotonic() + START_S
         while not self.answers:
             if not self.alive or time.monotonic() > deadline:
-                raise TopologyError(f"{self.name} does not answer:\n{self.log()}")
+                raise TopologyError(f"{self.name} does not answer:\n{self.log()[-LOG_TAIL_CHARS:]}")
             time.sleep(0.02)
 
-    def stop(self) -> None:
-        """End it in order (SIGTERM)."""
-        self._end(signal.SIGTERM)
-
     def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._end(signal.SIGKILL)
+        super().kill()
+        self._remove_socket()
 
-    def freeze(self) -> None:
-        """Stop its clock (SIGSTOP): it holds its connections and answers nobody."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
-        self._signal(signal.SIGCONT)
+    def stop(self, within_s: float = STOP_S) -> int:
+        code = super().stop(within_s)
+        self._remove_socket()
+        return code
 
     def dispose(self) -> None:
         """End it, whatever state it is in. Safe to repeat."""
         if self._client is not None:
             self._client.close()
             self._client = None
-        self._end(signal.SIGKILL)
+        super().dispose()
 
-    def _command(self) -> list[str]:
+    def _written_command(self) -> list[str]:
+        """The command; the file that it names is written if it is not there."""
         program = redis_program()
         if program is None:
             raise TopologyError("redis-server is not installed")
@@ -177,17 +149,7 @@ class Server:
             command += ["--unixsocket", str(self.socket_path)]
         return [*command, *self._arguments, *(["--sentinel"] if self._sentinel else [])]
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._running is not None and self._running.poll() is None:
-            self._running.send_signal(number)
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._running is None:
-            return
-        self._signal(number)
-        self._signal(signal.SIGCONT)
-        self._running.wait(STOP_S)
-        self._running = None
+    def _remove_socket(self) -> None:
         if self.socket_path is not None:
             self.socket_path.unlink(missing_ok=True)
 

@@ -2,21 +2,20 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
 import orjson
+import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from tests.integration.harness.cluster import Node
 from tests.integration.harness.patience import PATIENCE_S, SLACK
 
-__all__ = ["Herd", "Raw", "memory_bytes", "metric", "probed"]
+__all__ = ["Herd", "Raw", "memory_bytes", "probed"]
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -178,15 +177,6 @@ async def probed(node: Node) -> AsyncIterator[list[tuple[str, str]]]:
     assert asked >= 2
 
 
-async def metric(node: Node, name: str) -> float:
-    """A sample of the node's metrics, by name and labels as they are written; 0 if there is none."""
-    for line in (await node.get("/metrics")).text.splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.rpartition(" ")[2])
-    return 0.0
-
-
 def memory_bytes(node: Node) -> int:
     """What the node's process holds in memory."""
-    pages = Path(f"/proc/{node.process.pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process(node.process.pid).memory_info().rss)

@@ -1,10 +1,9 @@
 """Prometheus' own tool, which knows what a metric may look like."""
 
-import os
 import shutil
 import subprocess
 
-import pytest
+from tests.support.required import require
 
 __all__ = ["check_metrics", "promtool"]
 
@@ -13,12 +12,7 @@ CHECK_S = 30.0
 
 def promtool() -> str:
     """The program. Without it the test is skipped, or fails where servers are required."""
-    program = shutil.which("promtool")
-    if program is None:
-        if os.environ.get("AIP_TEST_REQUIRE_SERVERS", "0") not in {"", "0"}:
-            pytest.fail("promtool is required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
-        pytest.skip("promtool is not installed")
-    return program
+    return require(shutil.which("promtool"), "promtool")
 
 
 def check_metrics(exposition: str) -> str:

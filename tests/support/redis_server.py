@@ -1,16 +1,15 @@
 """One real `redis-server` of our own: on a unix socket in a folder of its own, keeping nothing on disk."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 
 from devtools.topologies import Single, redis_program
+from tests.support.required import require
 
 __all__ = ["STANDSTILL_MS", "RedisServer", "require_redis", "running_redis"]
 
@@ -20,48 +19,34 @@ STANDSTILL_MS = 15_000
 
 def require_redis() -> None:
     """Without a redis-server the test is skipped, or fails where servers are required."""
-    if redis_program() is not None:
-        return
-    if os.environ.get("AIP_TEST_REQUIRE_SERVERS", "0") not in {"", "0"}:
-        pytest.fail("redis-server is required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
-    pytest.skip("redis-server is not installed")
+    require(redis_program(), "redis-server")
 
 
-class RedisServer:
+class RedisServer(Single):
     """One server process. `stop` and `kill` may be followed by `start`, on the same socket; what it held is gone."""
 
     def __init__(self) -> None:
         require_redis()
         # Not the test's own folder: the path of a unix socket holds 107 characters at most.
         self._folder = Path(tempfile.mkdtemp(prefix="aip-redis-"))
-        self._topology = Single(self._folder, socket_path=self._folder / "s")
-        self._server = self._topology.servers[0]
-
-    @property
-    def url(self) -> str:
-        """What `State` takes."""
-        return self._topology.url
+        super().__init__(self._folder, socket_path=self._folder / "s")
 
     def client(self) -> redis.Redis:
         """A plain blocking client, to look at the server from outside. Close it."""
-        return redis.Redis(unix_socket_path=str(self._server.socket_path))
-
-    def start(self) -> None:
-        """Run the server; returns once it answers."""
-        self._topology.start()
+        return redis.Redis(unix_socket_path=str(self.servers[0].socket_path))
 
     def stop(self) -> None:
         """End the server in order."""
-        self._server.stop()
+        self.servers[0].stop()
 
     def kill(self) -> None:
         """End the server at once, as a crash would."""
-        self._server.kill()
+        self.servers[0].kill()
 
-    def remove(self) -> None:
+    def dispose(self) -> None:
         """End the server and remove its folder."""
-        self._topology.dispose()
-        shutil.rmtree(self._folder)
+        super().dispose()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
@@ -72,4 +57,4 @@ def running_redis() -> Iterator[RedisServer]:
         server.start()
         yield server
     finally:
-        server.remove()
+        server.dispose()

@@ -5,11 +5,9 @@ processes of its own for every measurement mean that nobody inherits another's m
 """
 
 import contextlib
-import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,11 @@ from devtools.bench.processes import Usage, pin, usage
 from devtools.bootstrap import ROOT
 from devtools.outcome import Exit, ScriptError
 from devtools.processes import Child, spawn, stop
+from devtools.service import clean_environment
 from devtools.topologies import Server, Single, TopologyError, free_port
-from devtools.web import Unreachable, ask
+from devtools.web import wait_until_ready
 
-__all__ = ["HOST", "Contestant", "Program", "Running", "environment", "uvicorn"]
+__all__ = ["HOST", "Contestant", "Program", "Running", "uvicorn"]
 
 HOST = "127.0.0.1"
 START_S = 45.0
@@ -105,7 +104,7 @@ class Contestant:
                 programs = self.programs(redis.url, [free_port() for _ in range(self.nodes)])
                 children += [_start(program, Path(name)) for program in programs]
                 for program, child in zip(programs, children, strict=True):
-                    _await(program, child)
+                    wait_until_ready(child, f"http://{HOST}:{program.port}{program.ready_path}", within_s=START_S)
                     pin(child.process.pid, server_cpus)
                 yield self._described(programs, children, redis.primaries()[0])
             except BenchError as exc:
@@ -130,18 +129,12 @@ class Contestant:
         )
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """This environment without settings of the cluster and without proxies for loopback."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("AIP_")}
-    return env | {"NO_PROXY": f"{HOST},localhost", "no_proxy": f"{HOST},localhost", **variables}
-
-
 def uvicorn(name: str, app: str, port: int, redis_url: str) -> Program:
     """`app` on uvicorn with the parts that a node has, for the contestants that are no nodes."""
     argv = [sys.executable, "-m", "uvicorn", app, "--host", HOST, "--port", str(port), "--loop", "uvloop"]
     argv += ["--http", "httptools", "--ws", "websockets-sansio", "--no-access-log", "--log-level", "warning"]
     argv += ["--ws-per-message-deflate", "false", "--backlog", "4096"]
-    env = environment(PYTHONPATH=str(ROOT), BENCH_NODE=name, BENCH_REDIS_URL=redis_url)
+    env = clean_environment(PYTHONPATH=str(ROOT), BENCH_NODE=name, BENCH_REDIS_URL=redis_url)
     return Program(name, argv, env, port, "/livez")
 
 
@@ -155,17 +148,3 @@ def _start_redis(redis: Single) -> None:
 def _start(program: Program, directory: Path) -> Child:
     log = directory / f"{program.name}.log"
     return spawn(program.name, program.argv, log=log, env=program.env, cwd=ROOT, die_with_parent=signal.Signals.SIGKILL)
-
-
-def _await(program: Program, child: Child) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        if child.handle.poll() is not None:
-            text = child.log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            raise ScriptError(Exit.NOT_READY, f"{program.name} ended while starting:\n{text}")
-        with contextlib.suppress(Unreachable):
-            if ask("GET", f"http://{HOST}:{program.port}{program.ready_path}").status == 200:
-                return
-        if time.monotonic() > deadline:
-            raise ScriptError(Exit.NOT_READY, f"{program.name} was not ready after {START_S:g} s")
-        time.sleep(0.05)

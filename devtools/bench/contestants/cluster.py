@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from devtools.bench.contestants.base import HOST, Contestant, Program, environment
+from devtools.bench.contestants.base import HOST, Contestant, Program
 from devtools.bench.fleet import AipDevice
+from devtools.service import node_environment
 
 __all__ = ["FLEET_SETTINGS", "cluster"]
 
@@ -30,8 +31,7 @@ class _Cluster(Contestant):
         given = {"redis_url": redis_url, "host": HOST, "port": str(port), "node_id": name}
         # All the load comes from one address.
         given |= {"address_share": "1", **self._settings}
-        env = environment(**{f"AIP_{key.upper()}": value for key, value in given.items()})
-        return Program(name, [sys.executable, "-m", "node"], env, port, "/readyz")
+        return Program(name, [sys.executable, "-m", "node"], node_environment(**given), port, "/readyz")
 
 
 def cluster(nodes: int = 2, settings: Mapping[str, str] | None = None, *, spread: bool = False) -> Contestant:

@@ -3,8 +3,9 @@
 import asyncio
 from collections import defaultdict
 
+import psutil
+
 from devtools.bench.contestants import FLEET_SETTINGS, REFERENCE, SOCKETIO, Contestant, cluster
-from devtools.bench.processes import resident_bytes
 from devtools.bench.rows.base import Lab, Row, figure
 from devtools.bench.rows.gathering import gathering
 
@@ -45,11 +46,11 @@ async def _kilobytes(lab: Lab, contestant: Contestant) -> tuple[float, float]:
     """The node with the first devices, and what each further one adds."""
     # What the first of them brings (code, buffers, pools) is no device's.
     async with gathering(lab, contestant, FIRST) as (running, fleet):
-        node = next(iter(running.pids.values()))
+        node = psutil.Process(next(iter(running.pids.values())))
         await asyncio.sleep(1.0)
-        before = resident_bytes(node)
+        before = node.memory_info().rss
         more = lab.scale(DEVICES, 200)
         await fleet.arrive(more, at_once=50)
         async with fleet.beating(lab.scale(20, 1)):
             await asyncio.sleep(lab.scale(22, 1))
-        return before / KB, (resident_bytes(node) - before) / more / KB
+        return before / KB, (node.memory_info().rss - before) / more / KB

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.service import node_environment
 from tests.integration.harness.patience import SLACK
-from tests.integration.harness.processes import Process, clean_environment, free_port
+from tests.integration.harness.processes import Process, free_port
 
 __all__ = ["NodeProcess"]
 
@@ -26,9 +27,8 @@ class NodeProcess(Process):
         # All clients of a test have one address: it may have all that the node bears.
         defaults = {"drain_deadline_s": 20, "address_share": 1}
         self.settings = {"node_id": name, "host": "127.0.0.1", "port": self.port, **defaults, **settings}
-        variables = {f"AIP_{key.upper()}": str(value) for key, value in self.settings.items()}
         argv = [sys.executable, "-m", "node"]
-        super().__init__(name, argv, directory / f"{name}.log", {**clean_environment(), **variables})
+        super().__init__(name, argv, directory / f"{name}.log", node_environment(**self.settings))
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}/ws"
 

@@ -6,21 +6,13 @@ from collections import Counter
 
 import httpx
 
-from tests.integration.harness.cluster import Cluster, Node, command
+from tests.integration.harness.cluster import Cluster, command
 from tests.integration.harness.guests import unique
 from tests.integration.harness.patience import eventually
 
-__all__ = ["Load", "metric"]
+__all__ = ["Load"]
 
 ECHO = command("echo", text="hello")
-
-
-async def metric(node: Node, name: str) -> float:
-    """The value of a metric without labels."""
-    for line in (await node.get("/metrics")).text.splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[1])
-    raise AssertionError(f"no metric {name}")
 
 
 class Load:

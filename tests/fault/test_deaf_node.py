@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from devtools.proxy import Proxy
-from tests.fault.measures import ECHO, metric
+from tests.fault.measures import ECHO
 from tests.integration.conftest import MakeCluster
-from tests.integration.harness.cluster import Cluster, Node
+from tests.integration.harness.cluster import Cluster, Node, metric
 from tests.integration.harness.guests import Guests
 from tests.integration.harness.patience import eventually, stays
 from tests.integration.harness.redis_servers import needs_single_redis

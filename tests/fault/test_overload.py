@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from tests.fault.crowds import CONTINUATION, PING, PONG, TEXT, Herd, Raw, frame, memory_bytes, metric, probed
+from tests.fault.crowds import CONTINUATION, PING, PONG, TEXT, Herd, Raw, frame, memory_bytes, probed
 from tests.integration.conftest import MakeCluster
-from tests.integration.harness.cluster import Node, command
+from tests.integration.harness.cluster import Node, command, metric
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import PATIENCE_S, eventually
 

@@ -1,6 +1,5 @@
 """The image and compose.yaml, built and run by a real container engine: `scripts/containers`, wherever one can run."""
 
-import os
 import subprocess
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from devtools.containers.engine import NO_ENGINE
 from devtools.outcome import Exit
 from tests.integration.harness.processes import ROOT
+from tests.support.required import are_required
 
 pytestmark = pytest.mark.integration
 
@@ -25,9 +25,8 @@ def test_the_image_and_compose_hold_what_they_promise() -> None:
         # Of an interrupted test as well: killed, it could not take its containers down.
         script.terminate()
         script.wait()
-    required = os.environ.get("AIP_TEST_REQUIRE_SERVERS", "0") not in {"", "0"}
     # Where no engine can run, nothing is asked of it; where one can, its images need Debian's packages.
-    if script.returncode == NO_ENGINE or (script.returncode == Exit.MISSING and not required):
+    if script.returncode == NO_ENGINE or (script.returncode == Exit.MISSING and not are_required()):
         pytest.skip(complaint.strip())
     assert script.returncode == Exit.OK, said + complaint
     print(said)

@@ -1,7 +1,6 @@
 """A real Prometheus that looked on while a real cluster worked: every panel and every rule has something to say."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from devtools.dashboards.answers import ask_everything, offered
 from devtools.dashboards.lab import LABELS, Observed, Phase, observed
 from devtools.dashboards.prometheus import prometheus_program
 from tests.support.redis_server import require_redis
+from tests.support.required import require
 
 pytestmark = pytest.mark.integration
 
@@ -60,10 +60,7 @@ LIVELY = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """A cluster that worked for a dozen seconds, and the Prometheus that saw it."""
     require_redis()
-    if prometheus_program() is None:
-        if os.environ.get("AIP_TEST_REQUIRE_SERVERS", "0") not in {"", "0"}:
-            pytest.fail("prometheus is required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
-        pytest.skip("prometheus is not installed")
+    require(prometheus_program(), "prometheus")
     directory: Path = tmp_path_factory.mktemp("prometheus")
     lab = observed(directory, RUN)
     # Not a test's loop: one that lives as long as the module's tests.

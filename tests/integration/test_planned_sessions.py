@@ -15,7 +15,7 @@ from mcp.server import MCPServer
 from devtools.model_server import ModelServer, Reply, call, say
 from devtools.topologies import free_port
 from tests.integration.conftest import MakeCluster, MakeDevice
-from tests.integration.harness.cluster import Cluster, Json, Node
+from tests.integration.harness.cluster import Cluster, Json, Node, metric
 from tests.integration.harness.guests import Guests, unique
 from tests.integration.harness.patience import SLACK, eventually
 from tests.integration.harness.peers import Frame
@@ -76,11 +76,6 @@ async def read_until(events: AsyncIterator[SentEvent], name: str, number: int) -
             if sum(e.name == name for e in read) == number:
                 return read
     pytest.fail(f"the stream ended before {name} number {number}: {read}")
-
-
-async def metric(node: Node, line: str) -> float:
-    text = (await node.get("/metrics")).text
-    return sum(float(found.rsplit(" ", 1)[1]) for found in text.splitlines() if found.startswith(line))
 
 
 @asynccontextmanager

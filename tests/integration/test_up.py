@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,8 @@ import httpx
 import pytest
 
 from devtools.topologies import free_ports, is_free
+from tests.integration.harness.nginx import nginx_binary
+from tests.support.redis_server import require_redis
 
 pytestmark = pytest.mark.integration
 
@@ -27,13 +28,8 @@ PATIENCE_S = 120.0
 @pytest.fixture(scope="module", autouse=True)
 def servers() -> None:
     """Skips where Redis or nginx is missing; where servers are required, fails."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    redis = shutil.which("redis-server", path=path) or shutil.which("valkey-server", path=path)
-    if redis and shutil.which("nginx", path=path):
-        return
-    if os.environ.get("AIP_TEST_REQUIRE_SERVERS"):
-        pytest.fail("Redis and nginx are required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
-    pytest.skip("Redis or nginx is not installed")
+    require_redis()
+    nginx_binary()
 
 
 @pytest.fixture

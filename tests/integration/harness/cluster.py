@@ -13,7 +13,7 @@ from tests.integration.harness.nodes import NodeProcess
 from tests.integration.harness.patience import PATIENCE_S, vanishes
 from tests.integration.harness.redis_servers import RedisServers
 
-__all__ = ["Cluster", "Fleet", "Json", "Node", "command"]
+__all__ = ["Cluster", "Fleet", "Json", "Node", "command", "metric"]
 
 Json = dict[str, Any]
 # What a broken socket means at once is what most tests ask; those of `tests/fault` give clients time to come back.
@@ -177,6 +177,12 @@ class Cluster:
         process.launch()
         self.nodes.append(Node(process, self._http))
         return self.nodes[-1]
+
+
+async def metric(node: Node, name: str) -> float:
+    """A sample of the node's metrics, by name and labels as they are written; of several, the sum; 0 without any."""
+    samples = (line.rpartition(" ") for line in (await node.get("/metrics")).text.splitlines())
+    return sum(float(value) for sample, _, value in samples if sample == name or sample.startswith(f"{name}{{"))
 
 
 def accepted(answer: httpx.Response) -> Json:

@@ -16,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
+from devtools.servers import search_path
 from loadbalancer.render import render
 from tests.integration.harness.patience import SLACK
 from tests.integration.harness.processes import Process, clean_environment, free_port
+from tests.support.required import require
 
 __all__ = ["Front", "Nginx", "Servers", "nginx_binary"]
 
@@ -28,12 +30,7 @@ READY_S = 20.0
 
 def nginx_binary() -> str:
     """nginx, or skip; where servers are required, fail."""
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found:
-        return found
-    if os.environ.get("AIP_TEST_REQUIRE_SERVERS"):
-        pytest.fail("nginx is required (AIP_TEST_REQUIRE_SERVERS is set) and not installed")
-    pytest.skip("nginx is not installed")
+    return require(shutil.which("nginx", path=search_path()), "nginx")
 
 
 class Nginx(Process):

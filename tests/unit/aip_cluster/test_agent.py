@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from aip_cluster.device import __main__ as command_line
 from aip_cluster.protocol import new_id
+from tests.support.wait import until
 from tests.unit.aip_cluster.scripted import PATIENCE_S, ScriptedServer
 
 ROOT = Path(command_line.__file__).parents[2]
@@ -161,19 +161,6 @@ async def test_a_missing_package_is_explained(package: str, tmp_path: Path) -> N
     assert error.count("\n") == 1
 
 
-async def until_there(path: Path) -> None:
-    """Wait for what a command leaves behind."""
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.to_thread(_wait_for, path)
-
-
-def _wait_for(path: Path) -> None:
-    for _ in range(int(PATIENCE_S * 100)):
-        if path.exists():
-            return
-        time.sleep(0.01)
-
-
 async def test_a_connection_cut_while_executing_costs_neither_the_work_nor_the_answer(
     server: ScriptedServer, workdir: Path
 ) -> None:
@@ -182,7 +169,7 @@ async def test_a_connection_cut_while_executing_costs_neither_the_work_nor_the_a
     async with agent(server.url, workdir):
         peer = await server.registered()
         await peer.send("command", **order)
-        await until_there(workdir / "runs")
+        await until((workdir / "runs").exists, "the command has left its mark")
         await peer.abort()
         peer = await server.registered()
         # Handed over again, because the node cannot know: it must not run again.
@@ -206,7 +193,7 @@ async def test_an_agent_that_was_stopped_for_a_while_finishes_what_it_began(
         await peer.send(
             "command", session_id="s", response_id="r", actions=actions(("execute_command", {"command": command}))
         )
-        await until_there(workdir / "begun")
+        await until((workdir / "begun").exists, "the command has left its mark")
         process.send_signal(signal.SIGSTOP)
         (workdir / "go").touch()
         await asyncio.sleep(3)

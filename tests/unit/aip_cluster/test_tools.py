@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from aip_cluster.device.shell import Completed, run_command
 from aip_cluster.device.toolbox import ToolFailed
 from aip_cluster.device.workspace import MAX_LISTED
 from aip_cluster.protocol import Command
+from tests.support.wait import until
 from tests.unit.aip_cluster.toolboxes import local_toolbox
 
 LIMIT = 4096
@@ -24,19 +23,6 @@ LIMIT = 4096
 async def call(workdir: Path, tool: str, *, confined: bool = True, **parameters: Any) -> Any:
     async with local_toolbox(workdir, confined=confined) as tools:
         return (await tools.call(Command(tool_name=tool, parameters=parameters))).value
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-
-    def wait() -> None:
-        for _ in range(2000):
-            if condition():
-                return
-            time.sleep(0.01)
-        raise AssertionError("it did not happen")
-
-    await asyncio.to_thread(wait)
 
 
 def dead(pid: int) -> bool:
@@ -77,13 +63,13 @@ async def test_a_timeout_is_a_failure_and_kills_the_whole_process_group(workdir:
     command = "sleep 300 & echo $! > child; echo started; wait"
     with pytest.raises(ToolFailed, match=r"ran longer than 3 s and was killed; the last of its output: started"):
         await call(workdir, "execute_command", command=command, timeout=3)
-    await until(lambda: dead(int((workdir / "child").read_text())))
+    await until(lambda: dead(int((workdir / "child").read_text())), "the child has ended")
 
 
 async def test_jobs_left_in_the_background_end_with_the_command(workdir: Path) -> None:
     result = await call(workdir, "execute_command", command="sleep 300 & echo $!")
     assert result["exit_code"] == 0
-    await until(lambda: dead(int(result["stdout"])))
+    await until(lambda: dead(int(result["stdout"])), "the child has ended")
 
 
 async def test_a_process_that_left_the_group_does_not_hold_the_answer(
@@ -103,12 +89,12 @@ async def test_cancelling_a_command_kills_the_whole_process_group(workdir: Path)
     running = asyncio.create_task(
         call(workdir, "execute_command", command="sleep 300 & echo $! > child; wait", timeout=300)
     )
-    await until(lambda: text_of(workdir / "child").endswith("\n"))
+    await until(lambda: text_of(workdir / "child").endswith("\n"), "the child has written its pid")
     child = int(text_of(workdir / "child"))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: dead(child))
+    await until(lambda: dead(child), "the child has ended")
 
 
 async def test_cancelling_while_the_process_is_being_started_leaves_none_behind(workdir: Path) -> None:
@@ -123,7 +109,7 @@ async def test_cancelling_while_the_process_is_being_started_leaves_none_behind(
         with pytest.raises(asyncio.CancelledError):
             await running
     left = {child.pid for child in psutil.Process().children(recursive=True)} - before
-    await until(lambda: all(dead(pid) for pid in left))
+    await until(lambda: all(dead(pid) for pid in left), "the child has ended")
 
 
 async def test_a_flood_of_output_is_cut_and_the_command_still_ends(workdir: Path) -> None:

@@ -26,7 +26,7 @@ from tests.unit.aip_cluster.http_servers import serving
 
 pytestmark = pytest.mark.integration
 
-STDIO_SERVER = Path(__file__).resolve().parents[1] / "unit" / "clients" / "stdio_server.py"
+STDIO_SERVER = Path(__file__).resolve().parents[1] / "unit" / "aip_cluster" / "stdio_server.py"
 KEY = "k3y-between-operator-and-device"
 LLM_KEY = "sk-of-the-endpoint-1234"
 ENDS_S = 40.0

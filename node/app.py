@@ -60,7 +60,7 @@ from node.sessions.runner import Runner
 from node.sessions.secrets import ToolSecrets
 from node.sessions.service import SessionService
 from node.sessions.suspension import Suspensions
-from node.sessions.task_bounds import TaskBounds
+from node.sessions.task_request import TaskRules
 from node.sessions.task_timing import TaskTiming
 from node.sessions.tool_catalog import ToolCatalog
 from node.sessions.traced import TracedDispatcher
@@ -240,9 +240,8 @@ class GatewayParts:
             metrics,
             node_id=core.node_id,
         )
-        tasks = TaskIntake(
-            state, sessions.runner, sessions.dispatcher, sessions.service, sessions.planners, metrics, settings
-        )
+        rules = TaskRules(settings, sessions.planners)
+        tasks = TaskIntake(state, sessions.runner, sessions.dispatcher, sessions.service, rules, metrics, settings)
         return Endpoint(
             registrar,
             self.disconnect,
@@ -301,7 +300,7 @@ class ApiParts:
         NodeCollector(metrics.registry, self.overview.read)
         context = Context(
             settings=settings,
-            task_bounds=TaskBounds(settings),
+            task_rules=TaskRules(settings, sessions.planners),
             node_id=core.node_id,
             state=core.state,
             bus=core.bus,

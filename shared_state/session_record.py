@@ -12,6 +12,7 @@ from aip_cluster.protocol import new_id
 from aip_cluster.protocol.ids import made_ms
 from aip_cluster.protocol.session_states import TERMINAL, SessionState
 from shared_state.keys import NEVER_MS
+from shared_state.task_record import StoredTask, stored_task_of, task_json
 
 __all__ = [
     "TERMINAL",
@@ -61,46 +62,32 @@ _numbers = count(1)
 _ENDED = {state: orjson.dumps({"event": "ended", "state": state}) for state in TERMINAL}
 
 
-@dataclass(slots=True)
-class Session:
-    """A session as stored; not to be changed. Times are ms since the epoch; `owner` is the client that asked, ''
-    for REST.
+@dataclass(slots=True, kw_only=True)
+class Session(StoredTask):
+    """A session as stored; not to be changed. Times are ms since the epoch.
 
     `commands` (as JSON) is forgotten with the end. A task that may wait for its device does so until `queue_until_ms`;
     it is handed over `max_attempts` times at most, as long as the device does not take it.
     """
 
-    session_id: str
-    client_id: str
-    task_name: str
-    request: str
-    planner: str
-    owner: str = ""
     # The client's own id of the request: a task that arrives twice is known by it, also after its end.
     request_id: str = ""
     # What was asked for, as a hash, where a client chose the id: another request under the same id is known by it.
     fingerprint: str = ""
     state: SessionState = SessionState.CREATED
-    created_ms: int = 0
-    deadline_ms: int = 0
-    timeout_s: float = 0.0
     dispatched_ms: int | None = None
     started_ms: int | None = None
     ended_ms: int | None = None
     node_id: str = ""
     result: Any = None
     error: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     commands: bytes = b""
-    response_id: str = ""
     end_id: str = ""
     queue_until_ms: int | None = None
     attempts: int = 1
     max_attempts: int = 1
-    # Where its dispatch stands in a trace (W3C's traceparent), '' if it is in none.
-    trace: str = ""
 
     @property
     def span_s(self) -> float:
@@ -228,25 +215,7 @@ def listed(entry: bytes) -> Event:
 
 def order_json(session: Session, *, commands: bool = True) -> bytes:
     """What was asked for, which never changes: as it is stored (without its `commands`), and as it travels (with)."""
-    fields: dict[str, Any] = {
-        "session_id": session.session_id,
-        "client_id": session.client_id,
-        "task_name": session.task_name,
-        "request": session.request,
-        "planner": session.planner,
-        "owner": session.owner,
-        "deadline_ms": session.deadline_ms,
-        "timeout_s": session.timeout_s,
-        "response_id": session.response_id,
-        "created_ms": session.created_ms,
-    }
-    if session.metadata:
-        fields["metadata"] = session.metadata
-    if session.trace:
-        fields["trace"] = session.trace
-    if commands and session.commands:
-        fields["commands"] = orjson.Fragment(session.commands)
-    return orjson.dumps(fields)
+    return task_json(session, session.commands if commands else b"")
 
 
 def end_json(ending: Ending, *, now_ms: int, ahead_ms: int) -> bytes:
@@ -299,7 +268,7 @@ def parse_end(stored: bytes | None) -> tuple[str, dict[str, Any]]:
     return end_id.decode(), orjson.loads(end)
 
 
-def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
+def parse(fields: dict[bytes, bytes]) -> Session:
     """The session from its hash."""
     order = orjson.loads(fields[b"order"])
     end_id, end = parse_end(fields.get(b"end"))
@@ -315,34 +284,23 @@ def parse(session_id: str, fields: dict[bytes, bytes]) -> Session:
         return int(fields[name.encode()]) if name.encode() in fields else end.get(name)
 
     return Session(
-        session_id=session_id,
-        client_id=order["client_id"],
-        task_name=order["task_name"],
-        request=order["request"],
-        planner=order["planner"],
-        owner=order["owner"],
+        **stored_task_of(order),
         request_id=text("request_id"),
         fingerprint=text("fingerprint"),
         state=SessionState(text("state") or SessionState.CREATED),
-        created_ms=order["created_ms"],
-        deadline_ms=order["deadline_ms"],
-        timeout_s=order["timeout_s"],
         dispatched_ms=stamp("dispatched_ms"),
         started_ms=stamp("started_ms"),
         ended_ms=end.get("ended_ms"),
         node_id=text("node_id") or _noted_node(end),
         result=end.get("result"),
         error=end.get("error") or None,
-        metadata=order.get("metadata", {}),
         prompt_tokens=number("prompt_tokens") or 0,
         completion_tokens=number("completion_tokens") or 0,
         commands=fields.get(b"commands", b""),
-        response_id=order["response_id"],
         end_id=end_id,
         queue_until_ms=number("queue_until_ms"),
         attempts=number("attempts") or 1,
         max_attempts=number("max_attempts") or 1,
-        trace=order.get("trace", ""),
     )
 
 

@@ -251,7 +251,7 @@ class Sessions:
     async def find(self, session_id: str) -> Session | None:
         """The session, or None if there is none (any more)."""
         fields = await self._redis.command("HGETALL", self._keys.session(session_id))
-        return parse(session_id, fields) if fields else None
+        return parse(fields) if fields else None
 
     async def find_by_task(self, task_name: str) -> Session | None:
         """The newest session with this task name, which may be its own id."""
@@ -311,7 +311,7 @@ class Sessions:
         ids = [placed.partition(":")[2] for placed in places]
         pending = [self._redis.command("HGETALL", self._keys.session(s)) for s in ids]
         found = [(await reply) for reply in pending]
-        sessions = [parse(s, f) if f else None for s, f in zip(ids, found, strict=True)]
+        sessions = [parse(f) if f else None for f in found]
         # An id that was used again, or was refused because it is in use, has places that are not its session's.
         return [
             (placed, session if session and placed == place(session) else None)

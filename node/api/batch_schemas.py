@@ -1,17 +1,17 @@
 """The shapes of batches."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from node.api.schemas import ATTEMPTS_BOUND, DispatchRequest, GivenCommand
 from node.sessions.globs import PATTERN_CHARS
+from node.sessions.task_request import DispatchRequest, TaskFields
 from shared_state.sessions import SessionState
 
 __all__ = ["BatchAnswer", "BatchRequest", "BatchStarted", "ItemAnswer", "Selector"]
 
 TASKS_BOUND = 1000
-_COMMON = ("request", "commands", "timeout_s", "planner", "metadata", "queue_if_offline", "ttl_s", "max_attempts")
+_COMMON = ("request", *TaskFields.model_fields)
 
 
 class Selector(BaseModel):
@@ -28,21 +28,12 @@ class Selector(BaseModel):
     tags: list[str] | None = Field(None, max_length=64, description="every one of them")
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(TaskFields):
     """Either `tasks`, or a `selector` and one task for each device that it fits."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     tasks: list[DispatchRequest] | None = Field(None, min_length=1, max_length=TASKS_BOUND)
     selector: Selector | None = None
     request: str | None = None
-    commands: list[GivenCommand] | None = None
-    timeout_s: float | None = Field(None, gt=0, strict=False)
-    planner: str | None = None
-    metadata: dict[str, Any] | None = None
-    queue_if_offline: bool | None = None
-    ttl_s: float | None = Field(None, gt=0, strict=False)
-    max_attempts: int | None = Field(None, ge=1, le=ATTEMPTS_BOUND)
     window: int = Field(50, ge=1, le=TASKS_BOUND, description="most tasks under way at a time")
 
     def common_fields(self) -> list[str]:

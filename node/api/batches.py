@@ -10,13 +10,13 @@ from starlette.responses import Response
 from node.api.batch_schemas import BatchAnswer, BatchRequest, BatchStarted, ItemAnswer, Selector
 from node.api.context import Context, answer
 from node.api.requests import read_json, validate
-from node.api.schemas import DispatchRequest
-from node.api.tasks import check_task, patience_of
+from node.api.tasks import accepted
 from node.gateway.device_notes import tags_of
 from node.gateway.profile import system_info_of
 from node.serving.http_errors import ApiError
 from node.sessions.batches import BatchTask, TooManyBatches
 from node.sessions.globs import Globs, is_pattern
+from node.sessions.task_request import DispatchRequest
 from shared_state.batches import Batch, BatchItem
 from shared_state.clients import Registration
 from shared_state.sessions import TERMINAL, SessionState
@@ -55,7 +55,7 @@ def _listed(context: Context, asked: BatchRequest) -> list[BatchTask]:
     tasks = []
     for number, task in enumerate(asked.tasks or []):
         try:
-            tasks.append(_task(context, check_task(context, task)))
+            tasks.append(_task(context, task))
         except ApiError as exc:
             raise ApiError(exc.status, f"tasks.{number}.{exc.detail}") from None
     return tasks
@@ -79,10 +79,10 @@ async def _selected(context: Context, asked: BatchRequest) -> list[BatchTask]:
                     continue
                 named.pop(r.client_id, None)
                 if _fits(context, selector, globs, r):
-                    tasks.append(_task(context, check_task(context, asked.for_device(r.client_id))))
+                    tasks.append(_task(context, asked.for_device(r.client_id)))
     # Devices named outright are expected, online or not.
     for client_id in named:
-        task = check_task(context, asked.for_device(client_id))
+        task = asked.for_device(client_id)
         missing = None if task.queue_if_offline else "Client not online"
         tasks.append(_task(context, task, missing=missing))
     return tasks
@@ -116,17 +116,7 @@ def _fits(context: Context, selector: Selector, globs: Globs | None, r: Registra
 
 
 def _task(context: Context, task: DispatchRequest, *, missing: str | None = None) -> BatchTask:
-    return BatchTask(
-        client_id=task.client_id,
-        request=task.request,
-        task_name=task.task_name,
-        timeout_s=task.timeout_s or context.settings.session_timeout_s,
-        commands=task.commands or [],
-        planner=task.planner,
-        metadata=task.metadata or {},
-        patience=patience_of(task),
-        missing=missing,
-    )
+    return BatchTask(accepted(context, task), missing)
 
 
 async def get_batch(context: Context, request: Request) -> Response:

@@ -20,7 +20,7 @@ from node.sessions.batches import BatchRunner
 from node.sessions.dispatching import Dispatcher
 from node.sessions.planners import Planners
 from node.sessions.service import SessionService
-from node.sessions.task_bounds import TaskBounds
+from node.sessions.task_request import TaskRules
 from node.sessions.waiters import Waiters
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
@@ -35,7 +35,7 @@ class Context:
     """The parts of the node that REST uses."""
 
     settings: Settings
-    task_bounds: TaskBounds
+    task_rules: TaskRules
     node_id: str
     state: State
     bus: Bus

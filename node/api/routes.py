@@ -10,6 +10,7 @@ from starlette.responses import Response
 from node.api import batch_schemas, batches, clients, drain, files, health, schemas, sessions, streams, tasks
 from node.api.context import Context
 from node.api.idempotency import KEY_HEADER
+from node.sessions.task_request import DispatchRequest
 
 __all__ = ["ROUTES", "Operation", "Parameter"]
 
@@ -61,7 +62,7 @@ ROUTES: tuple[Operation, ...] = (
         tasks.dispatch,
         "Send a task to a device",
         gives=schemas.DispatchAnswer,
-        takes=schemas.DispatchRequest,
+        takes=DispatchRequest,
         headers=(_IDEMPOTENCY_KEY,),
         fails={
             400: "a field is missing or wrong; the text names it",

@@ -2,10 +2,8 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from aip_cluster.protocol import Command
-from aip_cluster.protocol.messages import COMMANDS_BOUND
 from shared_state.clients import Registration
 from shared_state.files import FileInfo
 from shared_state.sessions import Session, SessionState
@@ -15,7 +13,6 @@ __all__ = [
     "ClientDetail",
     "ClientsAnswer",
     "DispatchAnswer",
-    "DispatchRequest",
     "ErrorAnswer",
     "FileAnswer",
     "FilesAnswer",
@@ -28,49 +25,6 @@ __all__ = [
     "TaskResultAnswer",
     "TaskUnknown",
 ]
-
-ATTEMPTS_BOUND = 10
-
-
-class GivenCommand(Command):
-    """A command as a dispatch gives it: unknown fields are mistakes here."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tool_name: str = Field(min_length=1, max_length=256, description="name of the tool, or `namespace.tool`")
-
-
-class DispatchRequest(BaseModel):
-    """A task for a device."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    client_id: str = Field(description="the device")
-    request: str = Field(description="the task in words")
-    task_name: str | None = Field(
-        None,
-        description="a name for the result: letters, digits, '.', '_', '-', no leading dot; the session id if absent",
-    )
-    commands: list[GivenCommand] | None = Field(
-        None, max_length=COMMANDS_BOUND, description="commands to execute in order; the rest is skipped after a failure"
-    )
-    timeout_s: float | None = Field(None, gt=0, description="seconds until the session ends as timed out", strict=False)
-    planner: str | None = Field(None, description="auto, direct, device, llm, or one that a package brings")
-    metadata: dict[str, Any] | None = Field(
-        None, description="passed on; `agent_name`, `process_name`, `root_name` choose the device's tool set"
-    )
-    queue_if_offline: bool | None = Field(
-        None, description="a device that is not connected gets the task when it next connects, within `ttl_s`"
-    )
-    ttl_s: float | None = Field(
-        None, gt=0, strict=False, description="how long the task may wait for its device; an hour if absent"
-    )
-    max_attempts: int | None = Field(
-        None,
-        ge=1,
-        le=ATTEMPTS_BOUND,
-        description="how often the task may be handed over in all, where the device is gone again before it took it",
-    )
 
 
 class DispatchAnswer(BaseModel):

@@ -6,22 +6,19 @@ What is wrong in a task is answered with an `error` that names the field. A task
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
-from aip_cluster.protocol import ClientMessage, Command, ProtocolError, ServerMessage, ServerMessageType
+from aip_cluster.protocol import ClientMessage, ProtocolError, ServerMessage, ServerMessageType
 from aip_cluster.protocol.ids import check_client_id, check_session_id, check_task_path
-from aip_cluster.protocol.messages import COMMANDS_BOUND
 from node.connections.connection import Connection
 from node.sessions.dispatching import Attempt, Dispatcher
-from node.sessions.planners import PlannerRefused, Planners
+from node.sessions.planners import PlannerRefused
 from node.sessions.runner import Runner
 from node.sessions.service import SessionService, task_end
 from node.sessions.suspension import ORPHAN_POLICY
-from node.sessions.task_bounds import TaskBounds, TaskTooLarge
+from node.sessions.task_request import IN_METADATA, NewTask, TaskRules, from_message
 from node.settings import Settings
 from node.telemetry.metrics import Metrics
 from shared_state import State
@@ -41,7 +38,6 @@ __all__ = ["TaskIntake", "target_of"]
 
 log = logging.getLogger(__name__)
 
-_COMMANDS = TypeAdapter(list[Command])
 REQUEST_ID_CHARS = 128
 FINGERPRINT_CHARS = 32
 # A client that asks over one socket needs one; more would be two of them that take the id from each other.
@@ -49,21 +45,6 @@ SUPERSEDE_AT_MOST = 3
 ORPHAN_POLICIES = ("continue", "cancel")
 # A repetition may be in a trace of its own.
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
-
-
-class _Task(NamedTuple):
-    """What a `task` message asks for."""
-
-    client_id: str
-    request: str
-    task_name: str | None
-    commands: Sequence[Command]
-    timeout_s: float
-    planner: str | None
-    metadata: dict[str, Any]
-    owner: str
-    request_id: str
-    fingerprint: str
 
 
 class TaskIntake:
@@ -75,7 +56,7 @@ class TaskIntake:
         runner: Runner,
         dispatcher: Dispatcher,
         service: SessionService,
-        planners: Planners,
+        rules: TaskRules,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -83,10 +64,9 @@ class TaskIntake:
         self._runner = runner
         self._dispatcher = dispatcher
         self._service = service
-        self._planners = planners
         self._metrics = metrics
         self._settings = settings
-        self._bounds = TaskBounds(settings)
+        self._rules = rules
 
     async def take(self, connection: Connection, message: ClientMessage) -> None:
         """Join an echo to its session, or dispatch. Raises ProtocolError and StateUnavailable."""
@@ -98,25 +78,19 @@ class TaskIntake:
         target_id = target_of(connection, message)
         if not message.request or not message.request.strip():
             raise ProtocolError("Empty task content", field="request")
-        task_name = check_task_path(message.task_name) if message.task_name else None
-        metadata = dict(message.metadata or {})
-        commands = _commands_of(metadata)
+        metadata = message.metadata or {}
         try:
-            self._bounds.check(message.request, metadata, commands)
-        except TaskTooLarge as exc:
-            raise ProtocolError(str(exc), field=exc.field) from None
-        task = _Task(
-            client_id=target_id,
-            request=message.request,
-            task_name=task_name,
-            commands=commands,
-            timeout_s=self._timeout_of(metadata),
-            planner=self._planner_of(metadata),
-            metadata=metadata if connection.is_device else metadata | self._orphan_policy_of(metadata),
-            owner=connection.client_id,
-            request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
-            fingerprint=_fingerprint(target_id, message),
-        )
+            task = self._rules.accept(
+                from_message(target_id, message.request, message.task_name or None, metadata),
+                owner=connection.client_id,
+                request_id=(message.request_id or "")[:REQUEST_ID_CHARS],
+                fingerprint=_fingerprint(target_id, message),
+                check_name=check_task_path,
+            )
+        except ProtocolError as exc:
+            raise _as_sent(exc) from None
+        if not connection.is_device:
+            task.metadata |= self._orphan_policy_of(metadata)
         if message.session_id:
             attempt = Attempt.under(check_session_id(message.session_id))
         else:
@@ -132,11 +106,11 @@ class TaskIntake:
                 connection.send(end)
         except (NotRegistered, PlannerRefused, InboxFull, TooManySessions, TaskNameTaken, SessionExists) as exc:
             connection.asked.answered(session_id)
-            self._refuse(connection, session_id, task_name or session_id, target_id, exc)
+            self._refuse(connection, session_id, task.task_name or session_id, target_id, exc)
         else:
             self._accept(connection, session_id)
 
-    async def _dispatch(self, connection: Connection, task: "_Task", attempt: Attempt) -> None:
+    async def _dispatch(self, connection: Connection, task: NewTask, attempt: Attempt) -> None:
         """Dispatch the task, unless it is under way already; another request under its id gives way to it.
 
         UFO's orchestrator names its sessions by its own tasks, and asks for something else under the same name once it
@@ -147,7 +121,7 @@ class TaskIntake:
                 # Before the dispatch: from now on the end of an older session under this id is not waited for.
                 connection.asked.ask(attempt.session_id, attempt.created_ms, task.timeout_s)
             try:
-                session = await self._dispatcher.dispatch(**task._asdict(), attempt=attempt)
+                session = await self._dispatcher.dispatch(task, attempt)
                 if not connection.is_device:
                     connection.asked.sent_to(task.client_id)
                     await self._note_asked(session)
@@ -193,30 +167,12 @@ class TaskIntake:
         error = f"Target device '{target_id}' is not connected" if isinstance(why, NotRegistered) else str(why)
         connection.send(task_end(session_id, task_name, SessionState.FAILED, None, error))
 
-    def _planner_of(self, metadata: dict[str, Any]) -> str | None:
-        planner = metadata.pop("planner", None)
-        if planner is not None and planner not in self._planners:
-            raise ProtocolError(f"must be one of {', '.join(self._planners.names())}", field="metadata.planner")
-        return planner if isinstance(planner, str) else None
-
     def _orphan_policy_of(self, metadata: dict[str, Any]) -> dict[str, Any]:
         """What becomes of the session if its requester leaves for good."""
         policy = metadata.get(ORPHAN_POLICY, self._settings.orphaned_sessions)
         if policy not in ORPHAN_POLICIES:
             raise ProtocolError(f"must be one of {', '.join(ORPHAN_POLICIES)}", field=f"metadata.{ORPHAN_POLICY}")
         return {ORPHAN_POLICY: policy}
-
-    def _timeout_of(self, metadata: dict[str, Any]) -> float:
-        timeout_s = metadata.pop("timeout_s", None)
-        if timeout_s is None:
-            return self._settings.session_timeout_s
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-            raise ProtocolError("must be a number of seconds", field="metadata.timeout_s")
-        if not 0 < timeout_s <= self._settings.max_session_timeout_s:
-            raise ProtocolError(
-                f"must be above 0 and at most {self._settings.max_session_timeout_s:g}", field="metadata.timeout_s"
-            )
-        return float(timeout_s)
 
 
 def target_of(connection: Connection, message: ClientMessage) -> str:
@@ -238,15 +194,8 @@ def _fingerprint(target_id: str, message: ClientMessage) -> str:
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:FINGERPRINT_CHARS]
 
 
-def _commands_of(metadata: dict[str, Any]) -> Sequence[Command]:
-    given = metadata.pop("commands", None)
-    if given is None:
-        return []
-    if not isinstance(given, list) or len(given) > COMMANDS_BOUND:
-        raise ProtocolError(f"must be a list of at most {COMMANDS_BOUND} commands", field="metadata.commands")
-    try:
-        return _COMMANDS.validate_python(given)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError(first["msg"], field=f"metadata.commands.{where}") from None
+def _as_sent(exc: ProtocolError) -> ProtocolError:
+    """The same error, with the field where a `task` message has it."""
+    if exc.field is None or exc.field.partition(".")[0] not in IN_METADATA:
+        return exc
+    return ProtocolError(str(exc).removeprefix(f"{exc.field}: "), field=f"metadata.{exc.field}")

@@ -7,15 +7,16 @@ not is missing, and the batch says so.
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
-from aip_cluster.protocol import Command, new_id
+from aip_cluster.protocol import new_id
 from aip_cluster.protocol.ids import now_ms
 from node.concurrency.background import Background
-from node.sessions.dispatching import IMPATIENT, Attempt, Dispatcher, QueuePolicy
+from node.sessions.dispatching import Attempt, Dispatcher
 from node.sessions.planners import PlannerRefused
 from node.sessions.service import SessionService
+from node.sessions.task_request import NewTask
 from shared_state import State
 from shared_state.batches import Batch, BatchItem
 from shared_state.errors import NotRegistered, StateError, StateUnavailable, TooManySessions
@@ -34,18 +35,10 @@ class TooManyBatches(Exception):
     """The node works off as many batches as it may."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTask:
-    """What is to be dispatched. `missing` is set where it is known already that it cannot be."""
+class BatchTask(NamedTuple):
+    """A task of a batch. `missing` says why, where it is known already that it cannot be dispatched."""
 
-    client_id: str
-    request: str
-    task_name: str | None
-    timeout_s: float
-    commands: Sequence[Command] = ()
-    planner: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    patience: QueuePolicy = IMPATIENT
+    task: NewTask
     missing: str | None = None
 
 
@@ -71,9 +64,9 @@ class BatchRunner:
         """Store a batch and begin with it. Raises TooManyBatches or StateUnavailable."""
         if self._running >= BATCHES_BOUND:
             raise TooManyBatches(f"This node works off {BATCHES_BOUND} batches already")
-        items = [BatchItem(t.client_id, t.task_name, error=t.missing) for t in tasks]
+        items = [BatchItem(t.task.client_id, t.task.task_name or None, error=t.missing) for t in tasks]
         batch = Batch(new_id(), self._node_id, now_ms(), window, items)
-        longest_s = max((t.timeout_s + (t.patience.queue_for_s or 0) for t in tasks), default=0)
+        longest_s = max((t.task.timeout_s + (t.task.queue_for_s or 0) for t in tasks), default=0)
         await self._state.batches.create(batch, longest_s=longest_s)
         self._running += 1
         self._background.spawn(self._work(batch, tasks), "batch")
@@ -107,7 +100,7 @@ class BatchRunner:
     async def _one(self, batch: Batch, number: int, task: BatchTask) -> None:
         item = batch.items[number]
         try:
-            session = await self._dispatch(task)
+            session = await self._dispatch(task.task)
         except NotRegistered:
             await self._note(batch, number, replace(item, error="Client not online"))
             return
@@ -122,21 +115,11 @@ class BatchRunner:
             except StateError:
                 await asyncio.sleep(RETRY_S)
 
-    async def _dispatch(self, task: BatchTask) -> Session:
+    async def _dispatch(self, task: NewTask) -> Session:
         attempt = Attempt.fresh(task.client_id)
         while True:
             try:
-                return await self._dispatcher.dispatch(
-                    client_id=task.client_id,
-                    request=task.request,
-                    task_name=task.task_name,
-                    commands=task.commands,
-                    timeout_s=task.timeout_s,
-                    planner=task.planner,
-                    metadata=task.metadata,
-                    attempt=attempt,
-                    patience=task.patience,
-                )
+                return await self._dispatcher.dispatch(task, attempt)
             except (StateUnavailable, TooManySessions):
                 # Under the same ids, so that a task that was sent after all is not sent twice. A device that is busy
                 # is not a reason to leave it out: its sessions end, and each has a deadline.

@@ -11,15 +11,16 @@ earlier dispatches (`ClientCache`); the call checks that it still holds.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aip_cluster.protocol import ClientType, Command, new_id
+from aip_cluster.protocol import ClientType, new_id
 from aip_cluster.protocol.ids import made_ms, now_ms
 from node.sessions.client_cache import ClientCache, Known
 from node.sessions.node_load import NodeLoad
 from node.sessions.planners import Planner, PlannerRefused, Planners
+from node.sessions.task_request import NewTask
 from node.sessions.task_spec import commands_to_json
 from node.telemetry.metrics import Limit, Metrics
 from node.telemetry.trace import current_traceparent
@@ -31,8 +32,9 @@ from shared_state.inbox import SessionRef, task_message
 from shared_state.keys import live_together, new_session_id
 from shared_state.session_create import ANYONE, ExpectedVersion
 from shared_state.sessions import Session
+from shared_state.task_record import task_fields
 
-__all__ = ["IMPATIENT", "Attempt", "Dispatcher", "QueuePolicy"]
+__all__ = ["Attempt", "Dispatcher"]
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +73,6 @@ class Attempt(NamedTuple):
         return cls(session_id, new_id(), now_ms(), given_id=True)
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePolicy:
-    """How long a task may wait for a device that is not connected (None: not at all), and how often it is tried.
-
-    It is handed over `max_attempts` times at most, where the device is gone again before it took it.
-    """
-
-    queue_for_s: float | None = None
-    max_attempts: int = 1
-
-    def until_ms(self, created_ms: int) -> int | None:
-        """Until when the task may wait."""
-        return None if self.queue_for_s is None else created_ms + int(self.queue_for_s * 1000)
-
-
-IMPATIENT = QueuePolicy()
-
-
 @dataclass(slots=True)
 class _Naming:
     """A task's name on its way to its session: claimed `with_start`, or by itself; `before` is who had it then.
@@ -119,35 +103,20 @@ class Dispatcher:
         self._metrics = metrics
         self._client_cache = ClientCache(state.clients)
 
-    async def dispatch(
-        self,
-        *,
-        client_id: str,
-        request: str,
-        task_name: str | None,
-        commands: Sequence[Command],
-        timeout_s: float,
-        planner: str | None,
-        metadata: dict[str, Any],
-        owner: str = "",
-        request_id: str = "",
-        fingerprint: str = "",
-        attempt: Attempt | None = None,
-        patience: QueuePolicy = IMPATIENT,
-    ) -> Session:
+    async def dispatch(self, task: NewTask, attempt: Attempt | None = None) -> Session:
         """Send a task to a device, wherever it is connected; to one that is away for a moment, once it is back.
 
         Raises NotRegistered, TaskNameTaken, SessionExists, SessionEnded, PlannerRefused, InboxFull, TooManySessions or
         QuotaReached, and then no session is left behind. Raises StateUnavailable when Redis is away; whether the task
         was sent may then be unknown, as the text says, and the same `attempt` may be repeated: it sends the task once.
         """
-        waits = patience.queue_for_s is not None
+        client_id, waits = task.client_id, task.queue_for_s is not None
         self._state.memory.check(waits=waits)
         beside = attempt is None or attempt.lives_beside(client_id)
         attempt = attempt or Attempt.fresh(client_id)
-        name = task_name or attempt.session_id
+        name = task.task_name or attempt.session_id
         # What waits for its device has its whole time once the device is there.
-        span_s = timeout_s + (patience.queue_for_s or 0.0)
+        span_s = task.timeout_s + (task.queue_for_s or 0.0)
         naming = _Naming(attempt, name, span_s, beside, with_start=beside and self._state.session_creator.may_claim)
         known = self._client_cache.known(client_id)
         looking = None if known is not None else self._client_cache.look_up(client_id)
@@ -155,33 +124,26 @@ class Dispatcher:
             await self._claim_beside(looking, naming)
 
         def session_for(found: Registration | None) -> Session:
+            planner = self._check(task, found, may_wait=waits).name
             return Session(
+                **task_fields(task) | {"task_name": name, "planner": planner},
                 session_id=attempt.session_id,
-                client_id=client_id,
-                task_name=name,
-                request=request,
-                planner=self._check(client_id, found, planner, commands, may_wait=waits).name,
-                owner=owner,
-                request_id=request_id,
-                fingerprint=fingerprint,
+                request_id=task.request_id,
+                fingerprint=task.fingerprint,
                 created_ms=attempt.created_ms,
                 deadline_ms=attempt.created_ms + int(span_s * 1000),
-                timeout_s=timeout_s,
-                metadata=metadata,
-                commands=commands_to_json(commands),
+                commands=commands_to_json(task.commands),
                 response_id=attempt.token,
-                queue_until_ms=patience.until_ms(attempt.created_ms),
-                max_attempts=patience.max_attempts,
+                queue_until_ms=attempt.created_ms + int((task.queue_for_s or 0) * 1000) if waits else None,
+                max_attempts=task.max_attempts,
                 trace=current_traceparent(),
             )
 
         counted = False
         try:
-            if patience.queue_for_s is not None:
+            if task.queue_for_s is not None:
                 # Before the session: whatever waits is looked at when it may wait no longer.
-                await self._state.delay_queue.add(
-                    DueKind.SESSION, attempt.session_id, patience.queue_for_s + DUE_MARGIN_S
-                )
+                await self._state.delay_queue.add(DueKind.SESSION, attempt.session_id, task.queue_for_s + DUE_MARGIN_S)
             if known is not None:
                 session = self._as_known(known, session_for)
                 if session is not None and await self._send(session, known.believed, naming):
@@ -264,19 +226,12 @@ class Dispatcher:
             repeats -= 1
             await asyncio.sleep(REPEAT_AFTER_S)
 
-    def _check(
-        self,
-        client_id: str,
-        found: Registration | None,
-        planner: str | None,
-        commands: Sequence[Command],
-        *,
-        may_wait: bool,
-    ) -> Planner:
+    def _check(self, task: NewTask, found: Registration | None, *, may_wait: bool) -> Planner:
+        planner, commands = task.planner or None, task.commands
         if found is None and may_wait:
             return self._planners.choose(planner, commands=commands, features=frozenset())
         if found is None or found.client_type != ClientType.DEVICE:
-            raise NotRegistered(f"Client '{client_id}' is not online")
+            raise NotRegistered(f"Client '{task.client_id}' is not online")
         self._node_load.check(found.node_id)
         return self._planners.choose(planner, commands=commands, features=found.features)
 

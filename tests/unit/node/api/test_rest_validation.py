@@ -62,6 +62,7 @@ async def test_a_task_for_a_client_that_is_not_online(api: httpx.AsyncClient) ->
         ({"timeout_s": 0}, "timeout_s:"),
         ({"timeout_s": -1}, "timeout_s:"),
         ({"timeout_s": "soon"}, "timeout_s:"),
+        ({"timeout_s": True}, "timeout_s:"),
         ({"timeout_s": 86_401}, "timeout_s: must be at most 86400"),
         ({"timeout_s": 1e300}, "timeout_s: must be at most 86400"),
         ({"planner": "magic"}, "planner: must be one of auto,"),
@@ -85,6 +86,27 @@ async def test_a_wrong_field_is_named(node: Node, api: httpx.AsyncClient, change
     assert answer.status_code == 400
     assert list(answer.json()) == ["detail"]
     assert answer.json()["detail"].startswith(names)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("commands", [{"tool_name": "t"}] * 257), ("max_attempts", 11), ("timeout_s", True), ("timeout_s", 86_401)],
+    ids=["commands", "max_attempts", "no-number", "timeout_s"],
+)
+async def test_a_task_is_judged_alike_on_every_way_in(
+    node: Node, api: httpx.AsyncClient, field: str, value: Any
+) -> None:
+    """By itself, in the list of a batch, and as the task of a selector."""
+    async with Device(node):
+        single = await _dispatch(api, GOOD | {field: value})
+        listed = await api.post("/api/dispatch/batch", json={"tasks": [GOOD | {field: value}]})
+        selected = {"selector": {"client_ids": ["device-1"]}, "request": "do it", field: value}
+        chosen = await api.post("/api/dispatch/batch", json=selected)
+    assert [answer.status_code for answer in (single, listed, chosen)] == [400, 400, 400]
+    said = single.json()["detail"]
+    assert said.startswith(f"{field}: ")
+    assert listed.json()["detail"] == f"tasks.0.{said}"
+    assert chosen.json()["detail"] == said
 
 
 async def test_every_wrong_field_is_named(api: httpx.AsyncClient) -> None:

@@ -33,7 +33,16 @@ def machine(
     *, device_driven: bool = False, wants_tools: bool = False, echoes: bool = True, single: bool = False
 ) -> SessionMachine:
     """A session in NEW."""
-    spec = TaskSpec("s1", "d1", "job", "do it", "direct", "", 0, 30.0, commands=COMMANDS, response_id="task-1")
+    spec = TaskSpec(
+        session_id="s1",
+        client_id="d1",
+        task_name="job",
+        request="do it",
+        planner="direct",
+        timeout_s=30.0,
+        commands=COMMANDS,
+        response_id="task-1",
+    )
     device = Device(echoes, single, recognises_repeats=True, command_limit_s=5.0)
     return SessionMachine(spec, platform_named("linux"), device, device_driven=device_driven, wants_tools=wants_tools)
 

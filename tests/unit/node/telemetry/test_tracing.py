@@ -273,7 +273,7 @@ async def test_without_tracing_nothing_of_it_is_seen(node: Node) -> None:
 
 
 def test_an_order_carries_its_trace_only_if_it_has_one() -> None:
-    session = Session("s", "c", "t", "r", "direct")
+    session = Session(session_id="s", client_id="c", task_name="t", request="r", planner="direct")
     assert b"trace" not in order_json(session)
     # As a node writes it that knows nothing of traces.
     assert TaskSpec.from_json(order_json(session)).trace == ""

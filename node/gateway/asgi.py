@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from node.connections.connection import Receive, Send
 from node.connections.keepalive import Keepalive
 from node.gateway.endpoint import PULSE, deny
+from node.serving.websocket_protocol import SOCKET
 
 __all__ = ["AsgiApp"]
 
@@ -33,6 +34,5 @@ class AsgiApp:
             return self._rest(scope, receive, send)
         if scope["path"] != PATH:
             return deny(send, 404, f"Sockets are served at {PATH}")
-        # uvicorn's own object is behind `send` only out here.
-        scope[PULSE] = Keepalive(getattr(send, "__self__", None))
+        scope[PULSE] = Keepalive(scope.get("extensions", {}).get(SOCKET))
         return self._sockets(scope, receive, send)

@@ -33,10 +33,11 @@ from node.gateway.registrar import Registrar, RegistrationRefused
 from node.gateway.transfers import Transfers
 from node.serving.auth import Auth
 from node.serving.close_codes import Close
+from node.serving.connection_bounds import REGISTRATION_BYTES
 from node.serving.headers import headers_of
-from node.serving.incoming_message import ANNOUNCED, LARGE_TEXT, REGISTRATION_BYTES
 from node.serving.proxies import Proxies
 from node.serving.web_guard import WebGuard
+from node.serving.websocket_protocol import ANNOUNCED, LARGE_TEXT
 from node.telemetry.metrics import Metrics
 from shared_state.errors import StateUnavailable
 

@@ -8,11 +8,15 @@ Codes of 4000 and above are this project's: up to 4099 it is worth coming back a
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["TOO_BIG", "Close", "CloseReason"]
+__all__ = ["RESTART", "TOO_BIG", "UNANSWERED", "Close", "CloseReason"]
 
 
 # Of RFC 6455's registry, with a reason that names the bound.
 TOO_BIG = 1009
+# No pong came in time.
+UNANSWERED = 1011
+# The server stops.
+RESTART = 1012
 
 
 class CloseReason(NamedTuple):
@@ -26,7 +30,7 @@ class CloseReason(NamedTuple):
 class Close(Enum):
     """Every close that this node may begin."""
 
-    RESTARTING = CloseReason(1012, "the node is being emptied, reconnect to another", "drained")
+    RESTARTING = CloseReason(RESTART, "the node is being emptied, reconnect to another", "drained")
     UNAVAILABLE = CloseReason(1013, "the cluster cannot serve you now, try again later", "unavailable")
     NOT_REGISTERED_IN_TIME = CloseReason(4001, "no registration in time", "register_timeout")
     BAD_REGISTRATION = CloseReason(4002, "the registration was refused", "bad_registration")

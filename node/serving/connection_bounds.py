@@ -15,8 +15,10 @@ from node.serving.shares import Shares
 from node.settings import Settings
 from node.telemetry.metrics import Limit, Metrics
 
-__all__ = ["Config", "ConnectionBounds", "Owing"]
+__all__ = ["REGISTRATION_BYTES", "Config", "ConnectionBounds", "Owing"]
 
+# The largest message of a client that has not registered.
+REGISTRATION_BYTES = 256 * 1024
 # Memory for large messages of all those who have not registered.
 UNREGISTERED_BYTES = 64 * 1024 * 1024
 

@@ -19,9 +19,8 @@ from typing import Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from node.serving.connection_bounds import Config, ConnectionBounds
+from node.serving.connection_bounds import REGISTRATION_BYTES, Config, ConnectionBounds
 from node.serving.http_protocol import HttpProtocol
-from node.serving.incoming_message import REGISTRATION_BYTES
 from node.serving.listener import close_listeners
 from node.serving.websocket_protocol import WebSocketProtocol
 from node.settings import Settings

@@ -13,7 +13,7 @@ from node.serving.websocket_protocol import WebSocketProtocol
 from node.telemetry.metrics import Metrics
 from tests.support.wait import until
 
-__all__ = ["Transport", "connect", "open_socket"]
+__all__ = ["UPGRADE", "Transport", "connect", "open_socket"]
 
 UPGRADE = (
     b"GET /ws?x=1 HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

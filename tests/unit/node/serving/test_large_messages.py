@@ -17,14 +17,14 @@ from aip_cluster.protocol.envelope import envelope
 from aip_cluster.protocol.errors import TooLarge
 from aip_cluster.protocol.structure import PIECE_BYTES
 from node.concurrency.parsing import Parsing
-from node.serving import websocket_protocol
+from node.serving import message_room
 from node.serving.message_memory import Allowance
 from node.serving.websocket_protocol import WebSocketProtocol
 from tests.support.attacks import ATTACKS
 from tests.support.connections import Transport, open_socket
 from tests.support.loop_watch import MOST_GAP_S, LoopWatch
 from tests.support.wait import until
-from tests.unit.node.serving.test_websocket_frames import frame
+from tests.support.websocket_streams import frame
 
 KIB = 1024
 LARGE = 300 * KIB
@@ -155,8 +155,8 @@ async def test_fragments_take_memory_for_all_that_may_come() -> None:
 
 
 async def test_a_large_message_that_takes_too_long_gives_its_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_protocol, "MESSAGE_BASE_S", 0.01)
-    monkeypatch.setattr(websocket_protocol, "LEAST_BYTES_PER_S", 100_000 * KIB)
+    monkeypatch.setattr(message_room, "MESSAGE_BASE_S", 0.01)
+    monkeypatch.setattr(message_room, "LEAST_BYTES_PER_S", 100_000 * KIB)
     application, arriving = Application(), Allowance(KIB * KIB)
     _, protocol = await _open(application, arriving, max_frame_bytes=KIB * KIB)
     protocol.data_received(frame(b"x" * LARGE)[:-1])
@@ -169,13 +169,13 @@ async def test_a_large_message_that_takes_too_long_gives_its_memory_to_others(mo
 async def test_a_peer_in_the_midst_of_a_large_message_is_not_silent() -> None:
     application = Application()
     transport, protocol = await _open(application, Allowance(100 * KIB * KIB))
-    protocol.send_keepalive_ping()
+    protocol.ping()
     stream = frame(b"x" * LARGE)
     protocol.data_received(stream[:1000])
     closed = []
     for _ in range(2):
         # After the first, nothing more comes.
-        protocol.keepalive_timeout()
+        protocol.pong_is_late()
         closed.append(transport.closed)
     assert closed == [False, True]
     protocol.connection_lost(None)
@@ -214,13 +214,13 @@ async def test_a_socket_that_is_gone_is_free_without_the_collector(unfinished: b
     application = Application()
     transport, protocol = await _open(application, Allowance(100 * KIB * KIB))
     with _no_collector():
-        gone = [weakref.ref(o) for o in (protocol, protocol.conn, protocol._reader)]
+        gone = [weakref.ref(o) for o in (protocol,)]
         protocol.data_received(unfinished)
         protocol.connection_lost(None)
         transport.protocol = None
         del protocol, transport
         await until(lambda: len(application.heard) == 1, "told of the end")
-        await until(lambda: [ref() for ref in gone] == [None] * 3, "freed")
+        await until(lambda: [ref() for ref in gone] == [None], "freed")
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from node.serving.websocket_protocol import WebSocketProtocol
-from tests.support.connections import Transport, open_socket
+from node.serving.websocket_protocol import Disconnected, State, WebSocketProtocol
+from tests.support.connections import UPGRADE, Transport, connect, open_socket
 from tests.support.wait import until
 
 
@@ -51,13 +51,85 @@ async def test_an_open_socket_keeps_nothing_of_its_handshake(transport: Transpor
     assert isinstance(protocol, WebSocketProtocol)
     assert application.asked_for == "/ws"
     assert application.scope == {}
-    assert not hasattr(protocol, "request")
-    assert not hasattr(protocol, "response")
+    assert protocol.state is State.OPEN
+    assert protocol._handshake is None
+    assert protocol._scope is None
 
 
 async def test_an_open_socket_needs_no_dictionary(transport: Transport) -> None:
-    """If uvicorn has a new attribute: name it in `WebSocketProtocol.__slots__`."""
-    assert vars(transport.protocol) == {}
+    assert not hasattr(transport.protocol, "__dict__")
+
+
+async def test_what_comes_before_the_answer_to_the_handshake_is_taken_after_it() -> None:
+    application, go_on = Application(), asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await application(scope, receive, send)
+
+    http, transport = connect(slow)
+    http.data_received(UPGRADE)
+    transport.protocol.data_received(frame(b"early"))
+    assert (transport.reading, application.heard) == (False, [])
+    go_on.set()
+    await until(lambda: application.heard, "heard")
+    assert application.heard[0]["text"] == "early"
+    await until(lambda: transport.reading, "read on")
+    transport.protocol.connection_lost(None)
+
+
+async def test_a_socket_goes_forward_from_state_to_state(transport: Transport, application: Application) -> None:
+    protocol = transport.protocol
+    await protocol.send({"type": "websocket.close", "code": 4000, "reason": "enough"})
+    assert (protocol.state, transport.closed) == (State.CLOSING, False)
+    assert transport.written == b"\x88\x08\x0f\xa0enough"
+    # What comes meanwhile is read past, and what is sent goes nowhere.
+    protocol.data_received(frame(b"too late"))
+    with pytest.raises(Disconnected):
+        await protocol.send({"type": "websocket.send", "text": "too late"})
+    assert not protocol.write_text(b"too late")
+    await until(lambda: application.heard, "told of the end")
+    assert [(m["type"], m.get("code")) for m in application.heard] == [("websocket.disconnect", 4000)]
+    protocol.data_received(frame(b"\x0f\xa0", 8))
+    assert (protocol.state, transport.closed) == (State.CLOSED, True)
+    protocol.data_received(frame(b"behind the end", 8))
+    assert transport.written == b"\x88\x08\x0f\xa0enough"
+
+
+@pytest.mark.parametrize(
+    ("events", "answer"),
+    [
+        ([{"type": "websocket.close"}], b"HTTP/1.1 403 Forbidden\r\n"),
+        ([], b"HTTP/1.1 500 Internal Server Error\r\n"),
+        (
+            [
+                {"type": "websocket.http.response.start", "status": 503, "headers": [(b"retry-after", b"1")]},
+                {"type": "websocket.http.response.body", "body": b"not ", "more_body": True},
+                {"type": "websocket.http.response.body", "body": b"now"},
+            ],
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n",
+        ),
+    ],
+)
+async def test_a_handshake_is_answered_once_and_the_connection_ends(events: list[Message], answer: bytes) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        for event in events:
+            await send(event)
+
+    http, transport = connect(application)
+    http.data_received(UPGRADE)
+    await until(lambda: transport.closed, "closed")
+    assert transport.written.startswith(answer)
+    assert transport.written.count(b"HTTP/1.1") == 1
+    assert transport.protocol.state is State.CLOSED
+    transport.protocol.connection_lost(None)
+
+
+async def test_a_server_that_stops_says_so(transport: Transport, application: Application) -> None:
+    transport.protocol.shutdown()
+    assert (transport.written, transport.closed) == (b"\x88\x02\x03\xf4", True)
+    await until(lambda: application.heard, "told of the end")
+    assert application.heard[0] == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
 
 
 async def test_messages_arrive_in_order_and_reading_goes_on_once_all_are_taken(

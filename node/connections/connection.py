@@ -16,7 +16,6 @@ import orjson
 
 from aip_cluster.protocol import ClientType, ServerMessage, ServerMessageType, TaskStatus, encode, new_id, utc_now
 from aip_cluster.protocol.ids import now_ms
-from node.concurrency.eager import Eager, begin
 from node.connections.asked_sessions import AskedSessions
 from node.connections.connection_state import ConnectionState
 from node.connections.keepalive import Keepalive
@@ -201,10 +200,8 @@ class Connection:
         if self.closing is not None:
             return
         size = len(frame)
-        if self._outbox is None and binary is None and size <= self._queue_bound:
+        if self._outbox is None and binary is None and size <= self._queue_bound and self.keepalive.write(frame):
             self._metrics.sent_bytes.inc(size)
-            if not self.keepalive.write(frame):
-                self._send_at_once(frame)
             return
         if self._outbox is None:
             self._outbox = deque()
@@ -220,18 +217,6 @@ class Connection:
             self.close(Close.SLOW_CONSUMER)
         elif self._flusher is None:
             self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="ws-flush")
-
-    def _send_at_once(self, frame: bytes) -> None:
-        """Nothing is queued: write it into the socket, and queue only what is left if the peer does not read."""
-        try:
-            _, begun = begin(self._send({"type": "websocket.send", "text": frame.decode()}))
-        except (OSError, RuntimeError):
-            self.closing = self.closing or Close.UNAVAILABLE
-            return
-        if begun is not None:
-            self._outbox = deque()
-            self._bytes = len(frame)
-            self._flusher = asyncio.get_running_loop().create_task(self._flush(begun, len(frame)), name="ws-flush")
 
     def close(self, why: Close) -> None:
         """Close the socket after what is queued. The receive loop then sees the disconnect. Safe to repeat."""
@@ -255,11 +240,8 @@ class Connection:
         if self._flusher is not None:
             self._flusher.cancel()
 
-    async def _flush(self, begun: Eager[None] | None = None, size: int = 0) -> None:
+    async def _flush(self) -> None:
         try:
-            if begun is not None:
-                await begun
-                self._bytes -= size
             while self._outbox:
                 frame, size = self._outbox.popleft()
                 kind = "bytes" if isinstance(frame, bytes) else "text"

@@ -40,9 +40,11 @@ def _run(argv: list[str]) -> None:
         print(f"aip-node: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
     if settings.redis_url.startswith("embedded:"):
-        log.warning("no Redis: all state lives in this process and ends with it; for a cluster set redis_url")
+        log.warning("no Redis: all state is in this process and ends with it; set redis_url for a cluster")
     if settings.api_key is None and settings.bind_host not in {"127.0.0.1", "localhost", "::1"}:
-        log.warning("no api_key: whoever reaches this port can run commands on every device; --local keeps it to here")
+        log.warning(
+            "no api_key: anyone who reaches this port can run commands on every device; set api_key, or use --local"
+        )
     node.server(signals=True).run()
 
 

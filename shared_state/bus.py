@@ -112,7 +112,7 @@ class Bus:
             async with asyncio.timeout(wait_s):
                 await self._subscribed.wait()
         except TimeoutError:
-            log.warning("the bus is not subscribed yet; going on trying")
+            log.warning("the bus is not subscribed yet; retrying")
 
     async def close(self) -> None:
         """Stop listening."""
@@ -130,14 +130,14 @@ class Bus:
             try:
                 subscription = await self._redis.subscribe(self._channel)
             except StateError as exc:
-                log.debug("not subscribed", extra={"reason": str(exc)})
+                log.debug("cannot subscribe", extra={"reason": str(exc)})
             else:
                 backoff.reset()
-                reason = "it broke"
+                reason = "the subscription failed"
                 try:
                     reason = await self._attend(subscription)
                 except Exception:
-                    log.exception("listening broke")
+                    log.exception("the bus listener failed")
                 finally:
                     self._subscribed.clear()
                     await subscription.close()
@@ -172,7 +172,7 @@ class Bus:
         try:
             await self._on_gap()
         except Exception:
-            log.exception("what may have been missed was not looked for")
+            log.exception("cannot look for missed messages")
 
     def _take(self, frame: bytes) -> None:
         kind, rest = ORDER, frame
@@ -184,7 +184,7 @@ class Bus:
         try:
             self._on_frame(kind, rest)
         except Exception:
-            log.exception("a frame from the bus could not be handled", extra={"kind": kind.decode("ascii", "replace")})
+            log.exception("cannot handle a frame from the bus", extra={"kind": kind.decode("ascii", "replace")})
 
     # -- the proof -----------------------------------------------------------------------------------------------------
     async def _prove(self, subscription: Subscription) -> str:

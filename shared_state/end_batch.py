@@ -121,4 +121,4 @@ class EndBatch:
             try:
                 one.done(number not in left)
             except Exception:
-                log.exception("what follows an end broke", extra={"session_id": one.session_id})
+                log.exception("the follow-up of an end failed", extra={"session_id": one.session_id})

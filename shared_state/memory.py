@@ -69,7 +69,7 @@ class Memory:
             try:
                 await self.look()
             except Exception:
-                log.exception("the memory of Redis could not be looked at")
+                log.exception("cannot read the memory use of Redis")
             await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -60,6 +60,6 @@ class Publisher:
         told = await asyncio.gather(*(self.tell(n, kind, *fields) for n in node_ids), return_exceptions=True)
         for outcome in told:
             if isinstance(outcome, StateUnavailable):
-                log.warning("a node was not told", extra={"kind": kind, "reason": str(outcome)})
+                log.warning("cannot publish to a node", extra={"kind": kind, "reason": str(outcome)})
             elif isinstance(outcome, BaseException):
                 raise outcome

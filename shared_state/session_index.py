@@ -73,4 +73,4 @@ class SessionIndex:
     def _written(self, count: int, writing: "asyncio.Future[Any]") -> None:
         self._writing.discard(writing)
         if not writing.cancelled() and (exc := writing.exception()) is not None:
-            log.warning("sessions are left out of the list", extra={"count": count, "reason": str(exc)})
+            log.warning("cannot add sessions to the list of sessions", extra={"count": count, "reason": str(exc)})

@@ -40,7 +40,7 @@ async def dispatch_batch(context: Context, request: Request) -> Response:
         raise ApiError(400, "give either 'tasks' or 'selector'")
     tasks = _listed(context, asked) if asked.tasks is not None else await _selected(context, asked)
     if not tasks:
-        raise ApiError(404, "No device that is online fits the selector")
+        raise ApiError(404, "No online device fits the selector")
     try:
         batch = await context.batches.start(tasks, window=asked.window)
     except TooManyBatches as exc:
@@ -51,7 +51,7 @@ async def dispatch_batch(context: Context, request: Request) -> Response:
 def _listed(context: Context, asked: BatchRequest) -> list[BatchTask]:
     common = asked.common_fields()
     if common:
-        raise ApiError(400, f"{', '.join(common)}: belong into each of 'tasks'")
+        raise ApiError(400, f"{', '.join(common)}: set these in each item of 'tasks'")
     tasks = []
     for number, task in enumerate(asked.tasks or []):
         try:

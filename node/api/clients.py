@@ -36,7 +36,7 @@ async def get_client(context: Context, request: Request) -> Response:
         raise ApiError(404, "Client not online")
     if found.away_until_ms is not None:
         left_s = max(0, found.away_until_ms - now_ms()) // 1000
-        raise ApiError(404, f"Client not online: its connection broke, and it is waited for, for another {left_s} s")
+        raise ApiError(404, f"Client not online: its connection broke; it has {left_s} s left to reconnect")
     return answer(ClientDetail.of(found))
 
 

@@ -120,7 +120,9 @@ class IdempotentDispatch:
                 session = session or await self._try(attempt, continued=continued)
         except TimeoutError:
             await self._quietly(self._state.idempotency.give_up(self._name, self._holder))
-            raise StateUnavailable("it took too long; the same request under the same key goes on with it") from None
+            raise StateUnavailable(
+                "the dispatch took too long; repeat the request with the same key to continue it"
+            ) from None
         except (StateUnavailable, TooManySessions) as exc:
             if isinstance(exc, StateUnavailable) or continued:
                 await self._quietly(self._state.idempotency.give_up(self._name, self._holder))
@@ -167,7 +169,7 @@ class IdempotentDispatch:
             await call
         except StateError as exc:
             # Then the claim runs out by itself, and a repetition finds the session.
-            log.warning("the outcome under a key is not stored", extra={"reason": str(exc)})
+            log.warning("cannot store the outcome of an Idempotency-Key", extra={"reason": str(exc)})
 
 
 def _written(attempt: Attempt) -> bytes:

@@ -34,7 +34,7 @@ def document(operations: Sequence[Operation] = ROUTES) -> dict[str, Any]:
         "info": {
             "title": "AIP Cluster",
             "version": package_version(),
-            "description": "Dispatch tasks to devices on any node of the cluster, and read what came of them.",
+            "description": "Dispatch tasks to devices on any node of the cluster, and read their results.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": paths,

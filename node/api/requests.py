@@ -62,14 +62,16 @@ async def _receive(request: Request, max_bytes: int, timeout_s: float) -> bytes:
                     break
     except TimeoutError:
         # What may come yet is nobody's any more.
-        raise ApiError(408, f"The body was not there within {timeout_s:g} s", headers={"Connection": "close"}) from None
+        raise ApiError(
+            408, f"The body did not arrive within {timeout_s:g} s", headers={"Connection": "close"}
+        ) from None
     return bytes(body)
 
 
 def validate(model: type[_M], data: dict[str, object]) -> _M:
     """`data` as `model`. Raises ApiError 400 that names every field at fault."""
     if len(data) > FIELDS_BOUND:
-        raise ApiError(400, f"The body has {len(data)} fields; at most {FIELDS_BOUND} could be known")
+        raise ApiError(400, f"The body has {len(data)} fields; at most {FIELDS_BOUND} are allowed")
     try:
         return model.model_validate(data)
     except ValidationError as exc:

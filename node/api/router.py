@@ -88,7 +88,7 @@ def _endpoint(handler: Handler, context: Context) -> Endpoint:
         except StateError as exc:
             return failure(from_state(exc))
         except Exception:
-            log.exception("a request failed", extra={"request_id": request.scope.get(REQUEST_ID, b"").decode()})
+            log.exception("request failed", extra={"request_id": request.scope.get(REQUEST_ID, b"").decode()})
             return failure(ApiError(500, "Internal error"))
 
     return endpoint

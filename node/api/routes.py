@@ -49,10 +49,12 @@ class Operation:
     status: int = 200
 
 
-_WAIT = Parameter("wait", "number", "hold the answer up to this many seconds until the task ends; at most 60")
-_DETAIL = Parameter("detail", "boolean", "1: with type, platform, node, times and profile")
+_WAIT = Parameter(
+    "wait", "number", "wait up to this many seconds for the task to end; at most max_wait_s, 60 by default"
+)
+_DETAIL = Parameter("detail", "boolean", "1 adds type, platform, node, times and profile")
 _IDEMPOTENCY_KEY = Parameter(
-    KEY_HEADER, "string", "1 to 255 visible ASCII characters; sent again with the same body it is the same dispatch"
+    KEY_HEADER, "string", "1 to 255 visible ASCII characters; a repetition with the same body is the same dispatch"
 )
 
 ROUTES: tuple[Operation, ...] = (
@@ -67,8 +69,8 @@ ROUTES: tuple[Operation, ...] = (
         fails={
             400: "a field is missing or wrong; the text names it",
             404: "Client not online",
-            409: "a task of this name is running, or the Idempotency-Key is of another request, or of one at work",
-            408: "the body was not there in time",
+            409: "a task of this name is running, or the Idempotency-Key belongs to another request or one in progress",
+            408: "the body did not arrive in time",
             413: "the body, or a part of a task, is too large",
             415: "the body is not JSON",
             422: "no planner can run the task",
@@ -79,24 +81,24 @@ ROUTES: tuple[Operation, ...] = (
         "POST",
         "/api/dispatch/batch",
         batches.dispatch_batch,
-        "Send many tasks, or one task to every device that a selector fits",
+        "Send many tasks, or one task to every device that a selector matches",
         gives=batch_schemas.BatchStarted,
         takes=batch_schemas.BatchRequest,
         status=202,
         fails={
             400: "a field is missing or wrong; the text names it",
-            404: "no device fits the selector",
-            408: "the body was not there in time",
+            404: "no device matches the selector",
+            408: "the body did not arrive in time",
             413: "the body, or a part of a task, is too large",
             415: "the body is not JSON",
-            429: "the node works off too many batches",
+            429: "the node runs too many batches",
         },
     ),
     Operation(
         "GET",
         "/api/batches/{batch_id}",
         batches.get_batch,
-        "How a batch stands: expected, done, failed, missing",
+        "Progress of a batch: expected, done, failed, missing",
         gives=batch_schemas.BatchAnswer,
         fails={404: "no such batch"},
     ),
@@ -107,13 +109,13 @@ ROUTES: tuple[Operation, ...] = (
         "The result of a task, by its name",
         gives=schemas.TaskResultAnswer,
         parameters=(_WAIT,),
-        fails={400: "a parameter is wrong", 404: "nobody dispatched such a task; `status` is `not_found`"},
+        fails={400: "a parameter is wrong", 404: "no such task; `status` is `not_found`"},
     ),
     Operation(
         "GET",
         "/api/clients",
         clients.list_clients,
-        "Who is connected, on any node",
+        "Connected clients, on any node",
         gives=schemas.ClientsAnswer,
         parameters=(_DETAIL,),
         fails={400: "a parameter is wrong"},
@@ -136,7 +138,7 @@ ROUTES: tuple[Operation, ...] = (
             Parameter("client_id", "string", "only those of this device"),
             Parameter("state", "string", "only those in this state"),
             Parameter("limit", "integer", "how many, 1 to 500; 50 if absent"),
-            Parameter("cursor", "string", "next_cursor of the page before"),
+            Parameter("cursor", "string", "next_cursor of the previous page"),
         ),
         fails={400: "a parameter is wrong"},
     ),
@@ -161,7 +163,7 @@ ROUTES: tuple[Operation, ...] = (
         "/api/sessions/{session_id:path}/files/{name}",
         files.get_file,
         "A file of a session",
-        fails={400: "the name is none", 404: "no such session or file"},
+        fails={400: "the name is invalid", 404: "no such session or file"},
         media_type="application/octet-stream",
     ),
     Operation(
@@ -173,12 +175,12 @@ ROUTES: tuple[Operation, ...] = (
         takes_file=True,
         status=202,
         fails={
-            400: "the name is none, or the body ended early",
+            400: "the name is invalid, or the body ended early",
             404: "no such session, or Client not online",
             409: "the session has ended",
             413: "the file is too large",
-            422: "the checksum does not fit",
-            429: "too many messages wait for the device, or files take as many bytes as they may",
+            422: "the checksum does not match",
+            429: "too many messages wait for the device, or stored files have reached their limit",
         },
     ),
     Operation(
@@ -186,8 +188,8 @@ ROUTES: tuple[Operation, ...] = (
         "/api/sessions/{session_id:path}/events",
         streams.session_events,
         "What happens in a session, as server-sent events; resumable with Last-Event-ID",
-        parameters=(Parameter("after", "string", "as Last-Event-ID, where a header cannot be set"),),
-        fails={400: "Last-Event-ID is none", 404: "no such session"},
+        parameters=(Parameter("after", "string", "same as the header Last-Event-ID"),),
+        fails={400: "Last-Event-ID is invalid", 404: "no such session"},
         media_type="text/event-stream",
     ),
     Operation(
@@ -203,21 +205,25 @@ ROUTES: tuple[Operation, ...] = (
         "POST",
         "/api/nodes/self/drain",
         drain.drain_node,
-        "Empty this very node: no new sockets, those that it has are asked to move; repeating is harmless",
+        "Drain this node: it accepts no new sockets and asks its sockets to move; safe to repeat",
         gives=schemas.DrainAnswer,
         parameters=(
-            Parameter("rate", "number", "sockets per second that are asked to move; faster where the deadline asks it"),
-            Parameter("deadline_s", "number", "seconds after which whoever is left is asked to move all the same"),
+            Parameter(
+                "rate", "number", "sockets per second that are asked to move; faster if the deadline requires it"
+            ),
+            Parameter("deadline_s", "number", "seconds after which all remaining sockets are asked to move"),
         ),
         status=202,
         fails={400: "a parameter is wrong; the text names it"},
     ),
-    Operation("GET", "/api/nodes/self/drain", drain.drain_state, "How that stands", gives=schemas.DrainAnswer),
+    Operation(
+        "GET", "/api/nodes/self/drain", drain.drain_state, "Progress of this node's drain", gives=schemas.DrainAnswer
+    ),
     Operation(
         "DELETE",
         "/api/nodes/self/drain",
         drain.undrain_node,
-        "Take clients again",
+        "Take the drain back: accept clients again",
         gives=schemas.DrainAnswer,
         fails={409: "the node is stopping"},
     ),
@@ -225,18 +231,18 @@ ROUTES: tuple[Operation, ...] = (
         "GET",
         "/api/health",
         health.health,
-        "Is this node well",
+        "Health of this node",
         gives=schemas.HealthAnswer,
         fails={503: "unhealthy; `reason` says why"},
         fails_as_given=True,
         guarded=False,
     ),
-    Operation("GET", "/livez", health.livez, "Is this process alive; never looks at Redis", guarded=False),
+    Operation("GET", "/livez", health.livez, "Liveness of this process; never depends on Redis", guarded=False),
     Operation(
         "GET",
         "/readyz",
         health.readyz,
-        "Should this node get traffic",
+        "Readiness of this node for traffic",
         gives=schemas.ReadyAnswer,
         fails={503: "not ready; `reason` says why"},
         fails_as_given=True,

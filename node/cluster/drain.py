@@ -112,7 +112,7 @@ class Drainer:
             return
         self._rate_per_s, self._moved, self._began, self._began_ms = rate_per_s, 0, now, now_ms()
         self._deadline, self._turns_until = now + deadline_s, now + deadline_s * TURNS_SHARE
-        log.info("draining", extra={"sockets": len(self._hub), "rate_per_s": rate_per_s, "deadline_s": deadline_s})
+        log.info("drain started", extra={"sockets": len(self._hub), "rate_per_s": rate_per_s, "deadline_s": deadline_s})
         self._metrics.draining.set(1)
         self._let_go()
         self._task = asyncio.get_running_loop().create_task(self._drain(), name="drain")
@@ -136,7 +136,7 @@ class Drainer:
             connection.release()
         self._metrics.draining.set(0)
         self._take_again()
-        log.info("no longer draining", extra={"moved": self._moved, "sockets": len(self._hub)})
+        log.info("drain cancelled", extra={"moved": self._moved, "sockets": len(self._hub)})
 
     async def close(self) -> None:
         """Stop asking sockets to move. Safe to repeat."""
@@ -159,11 +159,11 @@ class Drainer:
         late = [c for c in self._hub if c.closing is None]
         if late:
             self._metrics.drain_deadlines_exceeded.inc()
-            log.warning("not everybody had moved at the deadline", extra={"sockets": len(late)})
+            log.warning("sockets remained at the drain deadline", extra={"sockets": len(late)})
         for connection in late:
             self._move(connection)
         self._metrics.drain_seconds.observe(took_s)
-        log.info("drained", extra={"moved": self._moved, "seconds": round(took_s, 3)})
+        log.info("drain finished", extra={"moved": self._moved, "seconds": round(took_s, 3)})
 
     def _give_turns(self, allowance: float) -> float:
         """Hold as many sockets as the allowance is for, idle ones first. Returns what is left of it."""

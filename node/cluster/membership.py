@@ -103,13 +103,13 @@ class Membership:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         if not self._disconnect.settled:
-            log.warning("not everybody is settled; the lease is left to run out")
+            log.warning("some clients are not settled; leaving the lease to expire")
             return
         try:
             await self._state.nodes.release(self._node_id)
             await self._state.clients.drop_node_list(self._node_id)
         except StateError as exc:
-            log.warning("lease left to run out", extra={"reason": str(exc)})
+            log.warning("cannot release the lease; it will expire", extra={"reason": str(exc)})
         self._renewed_at = None
 
     def compare_soon(self) -> None:
@@ -130,7 +130,7 @@ class Membership:
         except StateError as exc:
             self._held_since = None
             self._metrics.lease_renewals["failed"].inc()
-            log.warning("lease not renewed", extra={"reason": str(exc)})
+            log.warning("cannot renew the lease", extra={"reason": str(exc)})
             return
         self._metrics.lease_renewals["renewed"].inc()
         if not lease.held or self._held_since is None:
@@ -152,7 +152,7 @@ class Membership:
             self._renewed.clear()
             try:
                 if self._to_claim:
-                    log.warning("the lease was gone; registering every client anew")
+                    log.warning("the lease had expired; registering every client again")
                     await self._upkeep.claim_again()
                     await self._runner.look_again()
                     self._to_claim = False
@@ -171,9 +171,9 @@ class Membership:
                     await self._reaper.reap(self._lease.dead)
                 await self._expiry.run_once()
             except StateUnavailable as exc:
-                log.warning("upkeep postponed", extra={"reason": str(exc)})
+                log.warning("registration upkeep postponed", extra={"reason": str(exc)})
             except Exception:
-                log.exception("upkeep failed")
+                log.exception("registration upkeep failed")
 
     def _may_reap(self) -> bool:
         held_since = self._held_since

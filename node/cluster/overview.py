@@ -124,7 +124,7 @@ class Overview:
                     )
             except (StateError, TimeoutError) as exc:
                 self._cluster = self._read_at = None
-                log.debug("nothing is known of the cluster", extra={"reason": str(exc)})
+                log.debug("cannot read the state of the cluster", extra={"reason": str(exc)})
                 return
             self._cluster = _summed(nodes, due, overdue_s)
             self._read_at = self._clock()

@@ -50,7 +50,7 @@ class Reaper:
         await self._state.nodes.release(node_id)
         self._metrics.reaped_nodes.inc()
         self._state.events.append("node_died", node_id=node_id, clients=len(clients))
-        log.warning("settled a dead node", extra={"dead_node": node_id, "clients": len(clients)})
+        log.warning("removed the registrations of a dead node", extra={"dead_node": node_id, "clients": len(clients)})
 
     async def _settle_client(self, client_id: str, node_id: str) -> None:
         # Before the absence: whoever is away is looked at when it may be so no longer.

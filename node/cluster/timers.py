@@ -40,7 +40,7 @@ class Expiry:
             if await self._settle(item):
                 await self._state.delay_queue.done(item)
         except StateError as exc:
-            log.warning("looked at again later", extra={"item": item.item_id, "reason": str(exc)})
+            log.warning("cannot handle a due item; retrying later", extra={"item": item.item_id, "reason": str(exc)})
 
     async def _settle(self, item: DueItem) -> bool:
         if item.kind is DueKind.CLIENT:
@@ -57,5 +57,8 @@ class Expiry:
             await self._suspensions.orphan(client_id, now_ms())
         if absence.ended_now:
             self._state.events.append("client_left", client_id=client_id)
-            log.info("client did not come back", extra={"client_id": client_id, "sessions": len(absence.sessions)})
+            log.info(
+                "client did not reconnect within the grace",
+                extra={"client_id": client_id, "sessions": len(absence.sessions)},
+            )
         return not absence.may_return

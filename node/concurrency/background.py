@@ -30,7 +30,7 @@ class Background:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             # Nobody awaits it.
-            log.error("a background task failed", extra={"task": task.get_name()}, exc_info=exc)
+            log.error("background task failed", extra={"task": task.get_name()}, exc_info=exc)
 
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Wait up to `grace_s` for what runs, then cancel it and wait for its end."""

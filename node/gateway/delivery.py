@@ -120,7 +120,7 @@ class Deliverer:
         try:
             await self._waiting.free(client_id, session_ids)
         except StateError as exc:
-            log.info("tasks are counted as waiting for longer", extra={"reason": str(exc)})
+            log.info("cannot update the count of waiting tasks", extra={"reason": str(exc)})
 
     async def drain_all(self) -> None:
         """The bus was away: look for what waits for every client here."""
@@ -130,7 +130,7 @@ class Deliverer:
         try:
             await self.resume()
         except StateUnavailable as exc:
-            log.warning("inboxes not read; trying again with the next renewal", extra={"reason": str(exc)})
+            log.warning("cannot read inboxes; retrying at the next renewal", extra={"reason": str(exc)})
 
     async def resume(self) -> None:
         """Drain those whose last drain failed. Raises StateUnavailable."""
@@ -142,7 +142,7 @@ class Deliverer:
         try:
             await self.drain(connection)
         except StateUnavailable as exc:
-            log.warning("an inbox not read; trying again with the next renewal", extra={"reason": str(exc)})
+            log.warning("cannot read an inbox; retrying at the next renewal", extra={"reason": str(exc)})
 
     async def _was_begun(self, connection: Connection, entry: Entry) -> bool:
         """Whether it is a task that another socket took, and left in the inbox: it must not begin a second time."""
@@ -157,7 +157,7 @@ class Deliverer:
 
     def _begin(self, connection: Connection, order: TaskSpec, *, verify: bool) -> None:
         if not connection.is_device:
-            log.warning("a task for a device of this name", extra={"client_id": connection.client_id})
+            log.warning("ignored a task: the client is not a device", extra={"client_id": connection.client_id})
         elif (mark := order.mark) not in connection.taken and self._runner.accept(connection, order, verify=verify):
             connection.taken.add(mark)
 
@@ -169,7 +169,7 @@ class Deliverer:
                 self._hand_to(connection, entry, verify=verify)
             except ValueError:
                 # A node of another version may have left it: dropped, so that what is behind it arrives.
-                log.exception("a message in an inbox cannot be read", extra={"client_id": connection.client_id})
+                log.exception("cannot parse a message in an inbox", extra={"client_id": connection.client_id})
         self._take_off(connection, entry)
 
     def _take_off(self, connection: Connection, entry: Entry) -> None:
@@ -186,7 +186,7 @@ class Deliverer:
             if connection.asked.take_end(asked.decode(), int(made)):
                 connection.send_raw(end)
         elif entry.message.startswith((ENDED, SUPERSEDED, FILE)) and not connection.is_device:
-            log.warning("a message for a device of this name", extra={"client_id": connection.client_id})
+            log.warning("ignored a message: the client is not a device", extra={"client_id": connection.client_id})
         elif entry.message.startswith(TASK):
             self._begin(connection, TaskSpec.from_json(entry.message[len(TASK) :]), verify=verify)
         elif entry.message.startswith(ENDED):
@@ -201,7 +201,7 @@ class Deliverer:
             session_id, _, name = entry.message[len(FILE) :].decode().partition("\n")
             self._background.spawn(self._transfers.send(connection, session_id, name), "file-send")
         else:
-            log.error("a message of an unknown kind in an inbox", extra={"client_id": connection.client_id})
+            log.error("ignored a message of unknown kind in an inbox", extra={"client_id": connection.client_id})
 
     async def _confirm(self, connection: Connection) -> None:
         """Remove from the inbox what the peer has, in batches; what it may not have stays for its next socket."""
@@ -237,5 +237,5 @@ def _read(order_json: bytes) -> TaskSpec | None:
         return TaskSpec.from_json(order_json)
     except ValueError:
         # A node of another version may have stored it: left to its deadline.
-        log.exception("a task cannot be read")
+        log.exception("cannot parse a task")
         return None

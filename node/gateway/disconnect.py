@@ -81,7 +81,10 @@ class Disconnect:
         try:
             await self._suspensions.orphan(client_id, left_ms)
         except StateUnavailable as exc:
-            log.warning("looked at again when it is due", extra={"client_id": client_id, "reason": str(exc)})
+            log.warning(
+                "cannot suspend the client's sessions yet; retrying when the grace ends",
+                extra={"client_id": client_id, "reason": str(exc)},
+            )
 
     async def _store(self, connection: Connection, away_s: float) -> Left | None:
         backoff = Backoff(RETRY_BASE_S, RETRY_CAP_S)
@@ -95,7 +98,10 @@ class Disconnect:
             except StateUnavailable as exc:
                 if self.stopping:
                     self._failed = True
-                    log.warning("left for the reaper", extra={"client_id": connection.client_id, "reason": str(exc)})
+                    log.warning(
+                        "cannot remove the registration; the reaper will",
+                        extra={"client_id": connection.client_id, "reason": str(exc)},
+                    )
                     return None
             else:
                 return left
@@ -114,7 +120,7 @@ class Disconnect:
             await self._state.clients.unlist_on_node(self._node_id, client_id)
         if not left.held:
             return
-        log.warning("a registration without a socket", extra={"client_id": client_id})
+        log.warning("removed a registration without a socket", extra={"client_id": client_id})
         if self._grace_s > 0:
             await self._suspensions.suspend_under_way(left.sessions, left.generation)
         else:
@@ -123,7 +129,7 @@ class Disconnect:
     # -- sockets that lost their client ------------------------------------------------------------------------------
     def give_way(self, connection: Connection, why: Close = Close.TAKEN_OVER) -> None:
         """Another socket holds the client by now: this one has nothing left but to be closed."""
-        log.info("socket gave way", extra={"client_id": connection.client_id})
+        log.info("socket closed for a take-over", extra={"client_id": connection.client_id})
         self._hub.remove(connection)
         connection.state = connection.state.gone()
         self._runner.let_go(connection)
@@ -141,7 +147,7 @@ class Disconnect:
             try:
                 await self._state.clients.unlist_on_node(self._node_id, client_id)
             except StateUnavailable:
-                log.debug("a client stays on the node's list until its next change")
+                log.debug("cannot update the node's list of clients; retrying with the next change")
 
     @property
     def settled(self) -> bool:

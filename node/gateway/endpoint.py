@@ -127,7 +127,9 @@ class Endpoint:
             return
         place = self._admission.enter(self._proxies.caller_of(scope.get("client"), headers))
         if isinstance(place, TurnedAway):
-            log.debug("socket turned away", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s})
+            log.debug(
+                "socket refused by a limit", extra={"limit": place.limit.value, "retry_after_s": place.retry_after_s}
+            )
             await deny(send, place.status, place.detail, place.retry_after_s)
             return
         # An open socket needs nothing of its handshake, and the scope is emptied with it.
@@ -150,7 +152,7 @@ class Endpoint:
                 place.registered()
                 left_with = await self._serve(connection, receive)
         except OSError:
-            log.debug("the peer is gone", extra={"client_id": connection.client_id})
+            log.debug("the peer disconnected", extra={"client_id": connection.client_id})
         finally:
             # A socket that this node closes, or that broke, leaves its client away for a while.
             in_order = left_with == GOODBYE and not connection.closed_here
@@ -306,7 +308,7 @@ class Endpoint:
 
     @staticmethod
     def _on_failure(connection: Connection, message: ClientMessage) -> None:
-        log.exception("a message could not be handled", extra={"client_id": connection.client_id})
+        log.exception("cannot handle a message", extra={"client_id": connection.client_id})
         connection.send_error("The message could not be handled", session_id=message.session_id)
 
 

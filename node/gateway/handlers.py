@@ -72,7 +72,9 @@ class Handlers:
         """Act on a message. False, and nothing done, if that has to wait for something: then it is for `handle`."""
         claim = self._false_claim(connection, message)
         if claim is not None:
-            log.warning("identity claim refused", extra={"client_id": connection.client_id, "claim": claim})
+            log.warning(
+                "refused a frame with another client's id", extra={"client_id": connection.client_id, "claim": claim}
+            )
             connection.send_error(claim, session_id=message.session_id)
             return True
         act = self._at_once.get(message.type)
@@ -132,7 +134,7 @@ class Handlers:
 
     def _error(self, connection: Connection, message: ClientMessage) -> None:
         log.warning(
-            "client reports an error",
+            "client reported an error",
             extra={"client_id": connection.client_id, "error": (message.error or "")[:500]},
         )
         if message.session_id is not None:
@@ -142,7 +144,7 @@ class Handlers:
     # -- device information ----------------------------------------------------------------------------------------
     async def _device_info_request(self, connection: Connection, message: ClientMessage) -> None:
         if connection.is_device:
-            raise ProtocolError("only constellations may ask for device information", field="type")
+            raise ProtocolError("only constellations may send device_info_request", field="type")
         target_id = target_of(connection, message)
         answer = ServerMessage(type=ServerMessageType.DEVICE_INFO_RESPONSE, response_id=message.request_id)
         # UFO's orchestrator is always bound to a device. One that is not reads no list of strangers, one by one: not

@@ -118,7 +118,10 @@ class Registrar:
             await self._resumption.resume(connection, admitted.sessions)
         except StateUnavailable as exc:
             self._resumption.later(connection, admitted.sessions)
-            log.warning("inbox not read yet", extra={"client_id": connection.client_id, "reason": str(exc)})
+            log.warning(
+                "cannot read the inbox; retrying at the next renewal",
+                extra={"client_id": connection.client_id, "reason": str(exc)},
+            )
 
     async def _admit(self, connection: Connection, proof: Proof) -> Admitted:
         """Store the registration; where a socket holds the client, it is asked after first."""
@@ -157,7 +160,7 @@ class Registrar:
                     admitted.replaced_node, "evict", connection.client_id, admitted.replaced_connection
                 )
             except StateError as exc:
-                log.warning("the old socket's node was not told", extra={"reason": str(exc)})
+                log.warning("cannot tell the old socket's node about the take-over", extra={"reason": str(exc)})
 
     async def _check_target(self, connection: Connection) -> None:
         if connection.client_type is not ClientType.CONSTELLATION or not connection.target_id:

@@ -91,7 +91,7 @@ class RegistrationUpkeep:
                     registration, proof=proof, generation=connection.generation
                 )
             except AlreadyRegistered as held:
-                log.warning("another socket holds the client by now", extra={"client_id": connection.client_id})
+                log.warning("another socket holds the client now", extra={"client_id": connection.client_id})
                 self._disconnect.give_way(connection, Close.LOST_REGISTRATION if not held.node_id else Close.TAKEN_OVER)
             else:
                 connection.generation = admitted.generation

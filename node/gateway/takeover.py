@@ -66,7 +66,7 @@ class Probes:
             async with asyncio.timeout(ANSWER_S):
                 return await answer
         except TimeoutError:
-            log.warning("the node that holds a client does not answer for it", extra={"holder": holder.node_id})
+            log.warning("the node that holds the client does not answer", extra={"holder": holder.node_id})
             return await self._is_renewed(holder.node_id, lease_ends_ms, within_s=0)
         finally:
             del self._asked[probe_id]
@@ -105,7 +105,7 @@ class Probes:
         try:
             await self._bus.tell(asker, "probed", probe_id, "1" if alive else "0")
         except StateError as exc:
-            log.warning("a probe was not answered", extra={"reason": str(exc)})
+            log.warning("cannot answer a probe", extra={"reason": str(exc)})
 
     def on_probed(self, rest: bytes) -> None:
         """A frame `<probe>\\n<1 or 0>`."""

@@ -147,7 +147,9 @@ class TaskIntake:
             await self._state.asked.add(session.owner, session.session_id, session.deadline_ms)
         except StateUnavailable as exc:
             # The task is on its way all the same; at worst it goes on when its requester has left.
-            log.warning("not noted who asked", extra={"session_id": session.session_id, "reason": str(exc)})
+            log.warning(
+                "cannot store which client owns the task", extra={"session_id": session.session_id, "reason": str(exc)}
+            )
 
     def _accept(self, connection: Connection, session_id: str) -> None:
         self._metrics.dispatched["accepted"].inc()
@@ -181,7 +183,7 @@ def target_of(connection: Connection, message: ClientMessage) -> str:
         return connection.client_id
     target_id = message.target_id or connection.target_id
     if not target_id:
-        raise ProtocolError("name the device that the task is for", field="target_id")
+        raise ProtocolError("must name the device", field="target_id")
     if connection.target_id and target_id != connection.target_id:
         raise ProtocolError(f"this socket may only target '{connection.target_id}'", field="target_id")
     return check_client_id(target_id, "target_id")

@@ -84,7 +84,7 @@ class Transfers:
             raise ProtocolError(f"is above the limit of {self._max_file_bytes} bytes", field="size")
         session_id = self._runner.session_for_file(connection, frame.session_id)
         if session_id is None:
-            raise ProtocolError("names no session that runs on this device", field="session_id")
+            raise ProtocolError("must be a session that runs on this device", field="session_id")
         self._state.memory.check(waits=True)
         reference = frame.transfer_id or name
         mime_type = (frame.mime_type or "")[:128]
@@ -103,7 +103,7 @@ class Transfers:
         incoming = self._incoming.get(connection.connection_id)
         if incoming is None or (frame.filename is not None and frame.chunk_num is None):
             if frame.filename is None:
-                raise ProtocolError("a piece came without a file_transfer_start before it", field="type")
+                raise ProtocolError("file_chunk without a file_transfer_start before it", field="type")
             start = FileStart(
                 filename=frame.filename,
                 size=frame.size,
@@ -115,11 +115,11 @@ class Transfers:
             await self._begin(connection, start, single=frame)
             incoming = self._incoming[connection.connection_id]
         if incoming.expected is not None:
-            raise ProtocolError("a header came where a binary frame was due", field="type")
+            raise ProtocolError("expected a binary frame, got another file_chunk header", field="type")
         if frame.chunk_num is not None and frame.chunk_num != incoming.chunks:
-            raise ProtocolError(f"must be {incoming.chunks}: pieces come in order", field="chunk_num")
+            raise ProtocolError(f"must be {incoming.chunks}: send chunks in order", field="chunk_num")
         if incoming.upload.size + frame.size > incoming.size:
-            raise ProtocolError("the pieces are larger than the file that was announced", field="size")
+            raise ProtocolError("the chunks are larger than the announced file", field="size")
         incoming.expected = frame.size
 
     async def on_binary(self, connection: Connection, data: bytes | bytearray) -> None:
@@ -127,7 +127,7 @@ class Transfers:
         incoming = self._incoming[connection.connection_id]
         try:
             if len(data) != incoming.expected:
-                raise ProtocolError(f"a binary frame has {len(data)} bytes, {incoming.expected} were announced")
+                raise ProtocolError(f"the binary frame has {len(data)} bytes, its header announced {incoming.expected}")
             incoming.expected = None
             incoming.chunks += 1
             for start in range(0, len(data), WRITTEN_BYTES):
@@ -140,7 +140,7 @@ class Transfers:
     async def _complete(self, connection: Connection, frame: FileComplete) -> None:
         incoming = self._incoming.get(connection.connection_id)
         if incoming is None:
-            raise ProtocolError("no transfer is under way", field="type")
+            raise ProtocolError("no file transfer is in progress; send file_transfer_start first", field="type")
         if incoming.chunks != incoming.total_chunks or incoming.upload.size != incoming.size:
             raise ProtocolError(
                 f"{incoming.upload.size} bytes in {incoming.chunks} pieces came, "
@@ -176,7 +176,7 @@ class Transfers:
             try:
                 await incoming.upload.abort()
             except StateUnavailable:
-                log.debug("pieces left for their time to live to remove")
+                log.debug("cannot delete the file's pieces; they expire")
 
     # -- out ---------------------------------------------------------------------------------------------------------
     async def send(self, connection: Connection, session_id: str, name: str) -> None:
@@ -232,7 +232,7 @@ class Transfers:
     async def _confirmed(self, connection: Connection, frame: FileComplete) -> None:
         session_id = self._runner.session_for_file(connection, frame.session_id)
         if session_id is None or frame.transfer_id is None:
-            raise ProtocolError("names no session that runs on this device", field="session_id")
+            raise ProtocolError("must be a session that runs on this device", field="session_id")
         error = None if frame.status == "ok" else (frame.error or "the device did not say why")[:500]
         await self._state.files.mark_delivered(session_id, frame.filename, frame.transfer_id, error)
         event = {"event": "file_delivered", "name": frame.filename, **({"error": error} if error else {})}

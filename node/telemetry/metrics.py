@@ -83,14 +83,14 @@ class Metrics:
     def __init__(self) -> None:
         r = self.registry = CollectorRegistry()
         build = {"version": package_version(), "python": platform.python_version()}
-        Info("aip_build", "What runs", registry=r).info(build)
+        Info("aip_build", "Version of the server and of Python", registry=r).info(build)
         self._of_sockets(r)
         self._of_tasks(r)
         self._of_redis(r)
         self._of_the_node(r)
         self.http_seconds = Histogram(
             "aip_http_request_duration_seconds",
-            "REST requests",
+            "Duration of REST requests",
             ["method", "route", "status"],
             buckets=(*_FAST, 15, 60),
             registry=r,
@@ -109,85 +109,101 @@ class Metrics:
         self.messages_out = {str(kind): messages.labels("out", kind) for kind in ServerMessageType}
         handled = Histogram(
             "aip_ws_message_duration_seconds",
-            "From reading a client's message to having handled it",
+            "Time to handle one message of a client",
             ["type"],
             buckets=_FAST,
             registry=r,
         )
         self.handled = {str(kind): handled.labels(kind) for kind in (*ClientMessageType, *FILE_FRAMES)}
-        self.received_bytes = Counter("aip_ws_received_bytes", "Bytes of the messages that came", registry=r)
+        self.received_bytes = Counter("aip_ws_received_bytes", "Bytes of received messages", registry=r)
         self.sent_bytes = Counter("aip_ws_sent_bytes", "Bytes of the messages queued for sending", registry=r)
         self.ws_closes = Counter("aip_ws_closes", "Sockets closed by this node", ["reason"], registry=r)
         _bind(self.ws_closes, _CLOSES)
         self.registrations = Counter("aip_registrations", "Attempts to register", ["outcome"], registry=r)
         _bind(self.registrations, _REGISTRATIONS)
-        self.takeovers = Counter("aip_takeovers", "Sockets that took a held client over", ["proof"], registry=r)
+        self.takeovers = Counter("aip_takeovers", "Sockets that took over a registered client", ["proof"], registry=r)
         _bind(self.takeovers, ("token", "silence"))
-        self.refusals = Counter("aip_refusals", "What was refused by a limit", ["reason"], registry=r)
+        self.refusals = Counter("aip_refusals", "Refusals by a limit", ["reason"], registry=r)
         _bind(self.refusals, Limit)
 
     def _of_tasks(self, r: CollectorRegistry) -> None:
         dispatches = Counter("aip_dispatches", "Attempts to dispatch a task", ["outcome"], registry=r)
         self.dispatched: Mapping[str, Counter] = _bind(dispatches, _DISPATCHES)
         self.task_delivery = Histogram(
-            "aip_task_delivery_seconds", "From dispatch to the device's socket", buckets=_STAGES, registry=r
+            "aip_task_delivery_seconds", "Time from dispatch to the device's socket", buckets=_STAGES, registry=r
         )
         self.task_acknowledgement = Histogram(
             "aip_task_acknowledgement_seconds",
-            "From the device's socket to its first message about the task",
+            "Time from the device's socket to the device's first message about the task",
             buckets=_STAGES,
             registry=r,
         )
         run = Histogram(
-            "aip_task_run_seconds", "From the beginning of the work to the end", ["state"], buckets=_TASKS, registry=r
+            "aip_task_run_seconds",
+            "Time from the start of a session's work to its end",
+            ["state"],
+            buckets=_TASKS,
+            registry=r,
         )
-        whole = Histogram("aip_session_duration_seconds", "From dispatch to end", ["state"], buckets=_TASKS, registry=r)
+        whole = Histogram(
+            "aip_session_duration_seconds",
+            "Time from dispatch to the end of the session",
+            ["state"],
+            buckets=_TASKS,
+            registry=r,
+        )
         self.task_run = {state: run.labels(state) for state in _ENDS}
         self.session_seconds = {state: whole.labels(state) for state in _ENDS}
         ended = Counter("aip_sessions_ended", "Sessions whose end this node stored", ["state"], registry=r)
         self.sessions_ended: Mapping[str, Counter] = _bind(ended, _ENDS)
-        self.late_ends = Counter("aip_session_late_ends", "Ends that came after another end", registry=r)
-        self.dropped_results = Counter("aip_results_dropped", "Results for no session of the sender", registry=r)
+        self.late_ends = Counter(
+            "aip_session_late_ends", "Ends ignored because the session had already ended", registry=r
+        )
+        self.dropped_results = Counter(
+            "aip_results_dropped", "Results ignored because the sender runs no such session", registry=r
+        )
         self.llm_calls = Counter("aip_llm_calls", "Answers of a model that a planner used", ["outcome"], registry=r)
         _bind(self.llm_calls, ("act", "finish", "error"))
-        self.llm_tokens = Counter("aip_llm_tokens", "Tokens of those", ["kind"], registry=r)
+        self.llm_tokens = Counter("aip_llm_tokens", "Tokens of the calls in aip_llm_calls", ["kind"], registry=r)
         _bind(self.llm_tokens, ("prompt", "completion"))
         self.llm_seconds = Histogram(
-            "aip_llm_call_duration_seconds", "One answer of a model", buckets=_MODELS, registry=r
+            "aip_llm_call_duration_seconds", "Duration of one call to a model", buckets=_MODELS, registry=r
         )
 
     def _of_redis(self, r: CollectorRegistry) -> None:
         self.redis_seconds = Histogram(
-            "aip_redis_pipeline_duration_seconds", "Round trips to Redis", buckets=_FAST, registry=r
+            "aip_redis_pipeline_duration_seconds", "Duration of round trips to Redis", buckets=_FAST, registry=r
         )
         self.redis_errors = Counter("aip_redis_errors", "Round trips to Redis that failed", registry=r)
-        heard = Counter("aip_bus_frames", "Frames heard on the bus", ["kind"], registry=r)
+        heard = Counter("aip_bus_frames", "Frames received from the bus", ["kind"], registry=r)
         self.frames_heard: Mapping[str, Counter] = _bind(heard, (*_SAID, "unknown"))
-        said = Counter("aip_bus_frames_sent", "Frames said to a node over the bus", ["kind"], registry=r)
+        said = Counter("aip_bus_frames_sent", "Frames published to a node over the bus", ["kind"], registry=r)
         self._frames_said = _bind(said, _SAID)
-        unheard = Counter("aip_bus_frames_unheard", "Frames said that nobody heard", ["kind"], registry=r)
+        unheard = Counter("aip_bus_frames_unheard", "Frames published without a subscriber", ["kind"], registry=r)
         self._frames_unheard = _bind(unheard, _SAID)
         self.bus_gaps = Counter("aip_bus_gaps", "Times that frames of the bus may have been missed", registry=r)
         self.bus_probe_seconds = Histogram(
-            "aip_bus_probe_seconds", "Until this node hears what it says to itself", buckets=_FAST, registry=r
+            "aip_bus_probe_seconds", "Time until a node receives its own probe over the bus", buckets=_FAST, registry=r
         )
-        self.bus_probe_misses = Counter("aip_bus_probe_misses", "Probes unheard when the next one was due", registry=r)
-        self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed anew", registry=r)
+        self.bus_probe_misses = Counter(
+            "aip_bus_probe_misses", "Probes not received before the next one was due", registry=r
+        )
+        self.bus_resubscriptions = Counter("aip_bus_resubscriptions", "Times the bus subscribed again", registry=r)
 
     def _of_the_node(self, r: CollectorRegistry) -> None:
         renewals = Counter("aip_lease_renewals", "Attempts to renew the lease", ["outcome"], registry=r)
         self.lease_renewals: Mapping[str, Counter] = _bind(renewals, ("renewed", "failed"))
-        self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease gone", registry=r)
-        self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes settled by this node", registry=r)
-        self.draining = Gauge("aip_draining", "1 while this node is being emptied, and after that", registry=r)
+        self.leases_lost = Counter("aip_leases_lost", "Times this node found its lease expired", registry=r)
+        self.reaped_nodes = Counter("aip_nodes_reaped", "Dead nodes whose registrations this node removed", registry=r)
+        self.draining = Gauge("aip_draining", "1 from the start of a drain until it is taken back", registry=r)
         self.drain_moved = Counter("aip_drain_moved", "Sockets that a drain asked to move", registry=r)
-        self.drain_seconds = Histogram("aip_drain_duration_seconds", "Drains", buckets=_TASKS, registry=r)
+        self.drain_seconds = Histogram("aip_drain_duration_seconds", "Duration of drains", buckets=_TASKS, registry=r)
         self.drain_deadlines_exceeded = Counter(
-            "aip_drain_deadlines_exceeded", "Drains at whose deadline somebody had not moved", registry=r
+            "aip_drain_deadlines_exceeded", "Drains with sockets left at the deadline", registry=r
         )
         self.loop_lag = Histogram(
             "aip_event_loop_lag_seconds",
-            "How much later than asked the event loop woke up",
+            "How much later than requested the event loop woke up",
             buckets=_LAG,
             registry=r,
         )

@@ -68,30 +68,30 @@ class NodeCollector(Collector):
         """One gauge a field."""
         r = self._read()
         for name, meaning, value in (
-            ("aip_http_requests_working", "REST requests that are worked on", r.requests_working),
-            ("aip_http_requests_limit", "Most of them", r.requests_limit),
-            ("aip_http_requests_waiting", "REST requests that only wait", r.requests_waiting),
-            ("aip_http_requests_waiting_limit", "Most of them", r.requests_waiting_limit),
+            ("aip_http_requests_working", "REST requests that are processed now", r.requests_working),
+            ("aip_http_requests_limit", "Limit of aip_http_requests_working", r.requests_limit),
+            ("aip_http_requests_waiting", "REST requests that wait for a result", r.requests_waiting),
+            ("aip_http_requests_waiting_limit", "Limit of aip_http_requests_waiting", r.requests_waiting_limit),
             ("aip_http_event_streams", "Event streams of sessions", r.event_streams),
-            ("aip_http_event_streams_limit", "Most of them", r.event_streams_limit),
+            ("aip_http_event_streams_limit", "Limit of aip_http_event_streams", r.event_streams_limit),
             ("aip_connections_unregistered", "Sockets that have not registered yet", r.unregistered),
-            ("aip_connections_limit", "Most sockets", r.connections_limit),
+            ("aip_connections_limit", "Limit of sockets", r.connections_limit),
             ("aip_tcp_connections", "TCP connections", r.tcp_connections),
-            ("aip_tcp_connections_limit", "Most of them", r.tcp_connections_limit),
+            ("aip_tcp_connections_limit", "Limit of aip_tcp_connections", r.tcp_connections_limit),
             ("aip_ws_send_queue_bytes", "Unsent bytes of all sockets", r.queue_bytes),
             ("aip_ws_send_queue_largest_bytes", "Unsent bytes of the socket with the most", r.queue_largest_bytes),
-            ("aip_ws_send_queue_limit_bytes", "Unsent bytes that close a socket", r.queue_limit_bytes),
-            ("aip_sessions_limit", "Most sessions on this node's devices", r.sessions_limit),
-            ("aip_bus_subscribed", "1 while the subscription stands", r.bus_subscribed),
-            ("aip_redis_calls_waiting", "Calls to Redis that are not on their way yet", r.redis_waiting),
-            ("aip_redis_calls_waiting_limit", "Most of them", r.redis_waiting_limit),
-            ("aip_redis_memory_used_ratio", "Of Redis' maxmemory, where most is used", r.redis_used_share),
-            ("aip_ready", "1 while the node holds its lease, hears the bus and takes work", r.ready),
-            ("aip_lease_held", "1 while the lease stands", r.lease_held),
-            ("aip_background_tasks", "Background tasks under way", r.background_tasks),
+            ("aip_ws_send_queue_limit_bytes", "Unsent bytes above which a socket is closed", r.queue_limit_bytes),
+            ("aip_sessions_limit", "Limit of sessions on this node's devices", r.sessions_limit),
+            ("aip_bus_subscribed", "1 while the node is subscribed to the bus", r.bus_subscribed),
+            ("aip_redis_calls_waiting", "Calls to Redis that are not sent yet", r.redis_waiting),
+            ("aip_redis_calls_waiting_limit", "Limit of aip_redis_calls_waiting", r.redis_waiting_limit),
+            ("aip_redis_memory_used_ratio", "Used share of maxmemory, of the fullest Redis server", r.redis_used_share),
+            ("aip_ready", "1 while the node holds its lease, receives from the bus and accepts work", r.ready),
+            ("aip_lease_held", "1 while the node holds its lease", r.lease_held),
+            ("aip_background_tasks", "Running background tasks", r.background_tasks),
         ):
             yield GaugeMetricFamily(name, meaning, value=value)
-        yield _by("aip_sessions", "Sessions under way on this node's devices", "state", r.sessions)
+        yield _by("aip_sessions", "Running sessions on this node's devices", "state", r.sessions)
         if r.cluster is not None:
             yield from _of_the_cluster(r.cluster)
 
@@ -99,10 +99,12 @@ class NodeCollector(Collector):
 def _of_the_cluster(c: ClusterReadings) -> Iterator[GaugeMetricFamily]:
     yield _by("aip_cluster_nodes", "Nodes that hold a lease", "state", c.nodes)
     yield _by("aip_cluster_connections", "Registered sockets of the cluster", "client_type", c.connections)
-    yield _by("aip_cluster_sessions", "Sessions under way in the cluster", "state", c.sessions)
-    yield GaugeMetricFamily("aip_cluster_due", "What is to be looked at later", value=c.due)
+    yield _by("aip_cluster_sessions", "Running sessions in the cluster", "state", c.sessions)
+    yield GaugeMetricFamily("aip_cluster_due", "Items in the delay queue", value=c.due)
     yield GaugeMetricFamily(
-        "aip_cluster_due_overdue_seconds", "How long the oldest of those has been due", value=c.due_overdue_s
+        "aip_cluster_due_overdue_seconds",
+        "How long the oldest item of the delay queue has been due",
+        value=c.due_overdue_s,
     )
 
 

@@ -125,7 +125,7 @@ class Tracing:
             async with asyncio.timeout(CLOSE_S):
                 await sent.wait()
         except TimeoutError:
-            log.warning("spans were left unsent")
+            log.warning("some spans were not sent")
 
 
 def tracing_for(settings: Settings, node_id: str) -> Tracing | None:
@@ -137,7 +137,7 @@ def tracing_for(settings: Settings, node_id: str) -> Tracing | None:
         if endpoint is not None:
             raise ValueError(f"trace_endpoint: {EXTRA}")
         # The variables may be meant for others on the same machine.
-        log.warning("OpenTelemetry's variables are set and not heeded", extra={"reason": EXTRA})
+        log.warning("OTEL_* variables are set but tracing is off", extra={"reason": EXTRA})
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415

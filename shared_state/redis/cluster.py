@@ -182,7 +182,7 @@ class ClusterRoute(Route):
         await self._know()
         owner = self._owner(("SPUBLISH", channel))
         if owner is None:
-            raise ClusterDownError("nobody holds the channel's slot")
+            raise ClusterDownError("no server holds the channel's slot")
         return self._server(owner)
 
     # -- servers -------------------------------------------------------------------------------------------------------

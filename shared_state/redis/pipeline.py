@@ -261,8 +261,8 @@ class _Pipeline:
         except asyncio.CancelledError:
             failure = StateUnavailable(CLOSED)
         except Exception:
-            log.exception("a pipeline broke")
-            failure = StateError("the call to Redis broke")
+            log.exception("a pipeline failed")
+            failure = StateError("the call to Redis failed")
         return [failure] * len(commands)
 
 

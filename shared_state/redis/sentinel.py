@@ -76,7 +76,7 @@ class SentinelRoute(Route):
             # takes then is thrown away. Its word counts only if it is still the primary.
             self._in_doubt = True
             if await self._primary() is not server:
-                raise RedisConnectionError("another server has become the primary meanwhile")
+                raise RedisConnectionError("another server became the primary")
         refused = [i for i, reply in enumerate(replies) if isinstance(reply, ReadOnlyError | MasterDownError)]
         if refused:
             self.doubt(lane)
@@ -136,7 +136,7 @@ class SentinelRoute(Route):
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._look = None
         if not task.cancelled() and task.exception() is not None:
-            log.error("the sentinels could not be asked", exc_info=task.exception())
+            log.error("cannot ask the sentinels for the primary", exc_info=task.exception())
 
     async def _find(self, *, all_of_them: bool = False) -> None:
         """Follow whom the sentinels name (with `all_of_them`, not only a majority); nobody's word changes nothing."""
@@ -150,7 +150,7 @@ class SentinelRoute(Route):
 
     def _follow(self, address: Address) -> None:
         if self._server is not None:
-            log.warning("another Redis server is the primary now")
+            log.warning("another Redis server became the primary")
             task = asyncio.create_task(self._server.close(), name="old-primary-close")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -110,7 +110,7 @@ class SocketSubscription(Subscription, asyncio.Protocol):
         if not isinstance(reply, list) or len(reply) < 3:
             if isinstance(reply, RedisError):
                 raise reply
-            raise RedisConnectionError("the subscription was answered with something else")
+            raise RedisConnectionError("unexpected answer to SUBSCRIBE")
         kind = reply[0]
         if kind in {b"message", b"smessage"}:
             if self._on_message is None:

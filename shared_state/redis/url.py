@@ -91,7 +91,7 @@ def parse_redis_url(url: str) -> Target:
             raise ValueError("redis_url: the name of the service is missing: redis+sentinel://host:port/service")
         service = path.pop(0)
     if len(path) > 1 or (kind == "cluster" and (path or "db" in given)):
-        raise ValueError("redis_url: the path is longer than it may be; a Cluster has only one database")
+        raise ValueError("redis_url: the path is too long; a Cluster has only one database")
     if kind == "single" and len(addresses) > 1:
         raise ValueError("redis_url: several servers need redis+sentinel:// or redis+cluster://")
     return Target(
@@ -114,9 +114,9 @@ def with_passwords(url: str, password: str | None, sentinel_password: str | None
         target = parse_redis_url(url)
         options = target.sentinel_options if name == "sentinel_password" else target.options
         if target.kind == "embedded" or (name == "sentinel_password" and target.kind != "sentinel"):
-            raise ValueError(f"redis_{name}: a redis_url of this kind has none")
+            raise ValueError(f"redis_{name}: this kind of redis_url takes no password")
         if options.get("password"):
-            raise ValueError(f"redis_{name}: the redis_url has one already")
+            raise ValueError(f"redis_{name}: the redis_url already has a password")
         url += f"{'&' if '?' in url else '?'}{name}={quote(given, safe='')}"
     return url
 
@@ -126,7 +126,7 @@ def _parameters(parts: SplitResult, kind: Kind) -> dict[str, str]:
     known = _COMMON_PARAMETERS | (_SENTINEL_PARAMETERS if kind == "sentinel" else set())
     for name in given:
         if name not in known:
-            raise ValueError(f"redis_url: parameter {name!r} is not known; there are {', '.join(sorted(known))}")
+            raise ValueError(f"redis_url: parameter {name!r} is unknown; use one of {', '.join(sorted(known))}")
     return given
 
 
@@ -140,14 +140,14 @@ def _database(text: str) -> dict[str, Any]:
     if not text:
         return {"db": 0}
     if not text.isascii() or not text.isdigit():
-        raise ValueError("redis_url: the database is a number")
+        raise ValueError("redis_url: the database must be a number")
     return {"db": int(text)}
 
 
 def _tls_options(given: dict[str, str]) -> dict[str, Any]:
     requires = given.get("ssl_cert_reqs", "required")
     if requires not in {"required", "optional", "none"}:
-        raise ValueError("redis_url: ssl_cert_reqs is required, optional or none")
+        raise ValueError("redis_url: ssl_cert_reqs must be required, optional or none")
     options: dict[str, Any] = {"ssl": True, "ssl_cert_reqs": requires}
     options["ssl_check_hostname"] = _is_true("ssl_check_hostname", given.get("ssl_check_hostname", "true"))
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
@@ -168,7 +168,7 @@ def _sentinel_options(given: dict[str, str], *, tls: bool) -> dict[str, Any]:
 
 def _is_true(name: str, text: str) -> bool:
     if text not in {"true", "false"}:
-        raise ValueError(f"redis_url: {name} is true or false")
+        raise ValueError(f"redis_url: {name} must be true or false")
     return text == "true"
 
 
@@ -182,6 +182,6 @@ def _addresses(parts: SplitResult, default_port: int) -> tuple[Address, ...]:
         else:
             name, _, port = host.partition(":")
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
-            raise ValueError("redis_url: a port is a number from 1 to 65535")
+            raise ValueError("redis_url: a port must be a number from 1 to 65535")
         addresses.append((name or "localhost", int(port or default_port)))
     return tuple(addresses)

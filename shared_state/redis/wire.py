@@ -52,7 +52,7 @@ async def take_over(
     writer = socket._writer
     # Nothing may be left behind in the stream that is put aside; nor may its end have passed unheard.
     if writer is None or writer.transport.is_closing() or await socket.can_read():
-        raise RedisConnectionError("the socket was closed, or the server speaks unasked")
+        raise RedisConnectionError("the socket was closed, or the server sent unexpected data")
     transport = cast("asyncio.Transport", writer.transport)
     transport.set_protocol(protocol)
     return transport, reader_of(socket)
@@ -140,7 +140,7 @@ class Line(asyncio.Protocol):
         done = self._done
         try:
             if done is None:
-                raise RedisConnectionError("the server speaks unasked")
+                raise RedisConnectionError("the server sent unexpected data")
             if not self._read(data):
                 return
         except (RedisError, hiredis.HiredisError) as exc:
@@ -171,7 +171,7 @@ class Line(asyncio.Protocol):
                 raise reply
             replies.append(reply)
         if self._reader.has_data():
-            raise RedisConnectionError("the server says more than it was asked")
+            raise RedisConnectionError("the server sent more replies than requests")
         return True
 
 

@@ -47,11 +47,11 @@ def test_tls_is_for_every_line_and_checks_names_unless_told_otherwise() -> None:
         ("http://h", "scheme 'http'"),
         ("redis://h?ssl_ca_cert=/x", "parameter 'ssl_ca_cert' is not known"),
         ("redis://h?ssl_ca_certs=/x", "need a scheme with TLS"),
-        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs is required, optional or none"),
-        ("rediss://h?ssl_check_hostname=yes", "ssl_check_hostname is true or false"),
+        ("rediss://h?ssl_cert_reqs=maybe", "ssl_cert_reqs must be required, optional or none"),
+        ("rediss://h?ssl_check_hostname=yes", "ssl_check_hostname must be true or false"),
         ("redis://h?sentinel_password=x", "parameter 'sentinel_password' is not known"),
         ("redis://a,b", "several servers need"),
-        ("redis://h/zero", "the database is a number"),
+        ("redis://h/zero", "the database must be a number"),
         ("redis://h/0/1", "longer than it may be"),
         ("redis://h:99999", "a port is a number"),
         ("redis+sentinel://a,b", "the name of the service is missing"),
@@ -89,10 +89,10 @@ def test_passwords_that_come_apart_need_no_encoding() -> None:
 @pytest.mark.parametrize(
     ("url", "passwords", "complaint"),
     [
-        ("redis://:one@h", ("two", None), "redis_password: the redis_url has one already"),
+        ("redis://:one@h", ("two", None), "redis_password: the redis_url already has a password"),
         ("redis+sentinel://s/main?sentinel_password=one", (None, "two"), "redis_sentinel_password: the redis_url has"),
-        ("redis://h", (None, "two"), "redis_sentinel_password: a redis_url of this kind has none"),
-        ("embedded://", ("two", None), "redis_password: a redis_url of this kind has none"),
+        ("redis://h", (None, "two"), "redis_sentinel_password: this kind of redis_url takes no password"),
+        ("embedded://", ("two", None), "redis_password: this kind of redis_url takes no password"),
     ],
 )
 def test_a_password_that_goes_nowhere_is_refused(

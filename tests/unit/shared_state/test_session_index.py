@@ -117,5 +117,5 @@ async def test_what_cannot_be_listed_is_told_and_holds_up_nobody(
     await state.sessions.create(session)
     assert await _listed(state) == []
     assert await state.sessions.find("unlisted") == session
-    (record,) = [r for r in caplog.records if r.getMessage() == "sessions are left out of the list"]
+    (record,) = [r for r in caplog.records if r.getMessage() == "cannot add sessions to the list of sessions"]
     assert (record.__dict__["count"], record.__dict__["reason"]) == (1, "Redis is away")

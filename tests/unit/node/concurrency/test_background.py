@@ -26,7 +26,7 @@ async def test_a_failure_is_logged_once_and_stops_nobody(caplog: pytest.LogCaptu
     assert await other == "fine"
     await until(lambda: len(background) == 0, "both are forgotten")
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-    assert record.getMessage() == "a background task failed"
+    assert record.getMessage() == "background task failed"
     assert record.exc_info is not None
 
 

@@ -28,6 +28,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from node.serving.http_protocol import HttpProtocol
+from node.serving.websocket_protocol import WebSocketProtocol
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("node", "shared_state", "aip_cluster", "loadbalancer")
@@ -78,9 +79,9 @@ CONTRACT = (
     Use(
         "uvicorn",
         "ws= (its constructor)",
-        _HTTP,
+        (*_HTTP, "node/serving/websocket_protocol.py"),
         "an upgraded connection is handed to it as uvicorn's own HTTP protocol hands it",
-        lambda: _named(WebSocketsSansIOProtocol.__init__) == _CONSTRUCTED,
+        lambda: _named(WebSocketsSansIOProtocol.__init__) == _named(WebSocketProtocol.__init__) == _CONSTRUCTED,
     ),
     Use(
         "uvicorn",
@@ -216,8 +217,6 @@ CONTRACT = (
 
 # Private names of third parties in our source, by file: each has its line above, or its reason here.
 PRIVATE = {
-    "node/gateway/asgi.py": {"__self__"},
-    "node/serving/websocket_protocol.py": {"__class__"},
     "shared_state/redis/subscription.py": {"_close"},
     "shared_state/redis/wire.py": {"_writer", "_parser", "_close"},
     # mcp has no other way to make the client that its transports expect.

@@ -1,13 +1,11 @@
-"""The ends of tasks that are over at once, many in one call.
+"""End many short sessions in one call.
 
-Most tasks are started, run and ended before anything else of them is stored, and nobody but REST asked for them: then
-an end is three commands, and a call for each would cost more than they do. What a node ends in one turn of its event
-loop travels together, and is ended or left as it was, each by itself: with steps that are stored, with somebody who
-waits for it, or with another end before it, a session is left to `Sessions.end`; so are all of a call that fails. That
-is safe, whatever had happened: an end is known by its id, and the same one may be repeated.
+Most sessions end before any step of them is stored, and REST started them. Such an end is three commands; a call for
+each would cost more than the commands. So the ends of one turn of the event loop travel in one call. The script ends
+each session by itself. It leaves a session to `Sessions.end` if steps are stored, if a client waits for it, or if it
+has ended already. If the call fails, all its sessions are left. That is safe: an end has an id and may be repeated.
 
-In a Redis Cluster those travel together that live in one slot. Bounded: a call takes `MOST` at most, and few of them
-where results are large; each end belongs to a session that is under way.
+In a Redis Cluster a call holds the ends of one slot. It holds at most `MOST` ends, and about `FULL_BYTES` of results.
 """
 
 import asyncio
@@ -26,12 +24,12 @@ __all__ = ["EndBatch"]
 
 log = logging.getLogger(__name__)
 
-# A script keeps Redis from everything else: so many take half a millisecond.
+# A script blocks Redis: this many ends take half a millisecond.
 MOST = 128
-# With so many bytes of results a call is full.
+# A call is sent once its results have this many bytes.
 FULL_BYTES = 128 * 1024
 
-# Whether the session has been ended by this; else it is to be ended by its own call.
+# Called with True if the batch ended the session, else with False: the caller must use `Sessions.end`.
 Done = Callable[[bool], None]
 
 
@@ -45,7 +43,7 @@ class _Waiting(NamedTuple):
 
 
 class EndBatch:
-    """Ends sessions together. `put` begins a call by itself; `flush` waits for what is under way."""
+    """Ends sessions together. `put` schedules the call; `flush` waits for calls in progress."""
 
     def __init__(self, connection: Connection, keys: Keys, clock: Clock, *, result_ttl_s: int) -> None:
         self._redis = connection
@@ -59,9 +57,9 @@ class EndBatch:
         self._writing: set[asyncio.Future[Any]] = set()
 
     def put(self, ending: Ending, *, deadline_ms: int, done: Done) -> None:
-        """End a session that lives beside its device (`live_together`) and has this deadline, anyway and by anybody.
+        """Add the end of a session that lives in its device's slot (`live_together`).
 
-        Never waits, never raises for Redis; `done` is told what came of it.
+        Never waits and never raises for Redis; calls `done` with the outcome.
         """
         now = self._clock.now_ms()
         end = ending.end_id.encode() + b"\n" + end_json(ending, now_ms=now, ahead_ms=self._clock.ahead_ms)
@@ -75,7 +73,7 @@ class EndBatch:
             self._soon = self._loop.call_soon(self._begin)
 
     async def flush(self) -> None:
-        """Until all that was put is ended, or left. Never raises for Redis."""
+        """Wait until each `done` was called. Never raises for Redis."""
         self._begin()
         if self._writing:
             await asyncio.wait(self._writing)
@@ -115,7 +113,11 @@ class EndBatch:
         exc = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if exc is not None:
             level = logging.DEBUG if isinstance(exc, StateError) else logging.ERROR
-            log.log(level, "ends are left to calls of their own", extra={"count": len(together), "reason": str(exc)})
+            log.log(
+                level,
+                "batch of ends failed; ending each session by itself",
+                extra={"count": len(together), "reason": str(exc)},
+            )
         left = range(1, len(together) + 1) if exc is not None else writing.result()
         for number, one in enumerate(together, 1):
             try:

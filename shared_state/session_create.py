@@ -1,11 +1,11 @@
-"""The start of a session: stored, active on its device, and the node of the device woken, in one call or not at all.
+"""Create a session: one script stores it, makes it active on its device and wakes the device's node, or does nothing.
 
-The wake-up carries the order, so that the usual way costs no read (in a Redis Cluster it only says that there is
-something to read). It may be lost: a session that is active and has been begun by nobody is its own proof that it waits
-(`waiting`), and whoever holds the device's socket next begins it. Nothing is queued beside it.
+The wake-up carries the order, so that the node needs no read; in a Redis Cluster it only says that there is something
+to read. If the wake-up is lost, the session stays active in state `created`. The node that next holds the device's
+socket finds it there and starts it (see `waiting`). There is no separate queue.
 
-For sessions whose ids the cluster made (`new_session_id`): they live in the slot of their device. A session whose id an
-orchestrator chose lives elsewhere; it is created first (`Sessions.create`) and posted to the device's inbox then.
+This works for session ids that the cluster made (`new_session_id`): they live in the slot of their device. A session
+whose id an orchestrator chose lives in another slot: `Sessions.create` stores it, then the inbox gets its task.
 """
 
 import time
@@ -27,7 +27,7 @@ __all__ = ["ANYONE", "KNOWN_CLIENTS", "ExpectedVersion", "SessionCreator"]
 
 
 class ExpectedVersion(NamedTuple):
-    """What the caller takes a client to be: by whom it is held (`Registration.held`), and on which node."""
+    """The registration that the caller has cached: its holder (`Registration.held`) and its node."""
 
     held: str
     node_id: str
@@ -36,21 +36,21 @@ class ExpectedVersion(NamedTuple):
 ANYONE = ExpectedVersion("", "")
 
 
-# What outlives a client's sessions gets a new life from each node so often, and lives on for twice that (_bounds.lua).
+# How often each node renews the time to live of a client's inbox and lists, which is twice that (_bounds.lua).
 RENEW_EVERY_S = 600.0
-# Of so many clients, as many as a node may have sockets, it keeps at hand what every dispatch asks for.
+# Bound of the per-client caches: as many clients as a node may have sockets.
 KNOWN_CLIENTS = 20_000
 
 
 class _Renewals:
-    """For which clients this node has renewed the lives of inbox and lists lately, and for how long a session."""
+    """For which clients this node renewed the time to live of inbox and lists lately, and for sessions of what life."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._lives: dict[str, int] = {}
 
     def due(self, client_id: str, life_ms: int) -> bool:
-        """Whether lives are to be renewed with a session of this life."""
+        """Whether a session of this life must renew them."""
         now = time.monotonic()
         if now - self._since > RENEW_EVERY_S or len(self._lives) > KNOWN_CLIENTS:
             self._since = now
@@ -58,7 +58,7 @@ class _Renewals:
         return self._lives.get(client_id, 0) < life_ms
 
     def done(self, client_id: str, life_ms: int) -> None:
-        """They were."""
+        """Note that they were renewed."""
         self._lives[client_id] = max(life_ms, self._lives.get(client_id, 0))
 
 
@@ -79,7 +79,7 @@ class SessionCreator:
 
     @property
     def may_claim(self) -> bool:
-        """Whether the name of a task can be claimed by its start."""
+        """Whether `start` can claim the task's name: only on a single server."""
         return self._redis.one_server
 
     async def start(
@@ -91,11 +91,11 @@ class SessionCreator:
         claims: bool = False,
         durable: bool = False,
     ) -> bool:
-        """Store a session as `created`, for its device to begin. False if the device is not as `believed`.
+        """Store a session as `created`. Returns False, storing nothing, if the registration is not as `believed`.
 
-        With `wait_s` also for a client that nobody knows. If it `claims` (where starts `may_claim`) it gets the task's
-        name, if nobody has it. Safe to repeat. Raises NameHeld, NotRegistered or TooManySessions, and then
-        nothing is stored; or StateUnavailable. `durable`: as for `Connection.command`.
+        Args: `wait_s` above 0 allows a client that is not registered; `claims` also claims the task's name (needs
+        `may_claim`); `durable` as for `Connection.command`. Safe to repeat with the same session.
+        Raises NameHeld, NotRegistered or TooManySessions, and stores nothing; or StateUnavailable.
         """
         k = self._keys
         client_id, session_id = session.client_id, session.session_id
@@ -115,7 +115,7 @@ class SessionCreator:
         reply = await self._redis.script("session_start", keys, args, durable=durable)
         if isinstance(reply, bytes):
             if reply:
-                # Only that there is something, as with an inbox.
+                # The frame only says that there is something to read, as with an inbox.
                 await self._voice.tell(believed.node_id or reply.decode(), "inbox", client_id, "", "")
         elif reply >= 0:
             self._voice.note("inbox", reply)
@@ -135,7 +135,7 @@ class SessionCreator:
         return k.registration(client_id), k.active(client_id), k.client_sessions(client_id)
 
     async def waiting(self, client_id: str, *, but: Container[str]) -> list[bytes]:
-        """The orders of the client's sessions that nobody has begun, oldest first; without the ids in `but`.
+        """The orders of the client's sessions in state `created`, oldest first, without the ids in `but`.
 
         Raises StateUnavailable.
         """

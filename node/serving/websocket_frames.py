@@ -42,6 +42,7 @@ __all__ = [
     "Ping",
     "Pong",
     "TooLarge",
+    "apply_mask",
     "encode",
     "encode_close",
 ]

@@ -26,7 +26,9 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.server import ServerProtocol
 
+from node.serving import websocket_frames as frames
 from node.serving.http_protocol import HttpProtocol
 from node.serving.websocket_protocol import WebSocketProtocol
 
@@ -84,6 +86,20 @@ CONTRACT = (
         lambda: _named(WebSocketsSansIOProtocol.__init__) == _named(WebSocketProtocol.__init__) == _CONSTRUCTED,
     ),
     Use(
+        "websockets",
+        "ServerProtocol.parser",
+        ("node/serving/websocket_handshake.py",),
+        "a generator that holds the object which holds it: closed, so that an answered handshake is freed at once",
+        lambda: inspect.isgenerator(ServerProtocol().parser),
+    ),
+    Use(
+        "websockets",
+        "speedups.apply_mask()",
+        ("node/serving/websocket_frames.py",),
+        "unmasks what clients send; without it Python's own arithmetic does, several times as slow",
+        lambda: frames.apply_mask(b"abcde", b"\x01\x02\x03\x04") == b"```" + b"`d",
+    ),
+    Use(
         "uvicorn",
         "protocol.shutdown()",
         _HTTP,
@@ -107,7 +123,7 @@ CONTRACT = (
     Use(
         "uvicorn",
         "Config.loaded_app, .timeout_keep_alive, .ws_protocol_class, .http_protocol_class",
-        _HTTP,
+        (*_HTTP, "node/serving/websocket_protocol.py"),
         "what a protocol serves, and with what",
         lambda: (
             callable(_config().loaded_app)

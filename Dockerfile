@@ -1,7 +1,7 @@
 # One node of the cluster. Build: `docker build -t aip-cluster .`; run: `docker run -p 5000:5000 aip-cluster`.
 #
 # It runs as a numeric user without rights, on a read-only root file system (`--read-only`), and writes nothing to disk.
-# Settings are `AIP_*` variables or flags: README.md, "Configuration".
+# Settings are `AIP_*` variables or flags: docs/SETTINGS.md.
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

@@ -83,8 +83,9 @@ def ensure_venv(*, tools: bool) -> None:
     say(f"Installing the project into {VENV.name} ...")
     locks = [part for lock in ((DEV,) if tools else CLUSTER) for part in ("-r", str(lock))]
     pip_install("--require-hashes", *locks)
-    editable = [part for folder in PROJECTS for part in ("-e", str(folder))]
-    pip_install("--no-deps", "--no-build-isolation", *editable)
+    for folder in PROJECTS:
+        # One after the other: an aip-cluster from before there were two takes the server's command along when it goes.
+        pip_install("--no-deps", "--no-build-isolation", "-e", str(folder))
     STAMP.write_text(json.dumps(_Stamp(fingerprint, tools)._asdict()) + "\n", encoding="utf-8")
 
 

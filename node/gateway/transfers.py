@@ -84,7 +84,7 @@ class Transfers:
             raise ProtocolError(f"is above the limit of {self._max_file_bytes} bytes", field="size")
         session_id = self._runner.session_for_file(connection, frame.session_id)
         if session_id is None:
-            raise ProtocolError("must be a session that runs on this device", field="session_id")
+            raise ProtocolError("no session of this id runs on this device", field="session_id")
         self._state.memory.check(waits=True)
         reference = frame.transfer_id or name
         mime_type = (frame.mime_type or "")[:128]
@@ -140,7 +140,7 @@ class Transfers:
     async def _complete(self, connection: Connection, frame: FileComplete) -> None:
         incoming = self._incoming.get(connection.connection_id)
         if incoming is None:
-            raise ProtocolError("no file transfer is in progress; send file_transfer_start first", field="type")
+            raise ProtocolError("no transfer is in progress; send file_transfer_start first", field="type")
         if incoming.chunks != incoming.total_chunks or incoming.upload.size != incoming.size:
             raise ProtocolError(
                 f"{incoming.upload.size} bytes in {incoming.chunks} pieces came, "
@@ -232,7 +232,7 @@ class Transfers:
     async def _confirmed(self, connection: Connection, frame: FileComplete) -> None:
         session_id = self._runner.session_for_file(connection, frame.session_id)
         if session_id is None or frame.transfer_id is None:
-            raise ProtocolError("must be a session that runs on this device", field="session_id")
+            raise ProtocolError("no session of this id runs on this device", field="session_id")
         error = None if frame.status == "ok" else (frame.error or "the device did not say why")[:500]
         await self._state.files.mark_delivered(session_id, frame.filename, frame.transfer_id, error)
         event = {"event": "file_delivered", "name": frame.filename, **({"error": error} if error else {})}

@@ -78,7 +78,9 @@ def validate(model: type[_M], data: dict[str, object]) -> _M:
         faults = []
         for error in exc.errors(include_url=False, include_input=False, include_context=False)[:10]:
             where = ".".join(str(part) for part in error["loc"])
-            message = "unknown field" if error["type"] == "extra_forbidden" else error["msg"]
+            message = (
+                "unknown field" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+            )
             faults.append(f"{where}: {message}")
         raise ApiError(400, "; ".join(faults)) from None
 
